@@ -1,0 +1,26 @@
+//! The parts of the `socketmaster` program, as a library so that tests and benchmarks can reach
+//! them. Nothing here is a stable interface.
+
+pub mod args;
+pub mod control;
+pub mod ctl;
+pub mod daemon;
+#[cfg(feature = "einhorn")]
+pub mod einhorn;
+#[cfg(feature = "einhorn")]
+pub mod einhornsh;
+pub mod environment;
+pub mod guard;
+pub mod listen;
+pub mod log;
+pub mod notify;
+pub mod output;
+pub mod pidfile;
+pub mod protocol;
+pub mod spawn;
+pub mod status;
+pub mod supervisor;
+pub mod sys;
+pub mod syslog;
+pub mod uri;
+pub mod user;
