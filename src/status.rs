@@ -1,7 +1,7 @@
 //! What the core knows, in words for people and in JSON for programs. Pure: everything that it
 //! says is handed to it.
 
-use crate::supervisor::{Cause, End, Failure, Note, Outcome, Verdict};
+use crate::supervisor::{Cause, End, Failure, Note, Outcome, Supervisor, Verdict};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -197,4 +197,27 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             format!("{who} is not replaced, {ready} ready workers left")
         }
     }
+}
+
+/// The line for `systemctl status`: what serves, and what became of the last reload.
+pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
+    let tally = core.workers();
+    let wanted = core.policy().workers;
+    let mut line = match core.live_generation() {
+        0 => format!("starting: {} of {wanted} workers ready", tally.ready()),
+        live => format!("generation {live}: {} of {wanted} workers ready", tally.ready()),
+    };
+    let draining = tally.len() as u32 - tally.unasked();
+    if draining > 0 {
+        let _ = write!(line, ", {draining} draining");
+    }
+    if core.is_stopping() {
+        line = format!("stopping: waiting for {} workers", tally.len());
+    } else if let Some(generation) = core.rolling_out().filter(|_| core.has_been_up()) {
+        let _ = write!(line, ", reload {generation} under way");
+    }
+    if !last_verdict.is_empty() {
+        let _ = write!(line, "; {last_verdict}");
+    }
+    line
 }

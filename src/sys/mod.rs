@@ -5,4 +5,5 @@
 pub mod clock;
 pub mod io;
 pub mod process;
+pub mod signals;
 pub mod socket;
