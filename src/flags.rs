@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 /// One flag, as the help and the README show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,33 +43,31 @@ pub const FLAGS: &[Flag] = &[
         "command",
         "PATH",
         "required",
-        "The program to run as the workers, looked up in $PATH \
-        at every start.",
+        "The program to run as the workers, looked up in $PATH at every start.",
     ),
     option(
         "listen",
         "URI",
         "tcp://:8080",
-        "A socket to open: tcp, tcp4, tcp6, udp, udp4 or udp6 \
-        with ://HOST:PORT; unix, unixpacket or unixgram with ://PATH or ://@NAME; fd://N or \
-        systemd://NAME for an inherited one. Repeat it for more sockets: workers have them at \
-        descriptors 3, 4, 5 and so on. Options: ?backlog=N&reuseport&name=NAME&fpm=NAME and, for \
-        a path, mode=0660&owner=LOGIN&group=NAME.",
+        "A socket to open: tcp, tcp4, tcp6, udp, udp4 or udp6 with ://HOST:PORT; unix, unixpacket \
+         or unixgram with ://PATH or ://@NAME; fd://N or systemd://NAME for an inherited one. \
+         Repeat it for more sockets: workers have them at descriptors 3, 4, 5 and so on. Options: \
+         ?backlog=N&reuseport&name=NAME&fpm=NAME and, for a path, \
+         mode=0660&owner=LOGIN&group=NAME.",
     ),
     option(
         "start",
         "MILLIS",
         "3000",
-        "How long a new worker may take to boot. With -ready=timer it \
-        must stay alive that long, otherwise it must report within it. 0: no waiting with timer, \
-        no limit with the others.",
+        "How long a new worker may take to boot. With -ready=timer it must stay alive that long, \
+         otherwise it must report within it. 0: no waiting with timer, no limit with the others.",
     ),
     option(
         "user",
         "LOGIN[:GROUP]",
         "none",
-        "Run the workers as this user, by name or number, with \
-        its groups, HOME, USER and LOGNAME. Only root can.",
+        "Run the workers as this user, by name or number, with its groups, HOME, USER and \
+         LOGNAME. Only root can.",
     ),
     switch("syslog", "Log to syslog instead of stderr."),
     option(
@@ -83,16 +81,16 @@ pub const FLAGS: &[Flag] = &[
         "max-extra",
         "K",
         "N",
-        "How many new workers may run beside the old during a reload. K = \
-        N: bring up all, then stop all old ones. K < N: rolling, an old one is asked to stop \
-        whenever a new one is ready.",
+        "How many new workers may run beside the old during a reload. K = N: bring up all, then \
+         stop all old ones. K < N: rolling, an old one is asked to stop whenever a new one is \
+         ready.",
     ),
     option(
         "ready",
         "GATE",
         "timer",
-        "How a new worker shows that it is ready: timer, notify \
-        (READY=1 to its NOTIFY_SOCKET) or ack (worker:ack to the control socket).",
+        "How a new worker shows that it is ready: timer, notify (READY=1 to its NOTIFY_SOCKET) or \
+         ack (worker:ack to the control socket).",
     ),
     option(
         "stop-signal",
@@ -104,44 +102,42 @@ pub const FLAGS: &[Flag] = &[
         "stop",
         "MILLIS",
         "0",
-        "A worker that is still there so long after it was asked to stop \
-        gets SIGKILL, with its whole process group. 0: never.",
+        "A worker that is still there so long after it was asked to stop gets SIGKILL, with its \
+         whole process group. 0: never.",
     ),
     switch(
         "respawn",
-        "Replace a worker that dies: at once, then after 0.1 s, doubling to 30 s \
-        while they keep dying.",
+        "Replace a worker that dies: at once, then after 0.1 s, doubling to 30 s while they keep \
+         dying.",
     ),
     option(
         "protocol",
         "NAME,...",
         "einhorn",
-        "How workers are told about the sockets: einhorn, \
-        systemd, server-starter, nginx, php-fpm.",
+        "How workers are told about the sockets: einhorn, systemd, server-starter, nginx, \
+         php-fpm.",
     ),
     option(
         "output",
         "prefix|lossy|inherit",
         "prefix",
-        "What becomes of the workers' stdout and \
-        stderr. prefix: logged line by line with the worker's pid, and a stuck log holds the \
-        workers back. lossy: the same, but while the log is stuck lines are dropped and counted. \
-        inherit: the workers have ours.",
+        "What becomes of the workers' stdout and stderr. prefix: logged line by line with the \
+         worker's pid, and a stuck log holds the workers back. lossy: the same, but while the log \
+         is stuck lines are dropped and counted. inherit: the workers have ours.",
     ),
     option("control", "PATH", "none", "Open the control socket there."),
     option(
         "pidfile",
         "PATH",
         "none",
-        "Write our pid there and hold a lock on it, so that a second \
-        instance fails.",
+        "Write our pid there and hold a lock on it, so that a second instance fails.",
     ),
     option(
         "takeover",
         "PID",
         "none",
-        "Copy the listening sockets out of a running process instead \
-        of binding them, and stop it when our workers are ready.",
+        "Copy the listening sockets out of a running process instead of binding them, and stop it \
+         when our workers are ready.",
     ),
     switch(
         "die-with-parent",
@@ -149,8 +145,8 @@ pub const FLAGS: &[Flag] = &[
     ),
     switch(
         "check",
-        "Check the command line, the command and the user, print what would be done, \
-        and exit; open and start nothing.",
+        "Check the command line, the command and the user, print what would be done, and exit; \
+         open and start nothing.",
     ),
     action("version", "Print the version and exit."),
     action("help", "Print this and exit; -h for short."),
@@ -223,11 +219,18 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
     let mut words = words.into_iter();
     let (mut flags, mut arguments) = (Vec::new(), Vec::new());
     while let Some(word) = words.next() {
-        let Some((name, value)) = flag_in(&word)? else {
+        let Some(flag) = without_dashes(&word)? else {
             if word != "--" {
                 arguments.push(word);
             }
             break;
+        };
+        let (name, value) = match flag.iter().position(|&b| b == b'=') {
+            Some(mark) => (
+                &flag[..mark],
+                Some(OsStr::from_bytes(&flag[mark + 1..]).to_owned()),
+            ),
+            None => (flag, None),
         };
         if name == b"h" || name == b"help" {
             return Ok(Words {
@@ -238,13 +241,12 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
         }
         let flag = find(name)?;
         let value = match (value, flag.value) {
-            (Some(value), _) => value,
-            (None, None) => "true".into(),
-            (None, Some(_)) => words
-                .next()
-                .ok_or_else(|| UsageError::new(format_args!("-{} needs a value", flag.name)))?,
+            (Some(value), _) => Some(value),
+            (None, None) => Some("true".into()),
+            (None, Some(_)) => words.next(),
         };
-        flags.push((flag, value));
+        let missing = || UsageError::new(format_args!("-{} needs a value", flag.name));
+        flags.push((flag, value.ok_or_else(missing)?));
     }
     arguments.extend(words);
     Ok(Words {
@@ -254,27 +256,19 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
     })
 }
 
-/// The name and what follows its `=`, or `None` when the flags end here.
-#[allow(clippy::type_complexity)]
-fn flag_in(word: &OsStr) -> Result<Option<(&[u8], Option<OsString>)>, UsageError> {
-    let bytes = word.as_bytes();
-    let Some(name) = bytes.strip_prefix(b"-") else {
+/// What follows the dashes, or `None` when the flags end here.
+fn without_dashes(word: &OsStr) -> Result<Option<&[u8]>, UsageError> {
+    let Some(flag) = word.as_bytes().strip_prefix(b"-") else {
         return Ok(None);
     };
-    let name = name.strip_prefix(b"-").unwrap_or(name);
-    match name.first() {
+    let flag = flag.strip_prefix(b"-").unwrap_or(flag);
+    match flag.first() {
         None => Ok(None),
         Some(b'-' | b'=') => Err(UsageError::new(format_args!(
             "{} is not a flag",
             printable(word)
         ))),
-        Some(_) => Ok(Some(match name.iter().position(|&b| b == b'=') {
-            Some(mark) => (
-                &name[..mark],
-                Some(OsString::from_vec(name[mark + 1..].to_vec())),
-            ),
-            None => (name, None),
-        })),
+        Some(_) => Ok(Some(flag)),
     }
 }
 
@@ -374,7 +368,7 @@ pub fn help() -> String {
         };
         wrap(&mut text, 8, &format!("{}{default}", flag.help));
     }
-    text.push_str("\nOther uses, each with its own -help:\n");
+    text.push_str("\nOther uses:\n");
     text.push_str("  socketmaster ctl        talk to a running socketmaster\n");
     if cfg!(feature = "einhorn") {
         text.push_str(

@@ -202,7 +202,7 @@ fn split_scheme(text: &[u8]) -> Result<(Scheme, &[u8]), String> {
     match (known, rest.strip_prefix(b"//")) {
         (Some(scheme), Some(rest)) => Ok((scheme, rest)),
         (Some(scheme), None) if scheme.is_unix() && rest.starts_with(b"/") => Ok((scheme, rest)),
-        (Some(scheme), None) => Err(format!("{0}: is not followed by //", scheme.name())),
+        (Some(scheme), None) => Err(format!("{}: is not followed by //", scheme.name())),
         (None, None) => Err(missing.into()),
         (None, Some(_)) => Err(format!(
             "unknown scheme {:?}; known are {}",
@@ -218,19 +218,13 @@ fn host_and_port(scheme: Scheme, place: &[u8]) -> Result<Address, String> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let (host, port) = match text.strip_prefix('[') {
         Some(inner) => {
-            let (host, port) = inner
-                .split_once(']')
-                .ok_or("there is no ] after the address")?;
-            (
-                ipv6(host)?,
-                port.strip_prefix(':')
-                    .ok_or("it has no port, as in tcp://[::1]:80")?,
-            )
+            let parts = inner.split_once("]:");
+            let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
+            (ipv6(host)?, port)
         }
         None => {
-            let (host, port) = text
-                .rsplit_once(':')
-                .ok_or("it has no port, as in tcp://:8080")?;
+            let parts = text.rsplit_once(':');
+            let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
             (host_name(host)?, port)
         }
     };
@@ -265,10 +259,8 @@ fn host_name(host: &str) -> Result<String, String> {
     if host.contains(':') {
         return Err("an IPv6 address needs brackets, as in tcp://[::1]:80".into());
     }
-    match host
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
-    {
+    let named = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    match host.bytes().all(named) {
         true => Ok(host.to_string()),
         false => Err(format!("{host:?} is not a host name")),
     }
@@ -388,7 +380,7 @@ impl Options {
         let value = value.map(utf8).transpose()?;
         if key == "reuseport" {
             let value = value.unwrap_or("true");
-            self.reuseport = flags::boolean(value).map_err(|e| format!("{key}: {e}"))?;
+            self.reuseport = flags::boolean(value).map_err(|e| format!("{key} {value}: {e}"))?;
             return Ok(());
         }
         let Some(value) = value.filter(|value| !value.is_empty()) else {

@@ -1,4 +1,5 @@
 use super::*;
+use std::os::unix::ffi::OsStringExt;
 
 fn taken(words: &[&str]) -> Result<(Vec<String>, Vec<String>), String> {
     let words = split(words.iter().map(OsString::from)).map_err(|error| error.message)?;

@@ -191,7 +191,10 @@ fn a_bad_address_is_refused_with_its_reason() {
         ),
         ("tcp://", "it has no port, as in tcp://:8080"),
         ("tcp://localhost", "it has no port, as in tcp://:8080"),
-        ("tcp://[::1]", "it has no port, as in tcp://[::1]:80"),
+        (
+            "tcp://[::1]",
+            "it lacks a ] or a port, as in tcp://[::1]:80",
+        ),
         ("tcp://:", "the port is empty; 0 lets the system choose"),
         ("tcp://:99999", "port 99999 is out of range"),
         ("tcp://:-1", "\"-1\" is neither a port nor a service name"),
@@ -203,7 +206,10 @@ fn a_bad_address_is_refused_with_its_reason() {
             "tcp://::1:80",
             "an IPv6 address needs brackets, as in tcp://[::1]:80",
         ),
-        ("tcp://[::1:80", "there is no ] after the address"),
+        (
+            "tcp://[::1:80",
+            "it lacks a ] or a port, as in tcp://[::1]:80",
+        ),
         ("tcp://[]:80", "\"\" is not an IPv6 address"),
         (
             "tcp://[localhost]:80",
