@@ -234,10 +234,9 @@ mod tests {
 
     /// Its stdin is open as long as it is ours.
     fn shell(script: &str) -> Child {
-        Command::new("/bin/sh")
-            .args(["-c", script])
-            .spawn()
-            .expect("/bin/sh starts")
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script]).stdin(Stdio::piped());
+        shell.spawn().expect("/bin/sh starts")
     }
 
     /// Waits up to 10 s for the end of `pid`, leaving it to be reaped.
