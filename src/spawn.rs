@@ -73,7 +73,7 @@ pub struct Failure {
     pub errno: Errno,
 }
 
-/// The steps of a start, in the order in which they are taken.
+/// The steps of a start; those from `Group` on are the child's, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     Arguments,
