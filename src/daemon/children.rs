@@ -30,7 +30,6 @@ const GRAVES: usize = 64;
 /// A worker's process and what we hold of it.
 pub(super) struct Child {
     pub pid: i32,
-    pub generation: u64,
     pidfd: Option<(OwnedFd, Ticket)>,
     report: Option<(OwnedFd, Ticket)>,
     notify: Option<(WorkerSocket, Ticket)>,
@@ -239,7 +238,6 @@ impl Daemon {
     fn take_charge(
         &mut self,
         id: ChildId,
-        generation: u64,
         program: PathBuf,
         spawned: spawn::Spawned,
         notify: Option<WorkerSocket>,
@@ -267,7 +265,6 @@ impl Daemon {
         }
         let child = Child {
             pid,
-            generation,
             pidfd,
             report,
             notify,
@@ -387,8 +384,8 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
-        self.close_stream(id, text);
         let last_lines = self.children.last_lines(id);
+        self.close_stream(id, text);
         self.children.bury(
             id,
             Culprit {
