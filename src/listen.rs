@@ -321,4 +321,4 @@ fn usable_kind(fd: BorrowedFd<'_>) -> Result<Kind, &'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
