@@ -10,12 +10,14 @@ pub mod einhorn;
 #[cfg(feature = "einhorn")]
 pub mod einhornsh;
 pub mod environment;
+pub mod flags;
 pub mod guard;
 pub mod listen;
 pub mod log;
 pub mod notify;
 pub mod output;
 pub mod pidfile;
+pub mod program;
 pub mod protocol;
 pub mod spawn;
 pub mod status;
