@@ -35,7 +35,10 @@ fn is_usage_error(words: &[&str], texts: &[&str]) {
     assert_eq!(text(&output.stdout), "", "{words:?}");
     assert_eq!(log.lines().count(), 1, "{words:?}: one line: {log}");
     for wanted in texts.iter().chain(&["-help"]) {
-        assert!(log.contains(wanted), "{words:?}: {wanted:?} is not in: {log}");
+        assert!(
+            log.contains(wanted),
+            "{words:?}: {wanted:?} is not in: {log}"
+        );
     }
 }
 
@@ -46,11 +49,16 @@ fn help_goes_to_stdout_and_succeeds_in_all_three_spellings() {
         assert_eq!(output.status.code(), Some(0), "{word}");
         assert_eq!(text(&output.stderr), "", "{word}");
         let help = text(&output.stdout);
-        for flag in ["-command", "-listen", "-start", "-user", "-syslog", "-output", "-pidfile"] {
+        for flag in [
+            "-command", "-listen", "-start", "-user", "-syslog", "-output", "-pidfile",
+        ] {
             assert!(help.contains(flag), "{word}: {flag} is not in: {help}");
         }
         for default in ["tcp://:8080", "3000", "prefix"] {
-            assert!(help.contains(default), "{word}: the default {default} is not in: {help}");
+            assert!(
+                help.contains(default),
+                "{word}: the default {default} is not in: {help}"
+            );
         }
     }
 }
@@ -70,7 +78,10 @@ fn a_usage_error_names_the_flag_and_the_value_in_one_line() {
     is_usage_error(&["-start", "1.5", "-command=true"], &["start", "1.5"]);
     is_usage_error(&["-start=", "-command=true"], &["start"]);
     is_usage_error(&["-syslog=maybe", "-command=true"], &["syslog", "maybe"]);
-    is_usage_error(&["-output=nowhere", "-command=true"], &["output", "nowhere"]);
+    is_usage_error(
+        &["-output=nowhere", "-command=true"],
+        &["output", "nowhere"],
+    );
     is_usage_error(&["-command=true", "-start"], &["start"]);
     is_usage_error(&["-command"], &["command"]);
     is_usage_error(&["---start=1"], &["---start=1"]);
@@ -82,20 +93,40 @@ fn a_start_that_cannot_be_is_one_line_and_status_1() {
     let dir = TempDir::new();
     let plain = dir.write("plain", "not a program");
     fails_to_start(Run::bare().arg("-listen=tcp://127.0.0.1:0"), &["command"]);
-    fails_to_start(Run::bare().args(&["-command=", "-listen=tcp://127.0.0.1:0"]), &["command"]);
+    fails_to_start(
+        Run::bare().args(&["-command=", "-listen=tcp://127.0.0.1:0"]),
+        &["command"],
+    );
     for (command, wanted) in [
         (dir.word("missing"), "No such file or directory"),
         (plain.display().to_string(), "Permission denied"),
         (dir.path().display().to_string(), "ermission denied"),
-        ("no-such-program-anywhere".to_owned(), "no-such-program-anywhere"),
+        (
+            "no-such-program-anywhere".to_owned(),
+            "no-such-program-anywhere",
+        ),
     ] {
-        let run = Run::bare().arg("-listen=tcp://127.0.0.1:0").arg(format!("-command={command}"));
+        let run = Run::bare()
+            .arg("-listen=tcp://127.0.0.1:0")
+            .arg(format!("-command={command}"));
         fails_to_start(run, &[&command, wanted]);
     }
-    fails_to_start(Run::worker(&["-user=no-such-user-here"], &["up"]), &["no-such-user-here"]);
-    fails_to_start(Run::worker(&["-listen=tcp://127.0.0.1:99999"], &["up"]), &["99999"]);
-    fails_to_start(Run::worker(&["-listen=tcp://203.0.113.7:1"], &["up"]), &["cannot bind"]);
-    fails_to_start(Run::worker(&["-listen=carrier-pigeon://x"], &["up"]), &["carrier-pigeon"]);
+    fails_to_start(
+        Run::worker(&["-user=no-such-user-here"], &["up"]),
+        &["no-such-user-here"],
+    );
+    fails_to_start(
+        Run::worker(&["-listen=tcp://127.0.0.1:99999"], &["up"]),
+        &["99999"],
+    );
+    fails_to_start(
+        Run::worker(&["-listen=tcp://203.0.113.7:1"], &["up"]),
+        &["cannot bind"],
+    );
+    fails_to_start(
+        Run::worker(&["-listen=carrier-pigeon://x"], &["up"]),
+        &["carrier-pigeon"],
+    );
 }
 
 #[test]
@@ -114,7 +145,12 @@ fn numbers_are_go_literals() {
     for number in ["0x10", "0b101", "0o17", "017", "1_000", "0X1F", "0"] {
         let start = format!("-start={number}");
         let output = check(&[&start, &command]);
-        assert_eq!(output.status.code(), Some(0), "{number}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{number}: {}",
+            text(&output.stderr)
+        );
     }
     for number in ["1__0", "0x", "_1", "1e3", "0b2"] {
         is_usage_error(&[&format!("-start={number}"), &command], &["start", number]);
@@ -123,15 +159,28 @@ fn numbers_are_go_literals() {
 
 #[test]
 fn booleans_are_go_booleans_and_take_their_value_only_after_an_equals_sign() {
-    for value in ["1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False"] {
+    for value in [
+        "1", "t", "T", "true", "TRUE", "True", "0", "f", "F", "false", "FALSE", "False",
+    ] {
         let syslog = format!("-syslog={value}");
         let output = check(&[&syslog, &format!("-command={}", worker())]);
-        assert_eq!(output.status.code(), Some(0), "{value}: {}", text(&output.stderr));
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{value}: {}",
+            text(&output.stderr)
+        );
     }
     // The word after a boolean is not its value: it ends the flags.
     let command = format!("-command={}", worker());
     let daemon = Run::bare()
-        .args(&["-listen=tcp://127.0.0.1:0", &command, "-syslog=false", "-check=false", "report"])
+        .args(&[
+            "-listen=tcp://127.0.0.1:0",
+            &command,
+            "-syslog=false",
+            "-check=false",
+            "report",
+        ])
         .start();
     assert_eq!(Report::first(&daemon).argv(), [worker().as_str(), "report"]);
 }
@@ -139,15 +188,31 @@ fn booleans_are_go_booleans_and_take_their_value_only_after_an_equals_sign() {
 #[test]
 fn the_last_of_a_repeated_flag_wins_but_listen_adds_up() {
     let daemon = Run::bare()
-        .args(&["-command=/nonexistent", "-listen=tcp://127.0.0.1:0", "-start=nonsense"])
-        .args(&["-start=10", "-listen=tcp://127.0.0.1:0", &format!("-command={}", worker())])
+        .args(&[
+            "-command=/nonexistent",
+            "-listen=tcp://127.0.0.1:0",
+            "-start=nonsense",
+        ])
+        .args(&[
+            "-start=10",
+            "-listen=tcp://127.0.0.1:0",
+            &format!("-command={}", worker()),
+        ])
         .arg("up");
     // A bad value is one even when a later one would win, as in Go.
     assert_eq!(daemon.output().status.code(), Some(2));
 
     let daemon = Run::bare()
-        .args(&["-command=/nonexistent", "-listen=tcp://127.0.0.1:0", "-start=5000"])
-        .args(&["-start=10", "-listen=tcp://127.0.0.1:0", &format!("-command={}", worker())])
+        .args(&[
+            "-command=/nonexistent",
+            "-listen=tcp://127.0.0.1:0",
+            "-start=5000",
+        ])
+        .args(&[
+            "-start=10",
+            "-listen=tcp://127.0.0.1:0",
+            &format!("-command={}", worker()),
+        ])
         .arg("up")
         .start();
     daemon.worker_that_said("up");
@@ -161,10 +226,19 @@ fn the_first_word_that_is_no_flag_ends_the_flags() {
     let worker = worker();
     let path = worker.as_str();
     for (words, argv) in [
-        (vec!["report", "-start", "--", "-x"], vec![path, "report", "-start", "--", "-x"]),
-        (vec!["--", "report", "--", "-h"], vec![path, "report", "--", "-h"]),
+        (
+            vec!["report", "-start", "--", "-x"],
+            vec![path, "report", "-start", "--", "-x"],
+        ),
+        (
+            vec!["--", "report", "--", "-h"],
+            vec![path, "report", "--", "-h"],
+        ),
         (vec!["--", "report", ""], vec![path, "report", ""]),
-        (vec!["report", "help", "--help"], vec![path, "report", "help", "--help"]),
+        (
+            vec!["report", "help", "--help"],
+            vec![path, "report", "help", "--help"],
+        ),
     ] {
         let daemon = start().args(&words).start();
         assert_eq!(Report::first(&daemon).argv(), argv, "{words:?}");
@@ -179,7 +253,10 @@ fn arguments_pass_through_unchanged_when_they_are_not_utf_8() {
     let bytes = OsStr::from_bytes(b"caf\xe9\n=");
     let report = OsStr::new("report");
     let daemon = Run::worker(&[] as &[&str], &[report, bytes]).start();
-    assert_eq!(Report::first(&daemon).argv(), [worker().as_str(), "report", "caf\\xe9\\n="]);
+    assert_eq!(
+        Report::first(&daemon).argv(),
+        [worker().as_str(), "report", "caf\\xe9\\n="]
+    );
 }
 
 #[test]
@@ -212,7 +289,12 @@ fn check_fails_where_a_start_would() {
         ["-listen=tcp://:8080", "-start=1"],
     ] {
         let output = check(&words);
-        assert_eq!(output.status.code(), Some(1), "{words:?}: {}", text(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "{words:?}: {}",
+            text(&output.stdout)
+        );
     }
 }
 
@@ -221,8 +303,14 @@ fn the_command_is_looked_up_in_the_path_as_a_shell_would() {
     let dir = TempDir::new();
     dir.link("my-worker", worker());
     let daemon = Run::bare()
-        .env("PATH", format!("/nonexistent:{}:/usr/bin:/bin", dir.path().display()))
+        .env(
+            "PATH",
+            format!("/nonexistent:{}:/usr/bin:/bin", dir.path().display()),
+        )
         .args(&["-listen=tcp://127.0.0.1:0", "-command=my-worker", "report"])
         .start();
-    assert_eq!(Report::first(&daemon).argv(), [&dir.word("my-worker"), "report"]);
+    assert_eq!(
+        Report::first(&daemon).argv(),
+        [&dir.word("my-worker"), "report"]
+    );
 }

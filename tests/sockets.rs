@@ -19,7 +19,12 @@ fn reporting(listen: &[&str]) -> Run {
 
 fn listening(listen: &[&str], words: &[&str]) -> Run {
     Run::bare()
-        .args(&listen.iter().map(|uri| format!("-listen={uri}")).collect::<Vec<_>>())
+        .args(
+            &listen
+                .iter()
+                .map(|uri| format!("-listen={uri}"))
+                .collect::<Vec<_>>(),
+        )
         .arg("-start=0")
         .arg(format!("-command={}", worker()))
         .arg("--")
@@ -47,10 +52,16 @@ fn tcp_without_a_host_answers_both_families() {
     let daemon = listening(&["tcp://:0"], &["http"]).start();
     let port = daemon.address().port();
     let pid = daemon.worker_that_said("up");
-    assert_eq!(Address::parse(&format!("tcp://127.0.0.1:{port}")).answering_pid(), pid);
+    assert_eq!(
+        Address::parse(&format!("tcp://127.0.0.1:{port}")).answering_pid(),
+        pid
+    );
     if has_ipv6() {
         daemon.wait_for_line(&format!("Listening on tcp://[::]:{port}"));
-        assert_eq!(Address::parse(&format!("tcp://[::1]:{port}")).answering_pid(), pid);
+        assert_eq!(
+            Address::parse(&format!("tcp://[::1]:{port}")).answering_pid(),
+            pid
+        );
     }
 }
 
@@ -62,7 +73,9 @@ fn tcp4_and_tcp6_are_strict() {
         return common::skip("no IPv6");
     }
     let daemon = reporting(&["tcp6://:0"]).start();
-    let Address::Tcp(address) = daemon.address() else { panic!("a TCP address") };
+    let Address::Tcp(address) = daemon.address() else {
+        panic!("a TCP address")
+    };
     assert!(Report::first(&daemon).fd(3).contains("v6only=true"));
     let v4 = TcpStream::connect(("127.0.0.1", address.port()));
     assert!(v4.is_err(), "an IPv4 client reached a tcp6 socket");
@@ -72,7 +85,10 @@ fn tcp4_and_tcp6_are_strict() {
 fn port_0_works_and_the_bound_address_is_logged() {
     let daemon = listening(&["tcp://127.0.0.1:0"], &["http"]).start();
     assert_ne!(daemon.address().port(), 0);
-    assert_eq!(daemon.address().answering_pid(), daemon.worker_that_said("up"));
+    assert_eq!(
+        daemon.address().answering_pid(),
+        daemon.worker_that_said("up")
+    );
 }
 
 #[test]
@@ -82,9 +98,18 @@ fn service_and_host_names_are_resolved() {
     assert!(daemon.address().get().is_ok());
     // Port names are known as in the original; "http" needs no right that root lacks.
     let log = Run::bare()
-        .args(&["-check", "-listen=tcp://127.0.0.1:http", &format!("-command={}", worker())])
+        .args(&[
+            "-check",
+            "-listen=tcp://127.0.0.1:http",
+            &format!("-command={}", worker()),
+        ])
         .output();
-    assert_eq!(log.status.code(), Some(0), "{}", String::from_utf8_lossy(&log.stderr));
+    assert_eq!(
+        log.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&log.stderr)
+    );
 }
 
 #[test]
@@ -98,14 +123,20 @@ fn a_port_can_be_bound_again_right_after_a_stop() {
     let uri = format!("tcp://127.0.0.1:{}", address.port());
     let second = listening(&[&uri], &["http"]).start();
     assert_eq!(second.address(), address);
-    assert_eq!(second.address().answering_pid(), second.worker_that_said("up"));
+    assert_eq!(
+        second.address().answering_pid(),
+        second.worker_that_said("up")
+    );
 }
 
 #[test]
 fn a_port_in_use_is_refused_with_the_system_s_word() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let uri = format!("tcp://{}", other.local_addr().expect("it is bound"));
-    refuses(reporting(&[&uri]), &["cannot bind", &uri, "Address already in use"]);
+    refuses(
+        reporting(&[&uri]),
+        &["cannot bind", &uri, "Address already in use"],
+    );
 }
 
 #[test]
@@ -131,7 +162,11 @@ fn sockets_are_at_3_4_5_in_the_order_given_with_their_own_kinds() {
         (8, "type=Datagram listening=false"),
     ] {
         assert!(report.fd(fd).contains(wanted), "fd {fd}: {}", report.fd(fd));
-        assert!(report.fd(fd).contains("cloexec=false"), "fd {fd}: {}", report.fd(fd));
+        assert!(
+            report.fd(fd).contains("cloexec=false"),
+            "fd {fd}: {}",
+            report.fd(fd)
+        );
     }
     assert_eq!(report.fd_numbers(), [0, 1, 2, 3, 4, 5, 6, 7, 8]);
 }
@@ -141,7 +176,9 @@ fn datagrams_reach_the_worker() {
     let dir = TempDir::new();
     let daemon = listening(&["udp://127.0.0.1:0"], &["echo"]).start();
     daemon.worker_that_said("up");
-    let Address::Tcp(address) = daemon.address() else { panic!("an IP address") };
+    let Address::Tcp(address) = daemon.address() else {
+        panic!("an IP address")
+    };
     let client = UdpSocket::bind("127.0.0.1:0").expect("a port is free");
     client.send_to(b"over udp", address).expect("it is sent");
     daemon.wait_for_line("datagram over udp");
@@ -149,7 +186,9 @@ fn datagrams_reach_the_worker() {
     let daemon = listening(&[&format!("unixgram://{}", dir.word("gram"))], &["echo"]).start();
     daemon.worker_that_said("up");
     let client = UnixDatagram::unbound().expect("a socket");
-    client.send_to(b"over unix", dir.join("gram")).expect("it is sent");
+    client
+        .send_to(b"over unix", dir.join("gram"))
+        .expect("it is sent");
     daemon.wait_for_line("datagram over unix");
 }
 
@@ -167,9 +206,19 @@ fn a_backlog_is_4096_unless_given_and_a_clamp_is_said() {
     ];
     let daemon = reporting(&uris).start();
     let report = Report::first(&daemon);
-    assert!(report.fd(3).contains(&format!("backlog={}", most.min(4096))), "{}", report.fd(3));
+    assert!(
+        report
+            .fd(3)
+            .contains(&format!("backlog={}", most.min(4096))),
+        "{}",
+        report.fd(3)
+    );
     assert!(report.fd(4).contains("backlog=7"), "{}", report.fd(4));
-    assert!(report.fd(5).contains(&format!("backlog={most}")), "{}", report.fd(5));
+    assert!(
+        report.fd(5).contains(&format!("backlog={most}")),
+        "{}",
+        report.fd(5)
+    );
     let clamp = daemon.wait_for_line(&too_much.to_string());
     assert!(clamp.contains(&most.to_string()), "{clamp}");
 }
@@ -187,14 +236,24 @@ fn a_unix_socket_has_the_rights_of_the_umask_unless_given() {
     let dir = TempDir::new();
     let plain = format!("unix://{}", dir.word("plain"));
     let given = format!("unix://{}?mode=0660", dir.word("given"));
-    let daemon = reporting(&[&plain, &given]).after_shell("umask 027").start();
+    let daemon = reporting(&[&plain, &given])
+        .after_shell("umask 027")
+        .start();
     let report = Report::first(&daemon);
     let mode = |name: &str| {
-        fs::metadata(dir.join(name)).expect("the socket is there").permissions().mode() & 0o7777
+        fs::metadata(dir.join(name))
+            .expect("the socket is there")
+            .permissions()
+            .mode()
+            & 0o7777
     };
     assert_eq!(mode("plain"), 0o750);
     assert_eq!(mode("given"), 0o660);
-    assert_eq!(report.fact("Umask"), "0027", "the umask is the worker's again");
+    assert_eq!(
+        report.fact("Umask"),
+        "0027",
+        "the umask is the worker's again"
+    );
 }
 
 #[test]
@@ -207,7 +266,10 @@ fn a_unix_socket_can_be_given_to_an_owner_and_a_group() {
     let daemon = reporting(&[&uri]).start();
     Report::first(&daemon);
     let found = fs::metadata(dir.join("s")).expect("the socket is there");
-    assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (65534, 1234, 0o600));
+    assert_eq!(
+        (found.uid(), found.gid(), found.mode() & 0o7777),
+        (65534, 1234, 0o600)
+    );
 }
 
 #[test]
@@ -215,7 +277,10 @@ fn a_stale_unix_socket_is_replaced() {
     let dir = TempDir::new();
     drop(UnixListener::bind(dir.join("s")).expect("it can be bound"));
     let daemon = listening(&[&format!("unix://{}", dir.word("s"))], &["http"]).start();
-    assert_eq!(daemon.address().answering_pid(), daemon.worker_that_said("up"));
+    assert_eq!(
+        daemon.address().answering_pid(),
+        daemon.worker_that_said("up")
+    );
 }
 
 #[test]
@@ -223,7 +288,10 @@ fn a_living_unix_socket_is_left_alone() {
     let dir = TempDir::new();
     let other = UnixListener::bind(dir.join("s")).expect("it can be bound");
     let uri = format!("unix://{}", dir.word("s"));
-    refuses(reporting(&[&uri]), &["cannot bind", &dir.word("s"), "in use"]);
+    refuses(
+        reporting(&[&uri]),
+        &["cannot bind", &dir.word("s"), "in use"],
+    );
     let client = UnixStream::connect(dir.join("s")).expect("the other one is still there");
     // Two are queued: what asked whether somebody lives there, and ours.
     other.accept().expect("the question");
@@ -246,8 +314,14 @@ fn a_living_datagram_socket_is_left_alone() {
 fn a_file_that_is_no_socket_is_never_replaced() {
     let dir = TempDir::new();
     dir.write("s", "precious");
-    refuses(reporting(&[&format!("unix://{}", dir.word("s"))]), &[&dir.word("s")]);
-    assert_eq!(fs::read_to_string(dir.join("s")).expect("it is there"), "precious");
+    refuses(
+        reporting(&[&format!("unix://{}", dir.word("s"))]),
+        &[&dir.word("s")],
+    );
+    assert_eq!(
+        fs::read_to_string(dir.join("s")).expect("it is there"),
+        "precious"
+    );
 }
 
 #[test]
@@ -268,7 +342,10 @@ fn a_unix_path_that_is_somebody_else_s_by_now_is_not_removed() {
     let theirs = UnixListener::bind(dir.join("new")).expect("it can be bound");
     fs::rename(dir.join("new"), dir.join("s")).expect("the directory is ours");
     assert_eq!(daemon.stop(), 0);
-    assert!(UnixStream::connect(dir.join("s")).is_ok(), "the other's socket is gone");
+    assert!(
+        UnixStream::connect(dir.join("s")).is_ok(),
+        "the other's socket is gone"
+    );
     drop(theirs);
 }
 
@@ -277,7 +354,10 @@ fn a_unix_path_is_removed_when_a_later_socket_cannot_be_opened() {
     let dir = TempDir::new();
     let busy = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let tcp = format!("tcp://{}", busy.local_addr().expect("it is bound"));
-    refuses(reporting(&[&format!("unix://{}", dir.word("s")), &tcp]), &["cannot bind"]);
+    refuses(
+        reporting(&[&format!("unix://{}", dir.word("s")), &tcp]),
+        &["cannot bind"],
+    );
     assert_eq!(dir.names(), [] as [&str; 0]);
 }
 
@@ -286,7 +366,10 @@ fn an_abstract_name_is_in_no_file_system() {
     let dir = TempDir::new();
     let name = format!("unix://@{}", dir.word("name"));
     let daemon = listening(&[&name], &["http"]).start();
-    assert_eq!(daemon.address().answering_pid(), daemon.worker_that_said("up"));
+    assert_eq!(
+        daemon.address().answering_pid(),
+        daemon.worker_that_said("up")
+    );
     refuses(reporting(&[&name]), &["ddress already in use"]);
     assert_eq!(dir.names(), [] as [&str; 0]);
 }
@@ -297,12 +380,19 @@ fn an_inherited_socket_is_taken_by_its_number() {
     let address = listener.local_addr().expect("it is bound");
     for number in [3, 4, 9, 200] {
         let copy = OwnedFd::from(listener.try_clone().expect("a descriptor is free"));
-        let daemon = listening(&["tcp://127.0.0.1:0", &format!("fd://{number}")], &["report"])
-            .after_shell(&inherit(number))
-            .stdin(Stdio::from(copy))
-            .start();
+        let daemon = listening(
+            &["tcp://127.0.0.1:0", &format!("fd://{number}")],
+            &["report"],
+        )
+        .after_shell(&inherit(number))
+        .stdin(Stdio::from(copy))
+        .start();
         let report = Report::first(&daemon);
-        assert!(report.fd(4).contains("listening=true"), "fd://{number}: {}", report.fd(4));
+        assert!(
+            report.fd(4).contains("listening=true"),
+            "fd://{number}: {}",
+            report.fd(4)
+        );
         assert_eq!(report.fd_numbers(), [0, 1, 2, 3, 4], "fd://{number}");
         let shown = daemon.address_number(1);
         assert_eq!(shown, Address::Tcp(address), "fd://{number}");
@@ -323,14 +413,21 @@ fn an_inherited_descriptor_is_checked_before_anything_is_promised() {
     let start = |stdin: Stdio| reporting(&["fd://7"]).after_shell(&inherit(7)).stdin(stdin);
     refuses(start(plain()), &["fd://7", "socket"]);
     let (connected, _other) = UnixStream::pair().expect("a pair");
-    refuses(start(Stdio::from(OwnedFd::from(connected))), &["fd://7", "listen"]);
+    refuses(
+        start(Stdio::from(OwnedFd::from(connected))),
+        &["fd://7", "listen"],
+    );
     refuses(reporting(&["fd://7"]), &["fd://7"]);
 }
 
 #[test]
 fn a_reload_neither_closes_nor_binds_a_socket() {
     let dir = TempDir::new();
-    let uris = ["tcp://127.0.0.1:0", &format!("unix://{}", dir.word("s")), "udp://127.0.0.1:0"];
+    let uris = [
+        "tcp://127.0.0.1:0",
+        &format!("unix://{}", dir.word("s")),
+        "udp://127.0.0.1:0",
+    ];
     let daemon = reporting(&uris).start();
     let first = Report::first(&daemon);
     let inode = fs::metadata(dir.join("s")).expect("it is there").ino();
@@ -340,7 +437,10 @@ fn a_reload_neither_closes_nor_binds_a_socket() {
         let same = |report: &Report| report.fd(fd).split(' ').next().map(str::to_owned);
         assert_eq!(same(&first), same(&second), "fd {fd}");
     }
-    assert_eq!(fs::metadata(dir.join("s")).expect("it is there").ino(), inode);
+    assert_eq!(
+        fs::metadata(dir.join("s")).expect("it is there").ino(),
+        inode
+    );
     assert_eq!(daemon.count("Listening on"), 3);
 }
 
@@ -392,11 +492,17 @@ fn a_stop_closes_our_copies_at_once_while_a_worker_drains() {
     let pid = daemon.real_pid();
     daemon.signal(Signal::SIGTERM);
     daemon.worker_that_said("draining");
-    daemon.wait_until("our copies of the sockets to be closed and the path removed", || {
-        let listening = |fd: &(i32, String)| fd.0 == 3 || fd.0 == 4;
-        let open = facts::open_fds(pid).iter().filter(|fd| listening(fd)).count();
-        open == 0 && !dir.join("s").exists()
-    });
+    daemon.wait_until(
+        "our copies of the sockets to be closed and the path removed",
+        || {
+            let listening = |fd: &(i32, String)| fd.0 == 3 || fd.0 == 4;
+            let open = facts::open_fds(pid)
+                .iter()
+                .filter(|fd| listening(fd))
+                .count();
+            open == 0 && !dir.join("s").exists()
+        },
+    );
     assert!(daemon.exit_status().is_none(), "it waits for its worker");
     dir.write("end", "");
     assert_eq!(daemon.exit_code(), 0);

@@ -37,7 +37,10 @@ impl TempDir {
 
     /// The path of a name below it, as a word of a command line.
     pub fn word(&self, name: &str) -> String {
-        self.join(name).to_str().expect("temporary paths are UTF-8").to_owned()
+        self.join(name)
+            .to_str()
+            .expect("temporary paths are UTF-8")
+            .to_owned()
     }
 
     /// Writes a file that nobody executes, in one step for who reads it.
@@ -58,8 +61,15 @@ impl TempDir {
     /// Copies a program into it, where every user can run it. `cp` does it: a descriptor open for
     /// writing here could leak into a fork of another test and make its exec fail with ETXTBSY.
     pub fn copy_program(&self, program: &Path, name: &str) -> String {
-        let status = Command::new("cp").arg(program).arg(self.join(name)).status();
-        assert!(status.expect("cp is there").success(), "cannot copy {}", program.display());
+        let status = Command::new("cp")
+            .arg(program)
+            .arg(self.join(name))
+            .status();
+        assert!(
+            status.expect("cp is there").success(),
+            "cannot copy {}",
+            program.display()
+        );
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(self.join(name), mode).expect("the copy is ours");
         self.word(name)

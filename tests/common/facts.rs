@@ -33,7 +33,12 @@ pub fn group(pid: i32) -> Option<i32> {
 /// User and system time, in clock ticks (a hundredth of a second).
 pub fn cpu_ticks(pid: i32) -> u64 {
     let fields = stat(pid).unwrap_or_default();
-    let field = |n: usize| fields.get(n).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let field = |n: usize| {
+        fields
+            .get(n)
+            .and_then(|text| text.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
     field(11) + field(12)
 }
 
@@ -73,7 +78,10 @@ pub fn children(pid: i32) -> Vec<i32> {
 }
 
 pub fn live_children(pid: i32) -> Vec<i32> {
-    children(pid).into_iter().filter(|child| alive(*child)).collect()
+    children(pid)
+        .into_iter()
+        .filter(|child| alive(*child))
+        .collect()
 }
 
 pub fn descendants(pid: i32) -> Vec<i32> {
@@ -94,7 +102,10 @@ pub fn open_fds(pid: i32) -> Vec<(i32, String)> {
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let link = fs::read_link(entry.path()).ok()?;
-            Some((entry.file_name().to_str()?.parse().ok()?, link.display().to_string()))
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                link.display().to_string(),
+            ))
         })
         .collect();
     found.sort();
@@ -106,5 +117,8 @@ pub fn describe(pid: i32) -> String {
     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = String::from_utf8_lossy(&words).replace('\0', " ");
     let (state, group) = (state(pid).unwrap_or_default(), group(pid).unwrap_or(0));
-    format!("{pid} {state} parent {} group {group}: {words:.300}", parent(pid).unwrap_or(0))
+    format!(
+        "{pid} {state} parent {} group {group}: {words:.300}",
+        parent(pid).unwrap_or(0)
+    )
 }

@@ -2,12 +2,14 @@
 //! owner, and waits for facts with a limit. It must never sleep for a fixed time, never use a
 //! fixed port or path, and never signal a process that it did not start.
 
-#![allow(dead_code)]
+// Each test file is a program of its own and uses a part of this.
+#![allow(dead_code, unused_imports)]
 
 pub mod dir;
 pub mod facts;
 pub mod net;
 pub mod report;
+pub mod terminal;
 
 pub use dir::TempDir;
 pub use net::Address;
@@ -35,15 +37,24 @@ pub const SOCKETMASTER: &str = env!("CARGO_BIN_EXE_socketmaster");
 
 /// The path of one of our example programs, which `cargo test` builds.
 pub fn example(name: &str) -> PathBuf {
-    let target = Path::new(SOCKETMASTER).parent().expect("a program is in a directory");
+    let target = Path::new(SOCKETMASTER)
+        .parent()
+        .expect("a program is in a directory");
     let path = target.join("examples").join(name);
-    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build --examples",
+        path.display()
+    );
     path
 }
 
 /// The path of the worker of many behaviours, as a word for `-command`.
 pub fn worker() -> String {
-    example("worker").to_str().expect("the target directory is UTF-8").to_owned()
+    example("worker")
+        .to_str()
+        .expect("the target directory is UTF-8")
+        .to_owned()
 }
 
 /// Says why a test cannot run here.
@@ -97,13 +108,15 @@ impl Run {
     }
 
     pub fn args<W: AsRef<OsStr>>(mut self, words: &[W]) -> Run {
-        self.words.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        self.words
+            .extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
     /// Prefixes a program that becomes, or runs, the one under test.
     pub fn through<W: AsRef<OsStr>>(mut self, words: &[W]) -> Run {
-        self.wrapper.extend(words.iter().map(|word| word.as_ref().to_owned()));
+        self.wrapper
+            .extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -114,7 +127,8 @@ impl Run {
     }
 
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Run {
-        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self.environment
+            .push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
@@ -178,7 +192,11 @@ impl Run {
         daemon.wait_for_log_end();
         let stdout = reader.join().expect("the reader does not panic");
         let stderr = daemon.shared.lock().log.clone();
-        Output { status, stdout, stderr }
+        Output {
+            status,
+            stdout,
+            stderr,
+        }
     }
 }
 
@@ -198,7 +216,9 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -232,12 +252,22 @@ impl Daemon {
                 shared.change(|state| state.status = Some(status));
             })
         };
-        Daemon { child, shown, shared, threads: vec![waiter], real: OnceLock::new() }
+        Daemon {
+            child,
+            shown,
+            shared,
+            threads: vec![waiter],
+            real: OnceLock::new(),
+        }
     }
 
     /// Reads stderr from now on.
     pub fn read_log(&mut self) {
-        let mut stderr = self.child.stderr.take().expect("stderr is a pipe that nobody reads yet");
+        let mut stderr = self
+            .child
+            .stderr
+            .take()
+            .expect("stderr is a pipe that nobody reads yet");
         let shared = self.shared.clone();
         self.threads.push(thread::spawn(move || {
             let mut chunk = [0; 65536];
@@ -259,7 +289,8 @@ impl Daemon {
             self.wait_for("the program below its wrapper", || {
                 let mut all = vec![self.pid()];
                 all.extend(facts::descendants(self.pid()));
-                all.into_iter().find(|pid| is_program(*pid) || self.exit_status().is_some())
+                all.into_iter()
+                    .find(|pid| is_program(*pid) || self.exit_status().is_some())
             })
         })
     }
@@ -292,7 +323,10 @@ impl Daemon {
 
     /// How many lines contain the text.
     pub fn count(&self, text: &str) -> usize {
-        self.log().lines().filter(|line| line.contains(text)).count()
+        self.log()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
     }
 
     /// Waits until the fact yields something. The log waking us is only a hint.
@@ -333,7 +367,9 @@ impl Daemon {
     }
 
     pub fn wait_for_count(&self, text: &str, count: usize) {
-        self.wait_until(&format!("{count} lines with {text:?}"), || self.count(text) >= count);
+        self.wait_until(&format!("{count} lines with {text:?}"), || {
+            self.count(text) >= count
+        });
     }
 
     /// The nth address that it says it listens on, from 0.
@@ -366,7 +402,8 @@ impl Daemon {
             self.workers().into_iter().rev().find(|pid| {
                 let start = format!("[{pid}] ");
                 log.lines().any(|line| {
-                    line.split_once(&start).is_some_and(|(_, said)| said.contains(text))
+                    line.split_once(&start)
+                        .is_some_and(|(_, said)| said.contains(text))
                 })
             })
         })
@@ -374,7 +411,9 @@ impl Daemon {
 
     /// Waits until exactly these are its living children.
     pub fn wait_for_workers(&self, wanted: &[i32]) {
-        self.wait_until(&format!("the workers to be {wanted:?}"), || self.workers() == wanted);
+        self.wait_until(&format!("the workers to be {wanted:?}"), || {
+            self.workers() == wanted
+        });
     }
 
     /// Sends SIGHUP and waits for the verdict's line.
@@ -386,12 +425,23 @@ impl Daemon {
 
     /// The line in which a reload ends, whatever its outcome.
     pub fn verdict_after(&self, mark: Mark) -> String {
-        self.wait_for_any_after(mark, VERDICTS)
+        self.wait_for("the verdict of a reload", || {
+            let log = self.log_after(mark);
+            log.split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'))
+                .find(|line| is_verdict(line))
+                .map(|line| line.trim_end().to_owned())
+        })
     }
 
     /// How many reloads have ended.
     pub fn verdicts(&self) -> usize {
-        self.log().lines().filter(|line| VERDICTS.iter().any(|v| line.contains(v))).count()
+        self.log().lines().filter(|line| is_verdict(line)).count()
+    }
+
+    /// Waits until the first generation is live.
+    pub fn wait_until_live(&self) {
+        self.wait_for_line("generation 1: live");
     }
 
     pub fn exit_status(&self) -> Option<ExitStatus> {
@@ -406,7 +456,9 @@ impl Daemon {
     pub fn exit_code(&self) -> i32 {
         let status = self.wait_for_exit();
         self.wait_for_log_end();
-        status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+        status
+            .code()
+            .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
     }
 
     pub fn wait_for_log_end(&self) {
@@ -424,8 +476,14 @@ impl Daemon {
         let deadline = Instant::now() + time;
         loop {
             let state = self.shared.lock();
-            assert!(state.status.is_none(), "it ended within {time:?}: {:?}", state.status);
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else { return };
+            assert!(
+                state.status.is_none(),
+                "it ended within {time:?}: {:?}",
+                state.status
+            );
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return;
+            };
             drop(self.shared.changed.wait_timeout(state, left));
         }
     }
@@ -476,7 +534,21 @@ fn kill_tree(pid: i32) {
 }
 
 /// Every reload ends in one of these.
-const VERDICTS: &[&str] = &[": live", "rolled back", "superseded", "abandoned"];
+const OUTCOMES: &[&str] = &[
+    "is live",
+    "rolled back",
+    "half-way",
+    " failed",
+    "superseded",
+    "abandoned",
+];
+
+fn is_verdict(line: &str) -> bool {
+    line.split_once(" reload ").is_some_and(|(_, rest)| {
+        rest.starts_with(|first: char| first.is_ascii_digit())
+            && OUTCOMES.iter().any(|outcome| rest.contains(outcome))
+    })
+}
 
 impl Drop for Daemon {
     fn drop(&mut self) {

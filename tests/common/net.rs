@@ -38,7 +38,9 @@ impl Stream for UnixStream {
 impl Address {
     /// `tcp://[::]:8080`, `tcp4://…`, `unix:///run/x`, `unix://@name`.
     pub fn parse(uri: &str) -> Address {
-        let (scheme, rest) = uri.split_once("://").unwrap_or_else(|| panic!("no URI: {uri}"));
+        let (scheme, rest) = uri
+            .split_once("://")
+            .unwrap_or_else(|| panic!("no URI: {uri}"));
         let rest = rest.split('?').next().unwrap_or_default();
         match (scheme.starts_with("unix"), rest.strip_prefix('@')) {
             (true, Some(name)) => Address::Abstract(name.to_owned()),
@@ -59,9 +61,9 @@ impl Address {
         let stream: Box<dyn Stream> = match self {
             Address::Tcp(address) => Box::new(TcpStream::connect_timeout(address, LIMIT)?),
             Address::Path(path) => Box::new(UnixStream::connect(path)?),
-            Address::Abstract(name) => {
-                Box::new(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?)
-            }
+            Address::Abstract(name) => Box::new(UnixStream::connect_addr(
+                &UnixAddr::from_abstract_name(name)?,
+            )?),
         };
         stream.limit(LIMIT)?;
         Ok(stream)
@@ -80,7 +82,9 @@ impl Address {
 
     /// The pid in the answer of our example server.
     pub fn answering_pid(&self) -> i32 {
-        let body = self.get().unwrap_or_else(|error| panic!("GET from {self:?}: {error}"));
+        let body = self
+            .get()
+            .unwrap_or_else(|error| panic!("GET from {self:?}: {error}"));
         pid_in(&body)
     }
 }
@@ -104,5 +108,8 @@ pub fn read_answer(connection: &mut dyn Stream) -> io::Result<String> {
 /// `pid 12 version 3` → 12
 pub fn pid_in(body: &str) -> i32 {
     let mut words = body.split_whitespace();
-    words.nth(1).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("no pid: {body:?}"))
+    words
+        .nth(1)
+        .and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| panic!("no pid: {body:?}"))
 }

@@ -15,7 +15,10 @@ impl Report {
     pub fn number(daemon: &Daemon, n: usize) -> Report {
         daemon.wait_for_count("] report=done", n + 1);
         let log = daemon.log();
-        let done: Vec<&str> = log.lines().filter(|line| line.contains("] report=done")).collect();
+        let done: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("] report=done"))
+            .collect();
         Report::of(&log, said(done[n]).expect("the line has a pid").0)
     }
 
@@ -37,7 +40,9 @@ impl Report {
 
     #[track_caller]
     pub fn fact(&self, key: &str) -> &str {
-        self.facts.get(key).unwrap_or_else(|| panic!("no {key} in {:#?}", self.facts))
+        self.facts
+            .get(key)
+            .unwrap_or_else(|| panic!("no {key} in {:#?}", self.facts))
     }
 
     /// A variable of its environment.
@@ -47,7 +52,10 @@ impl Report {
 
     /// The names of its variables.
     pub fn env_names(&self) -> Vec<&str> {
-        self.facts.keys().filter_map(|key| key.strip_prefix("env:")).collect()
+        self.facts
+            .keys()
+            .filter_map(|key| key.strip_prefix("env:"))
+            .collect()
     }
 
     /// Its arguments, the program's name first.

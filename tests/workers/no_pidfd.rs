@@ -18,7 +18,9 @@ const RETURN: u16 = 0x06;
 
 fn main() -> ExitCode {
     let words: Vec<_> = env::args_os().skip(1).collect();
-    let errno = words.first().and_then(|word| word.to_str()?.parse::<u16>().ok());
+    let errno = words
+        .first()
+        .and_then(|word| word.to_str()?.parse::<u16>().ok());
     let (Some(errno), Some(program)) = (errno, words.get(1)) else {
         eprintln!("usage: no-pidfd ERRNO PROGRAM [ARGUMENT…]");
         return ExitCode::from(2);
@@ -41,10 +43,17 @@ fn refuse_pidfd_open(errno: u16) -> io::Result<()> {
         op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | u32::from(errno)),
         op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: filter.as_mut_ptr(),
+    };
     // SAFETY: plain numbers; without this an ordinary user may not install a filter.
     let private = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     // SAFETY: `program` and the filter that it points to outlive the call, which copies them.
     let done = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) };
-    if private != 0 || done != 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if private != 0 || done != 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

@@ -21,7 +21,10 @@ pub fn print(words: &[OsString]) -> io::Result<()> {
         writeln!(out, "argv{n}={}", word.as_bytes().escape_ascii())?;
     }
     for (name, value) in env::vars_os() {
-        let (name, value) = (name.as_bytes().escape_ascii(), value.as_bytes().escape_ascii());
+        let (name, value) = (
+            name.as_bytes().escape_ascii(),
+            value.as_bytes().escape_ascii(),
+        );
         writeln!(out, "env:{name}={value}")?;
     }
     for number in open_numbers()? {
@@ -40,7 +43,11 @@ fn write_process(out: &mut Vec<u8>) -> io::Result<()> {
     let status = fs::read_to_string("/proc/self/status")?;
     for line in status.lines() {
         if let Some((key @ ("Uid" | "Gid" | "Groups" | "Umask"), value)) = line.split_once(':') {
-            writeln!(out, "{key}={}", value.split_whitespace().collect::<Vec<_>>().join(" "))?;
+            writeln!(
+                out,
+                "{key}={}",
+                value.split_whitespace().collect::<Vec<_>>().join(" ")
+            )?;
         }
     }
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -74,9 +81,21 @@ fn write_fd(out: &mut Vec<u8>, number: RawFd) -> io::Result<()> {
 
 fn write_socket(out: &mut Vec<u8>, fd: BorrowedFd, kind: SockType) -> io::Result<()> {
     write!(out, " type={kind:?}")?;
-    write!(out, " listening={}", getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false))?;
-    write!(out, " reuseaddr={}", getsockopt(&fd, sockopt::ReuseAddr).unwrap_or(false))?;
-    write!(out, " reuseport={}", getsockopt(&fd, sockopt::ReusePort).unwrap_or(false))?;
+    write!(
+        out,
+        " listening={}",
+        getsockopt(&fd, sockopt::AcceptConn).unwrap_or(false)
+    )?;
+    write!(
+        out,
+        " reuseaddr={}",
+        getsockopt(&fd, sockopt::ReuseAddr).unwrap_or(false)
+    )?;
+    write!(
+        out,
+        " reuseport={}",
+        getsockopt(&fd, sockopt::ReusePort).unwrap_or(false)
+    )?;
     if let Ok(only) = getsockopt(&fd, sockopt::Ipv6V6Only) {
         write!(out, " v6only={only}")?;
     }

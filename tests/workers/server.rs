@@ -75,12 +75,17 @@ pub fn serve(version: &str) -> io::Result<()> {
 /// The sockets named by EINHORN_FDS ("3 4 5") or counted by LISTEN_FDS (3 and up).
 fn inherited() -> io::Result<Vec<OwnedFd>> {
     let numbers: Vec<RawFd> = match (env::var("EINHORN_FDS"), env::var("LISTEN_FDS")) {
-        (Ok(list), _) => list.split_whitespace().filter_map(|n| n.parse().ok()).collect(),
+        (Ok(list), _) => list
+            .split_whitespace()
+            .filter_map(|n| n.parse().ok())
+            .collect(),
         (_, Ok(count)) => (3..3 + count.parse().unwrap_or(0)).collect(),
         _ => Vec::new(),
     };
     if numbers.is_empty() {
-        return Err(io::Error::other("no socket was inherited; start me with socketmaster"));
+        return Err(io::Error::other(
+            "no socket was inherited; start me with socketmaster",
+        ));
     }
     numbers.into_iter().map(adopt).collect()
 }
@@ -98,7 +103,11 @@ fn adopt(number: RawFd) -> io::Result<OwnedFd> {
 /// Waits for a connection or for SIGTERM; says whether it was SIGTERM.
 fn readable(stop: &UnixStream, listeners: &[OwnedFd]) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-    fds.extend(listeners.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
+    fds.extend(
+        listeners
+            .iter()
+            .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
+    );
     match poll(&mut fds, PollTimeout::NONE) {
         Ok(_) => Ok(fds[0].any() == Some(true)),
         Err(Errno::EINTR) => Ok(false),
@@ -114,7 +123,11 @@ fn accept(listener: &OwnedFd) -> Option<File> {
 
 /// Reads one request, answers it, and closes the connection.
 fn answer(mut connection: File, version: &str) -> io::Result<()> {
-    setsockopt(&connection, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
+    setsockopt(
+        &connection,
+        sockopt::ReceiveTimeout,
+        &TimeVal::seconds(PATIENCE),
+    )?;
     let mut request = Vec::new();
     let mut chunk = [0; 1024];
     while !request.windows(4).any(|four| four == b"\r\n\r\n") {
@@ -126,15 +139,24 @@ fn answer(mut connection: File, version: &str) -> io::Result<()> {
             return Ok(());
         }
     }
-    let _ = poll(&mut [], PollTimeout::try_from(delay(&request)).unwrap_or(PollTimeout::ZERO));
+    let _ = poll(
+        &mut [],
+        PollTimeout::try_from(delay(&request)).unwrap_or(PollTimeout::ZERO),
+    );
     let body = format!("pid {} version {version}\n", process::id());
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";
-    write!(connection, "{head}Content-Length: {}\r\n\r\n{body}", body.len())
+    write!(
+        connection,
+        "{head}Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 /// The milliseconds that `GET /slow/MILLIS` asks for.
 fn delay(request: &[u8]) -> u32 {
     let line = String::from_utf8_lossy(request);
     let path = line.split(' ').nth(1).unwrap_or_default();
-    path.strip_prefix("/slow/").and_then(|millis| millis.parse().ok()).unwrap_or(0)
+    path.strip_prefix("/slow/")
+        .and_then(|millis| millis.parse().ok())
+        .unwrap_or(0)
 }

@@ -80,15 +80,20 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         }
         "double-fork" => double_fork(number(1).unwrap_or(1)).map(|()| park()),
         "orphan" => again(&["exit", "0", "50"]).map(|()| 0),
-        "shutdown" => socket::shutdown(3, Shutdown::Both).map(|()| park()).map_err(Into::into),
+        "shutdown" => socket::shutdown(3, Shutdown::Both)
+            .map(|()| park())
+            .map_err(Into::into),
         "unlink" => fs::remove_file(path(1)).map(|()| park()),
         "echo" => echo(),
         "open-stdout" => open_stdout().map(|()| park()),
+        "one-fails" => one_fails(path(1)),
         "kill-self" => kill_self(number(1)),
         "with-signals" => with_signals(&words[1..]),
         "on-terminal" => on_terminal(path(1), &words[2..]),
         "shell-on-terminal" => shell_on_terminal(path(1), &words[2..]),
-        other => Err(io::Error::other(format!("no behaviour is called {other:?}"))),
+        other => Err(io::Error::other(format!(
+            "no behaviour is called {other:?}"
+        ))),
     }
 }
 
@@ -217,7 +222,10 @@ fn drain(end: impl Fn()) -> io::Result<u8> {
 
 /// Starts this program once more; it is not waited for.
 fn again(words: &[&str]) -> io::Result<()> {
-    Command::new(env::current_exe()?).args(words).spawn().map(drop)
+    Command::new(env::current_exe()?)
+        .args(words)
+        .spawn()
+        .map(drop)
 }
 
 /// `grandchild DIR`: leaves a process that holds our output as long as the directory exists.
@@ -241,7 +249,10 @@ fn echo() -> io::Result<u8> {
     let mut buffer = [0; 2048];
     loop {
         let n = socket::recv(3, &mut buffer, MsgFlags::empty())?;
-        say(&format!("datagram {}", String::from_utf8_lossy(&buffer[..n])))?;
+        say(&format!(
+            "datagram {}",
+            String::from_utf8_lossy(&buffer[..n])
+        ))?;
     }
 }
 
@@ -249,6 +260,16 @@ fn echo() -> io::Result<u8> {
 fn open_stdout() -> io::Result<()> {
     let mut out = OpenOptions::new().write(true).open("/dev/stdout")?;
     writeln!(out, "opened stdout")
+}
+
+/// `one-fails DIR`: of all the workers that try to make the directory, the one that does fails.
+fn one_fails(dir: &Path) -> io::Result<u8> {
+    say("up")?;
+    if fs::create_dir(dir).is_ok() {
+        wait_millis(100);
+        return Ok(7);
+    }
+    Ok(park())
 }
 
 fn kill_self(number: Option<u64>) -> io::Result<u8> {
@@ -294,7 +315,10 @@ fn take_terminal(terminal: &Path) -> io::Result<()> {
 fn shell_on_terminal(terminal: &Path, words: &[OsString]) -> io::Result<u8> {
     take_terminal(terminal)?;
     let mut signals = Signals::new([libc::SIGHUP])?;
-    let job = Command::new(&words[0]).args(&words[1..]).process_group(0).spawn()?;
+    let job = Command::new(&words[0])
+        .args(&words[1..])
+        .process_group(0)
+        .spawn()?;
     let group = nix::unistd::Pid::from_raw(job.id() as i32);
     // SAFETY: SIG_IGN runs no code of ours; a background process that sets the foreground group
     // would be stopped.
