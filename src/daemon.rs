@@ -10,7 +10,7 @@ mod sockets;
 mod systemd;
 mod watch;
 
-use crate::args::{Config, Gate, Output};
+use crate::args::{Config, Gate};
 use crate::listen::Listener;
 use crate::log::Log;
 use crate::status::{self, Culprit};
@@ -20,12 +20,13 @@ use crate::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
+use mio::unix::SourceFd;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook_mio::v1_0::Signals;
+pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use watch::{Source, Ticket, Watch};
@@ -57,6 +58,8 @@ pub struct Setup {
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
+    /// Names in the fd store that hold nothing of use any more.
+    pub forget: Vec<String>,
 }
 
 pub struct Daemon {
@@ -68,7 +71,7 @@ pub struct Daemon {
     waiting: BTreeSet<i32>,
     log: Log,
     logger: slog::Logger,
-    log_ticket: Option<(Ticket, u64)>,
+    log_ticket: Option<(RawFd, Ticket)>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -129,7 +132,7 @@ impl Daemon {
             core: Supervisor::new(policy(&setup.config, capacity)),
             sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
             stdin: crate::spawn::worker_stdin()?,
-            directory: children::working_directory(),
+            directory: crate::program::logical_directory(std::env::var_os("PWD")),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
@@ -155,7 +158,10 @@ impl Daemon {
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
         if !self.pidfds {
-            info!(self.logger, "no pidfd_open(2) here: learning of workers' ends by SIGCHLD");
+            info!(
+                self.logger,
+                "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
+            );
         }
         self.tell(Event::Start);
         loop {
@@ -182,19 +188,18 @@ impl Daemon {
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let core = self.core.next_deadline(now);
-        let others = [self.log.retry_at(), self.systemd.deadline(), self.reminder];
+        let others = [
+            self.log.retry_at(),
+            self.children.retry_at(),
+            self.systemd.deadline(),
+            self.reminder,
+        ];
         core.into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// Whether something that was found ready is still to be taken up. Workers' output is not
-    /// read while the log is blocked, so it does not count then.
+    /// Whether something that was found ready is still to be taken up.
     fn has_work(&self) -> bool {
-        let blocked = self.log.is_blocked();
-        !self.waiting.is_empty()
-            || self.watch.inbox.iter().any(|source| match source {
-                Source::Output(_) => !blocked,
-                _ => true,
-            })
+        !self.waiting.is_empty() || !self.watch.inbox.is_empty() || self.log.wants_turn()
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
@@ -218,7 +223,9 @@ impl Daemon {
                 _ => {}
             }
         }
-        let dead = !self.take(|source| matches!(source, Source::Death(_))).is_empty();
+        let dead = !self
+            .take(|source| matches!(source, Source::Death(_)))
+            .is_empty();
         let ended = (self.waiting.remove(&SIGCHLD) || dead) && self.reap();
         for signal in std::mem::take(&mut self.waiting) {
             self.on_signal(signal);
@@ -239,8 +246,8 @@ impl Daemon {
 
     /// Takes up what no decision waits for.
     fn take_up_the_rest(&mut self) {
-        let blocked = self.log.is_blocked();
-        for source in self.take(|source| !(blocked && matches!(source, Source::Output(_)))) {
+        self.unpark();
+        for source in self.take(|_| true) {
             match source {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
@@ -259,7 +266,13 @@ impl Daemon {
     }
 
     fn take(&mut self, is_meant: impl Fn(&Source) -> bool) -> Vec<Source> {
-        let taken: Vec<_> = self.watch.inbox.iter().copied().filter(|s| is_meant(s)).collect();
+        let taken: Vec<_> = self
+            .watch
+            .inbox
+            .iter()
+            .copied()
+            .filter(|s| is_meant(s))
+            .collect();
         for source in &taken {
             self.watch.inbox.remove(source);
         }
@@ -278,9 +291,15 @@ impl Daemon {
         let name = signal_name(signal);
         let count = self.core.workers().len();
         if self.core.is_stopping() {
-            info!(self.logger, "{name}: forwarding it to {count} workers, we are stopping already");
+            info!(
+                self.logger,
+                "{name}: forwarding it to {count} workers, we are stopping already"
+            );
         } else {
-            info!(self.logger, "{name}: stopping, {count} workers are asked to finish");
+            info!(
+                self.logger,
+                "{name}: stopping, {count} workers are asked to finish"
+            );
         }
         self.tell(Event::Stop(signal));
         self.reminder = Some(clock::now() + REMINDER);
@@ -291,11 +310,17 @@ impl Daemon {
             SIGHUP => self.on_hangup(),
             SIGUSR2 => self.tell(Event::Reload(None)),
             SIGQUIT => {
-                info!(self.logger, "SIGQUIT: forwarding it to {} workers",
-                    self.core.workers().len());
+                info!(
+                    self.logger,
+                    "SIGQUIT: forwarding it to {} workers",
+                    self.core.workers().len()
+                );
                 self.tell(Event::Quit);
             }
-            SIGUSR1 => warn!(self.logger, "SIGUSR1: self-upgrade is not available; going on"),
+            SIGUSR1 => warn!(
+                self.logger,
+                "SIGUSR1: self-upgrade is not available; going on"
+            ),
             _ => {}
         }
     }
@@ -305,8 +330,10 @@ impl Daemon {
         self.look_at_terminal();
         match self.terminal.meaning(clock::now(), senders) {
             Meaning::Reload => self.tell(Event::Reload(None)),
-            Meaning::HangUp => info!(self.logger,
-                "SIGHUP because the terminal closed: ignored, the service goes on"),
+            Meaning::HangUp => info!(
+                self.logger,
+                "SIGHUP because the terminal closed: ignored, the service goes on"
+            ),
         }
     }
 
@@ -327,7 +354,11 @@ impl Daemon {
         while let Some(action) = self.core.outbox.pop_front() {
             match action {
                 Action::Begin { generation, first } => self.on_begin(generation, first),
-                Action::Spawn { id, generation, index } => self.start(id, generation, index),
+                Action::Spawn {
+                    id,
+                    generation,
+                    index,
+                } => self.start(id, generation, index),
                 Action::Signal { id, signal } => self.signal(id, signal),
                 Action::Kill { id } => self.kill_group(id),
                 Action::CloseListeners => self.close_listeners(),
@@ -337,7 +368,10 @@ impl Daemon {
             }
         }
         debug_assert!(
-            self.children.alive.keys().all(|id| self.core.workers().find(*id).is_some()),
+            self.children
+                .alive
+                .keys()
+                .all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
     }
@@ -345,7 +379,10 @@ impl Daemon {
     fn on_begin(&mut self, generation: u64, first: bool) {
         let workers = self.core.policy().workers;
         if !first {
-            info!(self.logger, "reload {generation}: starting {workers} new workers");
+            info!(
+                self.logger,
+                "reload {generation}: starting {workers} new workers"
+            );
             self.systemd.reloading();
         }
     }
@@ -387,24 +424,29 @@ impl Daemon {
         }
         self.reminder = Some(now + REMINDER);
         let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
-        info!(self.logger, "waiting for {} workers to finish: {}", pids.len(), pids.join(", "));
+        info!(
+            self.logger,
+            "waiting for {} workers to finish: {}",
+            pids.len(),
+            pids.join(", ")
+        );
     }
 
     // ---- the log ----
 
-    /// Asks to hear when the log can be written to again.
+    /// Asks to hear when the log can be written to again, while it is full and only then.
     fn watch_log(&mut self) {
         let wanted = self.log.wait_fd();
-        let current = self.log_ticket.as_ref().map(|(_, serial)| *serial);
-        if wanted.as_ref().map(|(_, serial)| *serial) == current {
-            return;
+        match (wanted, self.log_ticket.take()) {
+            (Some(fd), Some((old, ticket))) if fd == old => self.log_ticket = Some((old, ticket)),
+            (_, Some((old, ticket))) => self.watch.remove_raw(old, ticket),
+            (_, None) => {}
         }
-        self.log_ticket = None;
-        if let Some((fd, serial)) = wanted {
-            match self.watch.add(fd, Source::Log, Interest::WRITABLE) {
-                Ok(ticket) => self.log_ticket = Some((ticket, serial)),
-                Err(error) => drop(error), // a file: never full, and retried by time
-            }
+        if let (Some(fd), None) = (wanted, &self.log_ticket) {
+            let added = self
+                .watch
+                .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
+            self.log_ticket = added.ok().map(|ticket| (fd, ticket));
         }
     }
 
@@ -416,17 +458,12 @@ impl Daemon {
             for id in ids {
                 self.on_output(id);
             }
-            self.log.finish(clock::now() + Duration::from_millis(50));
+            self.log.finish(Duration::from_millis(20));
         }
-        self.log.finish(limit);
+        self.log.finish(limit - clock::now());
     }
 }
 
 fn signal_name(signal: i32) -> &'static str {
     signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
-}
-
-/// Whether workers' output passes through us.
-pub fn reads_output(config: &Config) -> bool {
-    config.output != Output::Inherit
 }

@@ -17,7 +17,7 @@ pub struct Culprit {
 /// printed.
 pub fn end_text(end: &End) -> String {
     match end {
-        End::Exec { step, errno } => format!("cannot start: {step}: {}", errno_text(*errno)),
+        End::Exec { step, errno } => exec_text(step, *errno),
         End::Exited(status) => format!("exit status {status}"),
         End::Signaled {
             signal,
@@ -26,6 +26,15 @@ pub fn end_text(end: &End) -> String {
             let dumped = if *core_dumped { " (core dumped)" } else { "" };
             format!("signal: {}{dumped}", signal_text(*signal))
         }
+    }
+}
+
+/// `cannot start worker: changing user to web: Operation not permitted`; errno 0: the step says
+/// it all.
+fn exec_text(step: &str, errno: i32) -> String {
+    match errno {
+        0 => format!("cannot start worker: {step}"),
+        errno => format!("cannot start worker: {step}: {}", errno_text(errno)),
     }
 }
 
@@ -81,9 +90,7 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
     };
     let after = duration_text(failure.after);
     match &failure.cause {
-        Cause::Ended(End::Exec { step, errno }) => {
-            format!("cannot start worker: {step}: {}", errno_text(*errno))
-        }
+        Cause::Ended(End::Exec { step, errno }) => exec_text(step, *errno),
         Cause::Ended(End::Exited(status)) => {
             format!("{who} exited with status {status} after {after}")
         }
@@ -205,7 +212,10 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
     let wanted = core.policy().workers;
     let mut line = match core.live_generation() {
         0 => format!("starting: {} of {wanted} workers ready", tally.ready()),
-        live => format!("generation {live}: {} of {wanted} workers ready", tally.ready()),
+        live => format!(
+            "generation {live}: {} of {wanted} workers ready",
+            tally.ready()
+        ),
     };
     let draining = tally.len() as u32 - tally.unasked();
     if draining > 0 {

@@ -4,17 +4,16 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket};
-use crate::args::Output;
+use crate::args::{Gate, Output};
 use crate::environment::{Control, Environment, Extras, Socket};
 use crate::notify::{Message, WorkerSocket};
-use crate::output::Pipe;
+use crate::output::{Drained, Pipe, TURN};
+use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
 use crate::status::{Culprit, end_text};
-use crate::supervisor::{ChildId, End, Event};
+use crate::supervisor::{ChildId, End, Event, Instant};
 use crate::sys::{clock, process};
 use mio::Interest;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, stat};
 use slog::{error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
@@ -60,6 +59,8 @@ pub(super) struct Children {
     pub alive: BTreeMap<ChildId, Child>,
     pub by_pid: BTreeMap<i32, ChildId>,
     pub streams: BTreeMap<ChildId, Stream>,
+    /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
+    pub parked: BTreeMap<ChildId, Option<Instant>>,
     graves: VecDeque<(ChildId, Culprit)>,
 }
 
@@ -70,19 +71,30 @@ impl Children {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
-        Culprit { pid, last_lines: self.last_lines(id) }
+        Culprit {
+            pid,
+            last_lines: self.last_lines(id),
+        }
     }
 
     pub fn pid(&self, id: ChildId) -> Option<i32> {
-        self.culprit_pid(id).or_else(|| self.alive.get(&id).map(|child| child.pid))
+        self.culprit_pid(id)
+            .or_else(|| self.alive.get(&id).map(|child| child.pid))
     }
 
     fn culprit_pid(&self, id: ChildId) -> Option<i32> {
-        self.graves.iter().rev().find(|(dead, _)| *dead == id).and_then(|(_, c)| c.pid)
+        self.graves
+            .iter()
+            .rev()
+            .find(|(dead, _)| *dead == id)
+            .and_then(|(_, c)| c.pid)
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
-        self.streams.get(&id).map(|stream| stream.pipe.last_lines()).unwrap_or_default()
+        self.streams
+            .get(&id)
+            .map(|stream| stream.pipe.last_lines())
+            .unwrap_or_default()
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -92,19 +104,15 @@ impl Children {
         self.graves.push_back((id, culprit));
     }
 
+    /// When a parked stream is to be read again, whatever the log does.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.parked.values().flatten().min().copied()
+    }
+
     /// Whether everything that dead workers had written is logged.
     pub fn all_reported(&self) -> bool {
         self.streams.values().all(|stream| stream.end.is_none())
     }
-}
-
-/// The directory that workers start in: `$PWD` of our own start, if that named it then, so that a
-/// symlink on the way is followed anew at every start.
-pub(super) fn working_directory() -> Option<PathBuf> {
-    let named = PathBuf::from(std::env::var_os("PWD")?);
-    let (there, here) = (stat(&named).ok()?, stat(".").ok()?);
-    let same = named.is_absolute() && (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino);
-    same.then_some(named)
 }
 
 impl Daemon {
@@ -117,39 +125,19 @@ impl Daemon {
     }
 
     fn try_start(&mut self, id: ChildId, generation: u64, index: u32) -> Result<(), End> {
-        let broken = |step: &str, errno: nix::errno::Errno| End::Exec {
-            step: step.to_owned(),
-            errno: errno as i32,
-        };
+        let directory = self.directory.as_deref().and_then(program::open_directory);
         let path = std::env::var_os("PATH");
-        let program = spawn::resolve(&self.config.command, path.as_deref())
-            .map_err(spawn::ResolveError::end)?;
+        let at = directory.as_ref().map(AsFd::as_fd);
+        let program =
+            program::resolve(&self.config.command, path.as_deref(), at).map_err(not_found)?;
         self.announce_start(&program);
-        let uid = self.user.as_ref().map_or(nix::unistd::getuid(), |user| user.uid).as_raw();
-        let notify = match self.config.ready {
-            crate::args::Gate::Notify => Some(WorkerSocket::bind(uid).map_err(|error| {
-                End::Exec {
-                    step: "opening a notify socket".to_owned(),
-                    errno: error.raw_os_error().unwrap_or(0),
-                }
-            })?),
-            _ => None,
-        };
-        let output = match self.config.output {
-            Output::Inherit => None,
-            _ => Some(
-                spawn::output_pipe(self.user.as_ref())
-                    .map_err(|errno| broken("opening a pipe for its output", errno))?,
-            ),
-        };
+        let notify = self.notify_socket()?;
+        let output = self.output_pipe()?;
         let environment = self.environment(generation, index, notify.as_ref());
-        let directory = self.directory.as_ref().and_then(|path| {
-            open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()
-        });
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
         let descriptors: Vec<BorrowedFd> = self.listeners.iter().map(AsFd::as_fd).collect();
-        let spawned = spawn::spawn(&Order {
+        let order = Order {
             program: &program,
             arguments: &self.config.arguments,
             environment: &environment,
@@ -158,23 +146,65 @@ impl Daemon {
             stderr: theirs.unwrap_or(stderr.as_fd()),
             descriptors: &descriptors,
             user: self.user.as_ref(),
-            directory: directory.as_ref().map(AsFd::as_fd),
-            die_with_parent: self.config.die_with_parent.then_some(self.config.stop_signal),
+            directory: at,
+            die_with_parent: self
+                .config
+                .die_with_parent
+                .then_some(self.config.stop_signal),
             nofile: self.nofile,
             pidfd: self.pidfds,
-        })
-        .map_err(|failure| failure.end(&program, self.user.as_ref()))?;
-        drop(descriptors);
-        let ours = output.map(|(ours, _)| ours);
-        self.take_charge(id, generation, program, spawned, notify, ours);
+        };
+        let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
+        let spawned = spawn::spawn(&order).map_err(failed)?;
+        self.take_charge(
+            id,
+            generation,
+            program,
+            spawned,
+            notify,
+            output.map(|(ours, _)| ours),
+        );
         Ok(())
+    }
+
+    fn notify_socket(&self) -> Result<Option<WorkerSocket>, End> {
+        if self.config.ready != Gate::Notify {
+            return Ok(None);
+        }
+        let uid = self
+            .user
+            .as_ref()
+            .map_or(nix::unistd::getuid(), |user| user.uid);
+        let socket = WorkerSocket::bind(uid.as_raw());
+        socket.map(Some).map_err(|error| End::Exec {
+            step: "opening its notify socket".to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+        })
+    }
+
+    fn output_pipe(&self) -> Result<Option<(OwnedFd, OwnedFd)>, End> {
+        if self.config.output == Output::Inherit {
+            return Ok(None);
+        }
+        let pipe = spawn::output_pipe(self.user.as_ref());
+        pipe.map(Some).map_err(|errno| End::Exec {
+            step: "opening a pipe for its output".to_owned(),
+            errno: errno as i32,
+        })
     }
 
     fn announce_start(&self, program: &Path) {
         let arguments = self.config.arguments.iter().map(|word| word.as_os_str());
-        let words: Vec<_> = std::iter::once(program.as_os_str()).chain(arguments).collect();
+        let words: Vec<_> = std::iter::once(program.as_os_str())
+            .chain(arguments)
+            .collect();
         let words = words.join(OsStr::new(" "));
-        info!(self.logger, "Starting {} [{}]", program.display(), words.to_string_lossy());
+        info!(
+            self.logger,
+            "Starting {} [{}]",
+            program.display(),
+            words.to_string_lossy()
+        );
     }
 
     fn environment(
@@ -196,7 +226,12 @@ impl Daemon {
             control,
             user: self.user.as_ref(),
         };
-        Environment::build(std::env::vars_os(), &sockets, self.config.protocols, &extras)
+        Environment::build(
+            std::env::vars_os(),
+            &sockets,
+            self.config.protocols,
+            &extras,
+        )
     }
 
     /// Registers what we hold of a forked worker. Where the kernel refuses a registration we go
@@ -212,12 +247,22 @@ impl Daemon {
     ) {
         let pid = spawned.pid;
         let report = self.watched(spawned.report, Source::Report(id));
-        let pidfd = spawned.pidfd.and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
+        let pidfd = spawned
+            .pidfd
+            .and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
         let notify = notify.and_then(|socket| self.watched(socket, Source::Notify(id)));
         if let Some((fd, ticket)) = output.and_then(|fd| self.watched(fd, Source::Output(id))) {
-            let lossy = self.config.output == Output::Lossy;
-            let pipe = Pipe::new(fd, pid, lossy);
-            let stream = Stream { pipe, ticket, pid, end: None, reported: false };
+            let mut pipe = Pipe::new(fd, pid as u32);
+            if self.config.output == Output::Lossy {
+                pipe.allow_drops();
+            }
+            let stream = Stream {
+                pipe,
+                ticket,
+                pid,
+                end: None,
+                reported: false,
+            };
             self.children.streams.insert(id, stream);
         }
         let child = Child {
@@ -247,7 +292,9 @@ impl Daemon {
 
     /// The exec of a worker is over.
     pub(super) fn on_report(&mut self, id: ChildId) {
-        let Some(child) = self.children.alive.get_mut(&id) else { return };
+        let Some(child) = self.children.alive.get_mut(&id) else {
+            return;
+        };
         let Some((fd, _)) = &child.report else { return };
         let report = spawn::read_report(fd.as_fd());
         if report == Report::Pending {
@@ -265,8 +312,12 @@ impl Daemon {
     /// A worker has something to say.
     pub(super) fn on_notify(&mut self, id: ChildId) {
         for _ in 0..MESSAGES {
-            let Some(child) = self.children.alive.get_mut(&id) else { return };
-            let Some((socket, _)) = &child.notify else { return };
+            let Some(child) = self.children.alive.get_mut(&id) else {
+                return;
+            };
+            let Some((socket, _)) = &child.notify else {
+                return;
+            };
             let message = match socket.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) | Err(_) => return,
@@ -282,8 +333,12 @@ impl Daemon {
                 }
                 Message::Refused { pid, uid } if !child.refused => {
                     child.refused = true;
-                    warn!(self.logger, "process {pid} of user {uid} may not speak for worker {}: \
-                        its messages are ignored", child.pid);
+                    warn!(
+                        self.logger,
+                        "process {pid} of user {uid} may not speak for worker {}: \
+                        its messages are ignored",
+                        child.pid
+                    );
                 }
                 Message::Refused { .. } => {}
             }
@@ -314,7 +369,9 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
-        let Some(child) = self.children.alive.remove(&id) else { return };
+        let Some(child) = self.children.alive.remove(&id) else {
+            return;
+        };
         self.children.by_pid.remove(&child.pid);
         let end = match child.failure {
             Some(failure) => failure.end(&child.program, self.user.as_ref()),
@@ -332,7 +389,13 @@ impl Daemon {
         };
         self.close_stream(id, text);
         let last_lines = self.children.last_lines(id);
-        self.children.bury(id, Culprit { pid: Some(child.pid), last_lines });
+        self.children.bury(
+            id,
+            Culprit {
+                pid: Some(child.pid),
+                last_lines,
+            },
+        );
         self.on_listeners_in_doubt();
         self.tell(Event::Gone(id, end));
     }
@@ -351,28 +414,52 @@ impl Daemon {
 
     /// Moves what a worker has written into the log, within a turn's budget.
     pub(super) fn on_output(&mut self, id: ChildId) {
-        let asked = self.core.workers().find(id).is_none_or(|worker| worker.is_asked());
-        let Some(stream) = self.children.streams.get_mut(&id) else { return };
-        let state = stream.pipe.drain(&mut self.log, asked);
-        if stream.pipe.is_complete() || state == crate::output::Drained::Eof {
+        let Some(stream) = self.children.streams.get_mut(&id) else {
+            return;
+        };
+        let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        if stream.pipe.is_complete() || state == Drained::Eof {
             if let Some(end) = stream.end.take() {
                 info!(self.logger, "{end}");
                 stream.reported = true;
             }
         }
         match state {
-            crate::output::Drained::Eof => self.drop_stream(id),
-            crate::output::Drained::More => {
-                self.watch.inbox.insert(Source::Output(id));
-            }
-            crate::output::Drained::Empty => {}
+            Drained::Eof => self.drop_stream(id),
+            Drained::More => drop(self.watch.inbox.insert(Source::Output(id))),
+            Drained::Held => drop(self.children.parked.insert(id, None)),
+            Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
+            Drained::Empty => {}
         }
         self.limit_orphaned_pipes();
     }
 
+    /// Goes on reading what could not be read before.
+    pub(super) fn unpark(&mut self) {
+        let (now, blocked) = (clock::now(), self.log.is_blocked());
+        let inbox = &mut self.watch.inbox;
+        self.children.parked.retain(|id, until| {
+            let stays = blocked && until.is_none_or(|until| until > now);
+            if !stays {
+                inbox.insert(Source::Output(*id));
+            }
+            stays
+        });
+    }
+
+    /// A worker that has been asked to stop must be able to say good-bye and leave.
+    fn let_go(&mut self, id: ChildId) {
+        if let Some(stream) = self.children.streams.get_mut(&id) {
+            stream.pipe.allow_drops();
+            if self.children.parked.remove(&id).is_some() {
+                self.watch.inbox.insert(Source::Output(id));
+            }
+        }
+    }
+
     fn drop_stream(&mut self, id: ChildId) {
         if let Some(stream) = self.children.streams.remove(&id) {
-            self.watch.remove(&stream.pipe, stream.ticket);
+            self.watch.remove(stream.pipe.fd(), stream.ticket);
         }
     }
 
@@ -381,28 +468,59 @@ impl Daemon {
         if self.children.streams.iter().filter(orphaned).count() <= ORPHANED_PIPES {
             return;
         }
-        let oldest = self.children.streams.iter().find(orphaned).map(|(id, s)| (*id, s.pid));
+        let oldest = self
+            .children
+            .streams
+            .iter()
+            .find(orphaned)
+            .map(|(id, s)| (*id, s.pid));
         if let Some((id, pid)) = oldest {
-            warn!(self.logger, "closing the output of worker {pid}, which is gone: \
-                too many descendants of dead workers still hold theirs");
+            warn!(
+                self.logger,
+                "closing the output of worker {pid}, which is gone: \
+                too many descendants of dead workers still hold theirs"
+            );
             self.drop_stream(id);
         }
     }
 
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
-        let Some(child) = self.children.alive.get(&id) else { return };
+        if self
+            .core
+            .workers()
+            .find(id)
+            .is_some_and(|worker| worker.is_asked())
+        {
+            self.let_go(id);
+        }
+        let Some(child) = self.children.alive.get(&id) else {
+            return;
+        };
         if let Err(errno) = process::signal(child.pid, signal) {
-            error!(self.logger, "cannot send signal {signal} to worker {}: {}",
-                child.pid, errno.desc());
+            error!(
+                self.logger,
+                "cannot send signal {signal} to worker {}: {}",
+                child.pid,
+                errno.desc()
+            );
         }
     }
 
     pub(super) fn kill_group(&mut self, id: ChildId) {
-        let Some(child) = self.children.alive.get(&id) else { return };
+        let Some(child) = self.children.alive.get(&id) else {
+            return;
+        };
         let killed = process::signal_group(child.pid, libc::SIGKILL);
         if killed.is_err() {
             // It left its group, or has not made it yet.
             let _ = process::signal(child.pid, libc::SIGKILL);
         }
+    }
+}
+
+fn not_found(error: ResolveError) -> End {
+    End::Exec {
+        step: error.to_string(),
+        errno: 0,
     }
 }

@@ -29,7 +29,10 @@ impl Terminal {
     /// Opens the controlling terminal, if there is one (tty(4)).
     pub fn open() -> Terminal {
         let flags = OFlag::O_RDONLY | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        Terminal { tty: open("/dev/tty", flags, Mode::empty()).ok(), hung_up: None }
+        Terminal {
+            tty: open("/dev/tty", flags, Mode::empty()).ok(),
+            hung_up: None,
+        }
     }
 
     pub fn fd(&self) -> Option<BorrowedFd<'_>> {
@@ -41,7 +44,9 @@ impl Terminal {
         let Some(tty) = &self.tty else { return false };
         let mut fds = [PollFd::new(tty.as_fd(), PollFlags::empty())];
         let gone = poll(&mut fds, PollTimeout::ZERO).is_ok()
-            && fds[0].revents().is_some_and(|found| found.contains(PollFlags::POLLHUP));
+            && fds[0]
+                .revents()
+                .is_some_and(|found| found.contains(PollFlags::POLLHUP));
         if gone && self.hung_up.is_none() {
             self.hung_up = Some(now);
             return true;
@@ -52,7 +57,11 @@ impl Terminal {
     /// What a SIGHUP from these senders means; `look` comes first.
     pub fn meaning(&self, now: Instant, senders: Hangups) -> Meaning {
         let just_hung_up = self.hung_up.is_some_and(|then| now - then <= PASSED_ON);
-        if senders.from_process && !just_hung_up { Meaning::Reload } else { Meaning::HangUp }
+        if senders.from_process && !just_hung_up {
+            Meaning::Reload
+        } else {
+            Meaning::HangUp
+        }
     }
 }
 
@@ -60,20 +69,38 @@ impl Terminal {
 mod tests {
     use super::*;
 
-    const FROM_PROCESS: Hangups = Hangups { from_kernel: false, from_process: true };
-    const FROM_KERNEL: Hangups = Hangups { from_kernel: true, from_process: false };
+    const FROM_PROCESS: Hangups = Hangups {
+        from_kernel: false,
+        from_process: true,
+    };
+    const FROM_KERNEL: Hangups = Hangups {
+        from_kernel: true,
+        from_process: false,
+    };
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
     fn a_sighup_of_the_kernel_is_never_a_reload() {
-        let terminal = Terminal { tty: None, hung_up: None };
+        let terminal = Terminal {
+            tty: None,
+            hung_up: None,
+        };
         assert_eq!(terminal.meaning(Instant(0), FROM_KERNEL), Meaning::HangUp);
     }
 
     #[test]
     fn a_sighup_of_a_process_is_the_shells_only_just_after_the_hang_up() {
-        let terminal = Terminal { tty: None, hung_up: Some(Instant(SECOND)) };
-        assert_eq!(terminal.meaning(Instant(2 * SECOND), FROM_PROCESS), Meaning::HangUp);
-        assert_eq!(terminal.meaning(Instant(4 * SECOND), FROM_PROCESS), Meaning::Reload);
+        let terminal = Terminal {
+            tty: None,
+            hung_up: Some(Instant(SECOND)),
+        };
+        assert_eq!(
+            terminal.meaning(Instant(2 * SECOND), FROM_PROCESS),
+            Meaning::HangUp
+        );
+        assert_eq!(
+            terminal.meaning(Instant(4 * SECOND), FROM_PROCESS),
+            Meaning::Reload
+        );
     }
 }

@@ -4,12 +4,13 @@
 use super::Daemon;
 use super::watch::{Source, Ticket, Watch};
 use crate::environment::Socket;
-use crate::guard::{Guard, Healing};
+use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::supervisor::{Event, Phase};
 use mio::Interest;
 use slog::{error, info, warn};
 use std::io;
+use std::os::fd::OwnedFd;
 
 /// A listener as the environment's protocols write it; it does not change while we live.
 pub(super) struct Texts {
@@ -41,33 +42,40 @@ impl Texts {
 
 /// What the guard has registered.
 pub(super) struct GuardState {
-    guard: Option<(Guard, Ticket)>,
+    guard: Option<Guard>,
     listeners: Vec<Option<Ticket>>,
 }
 
 impl GuardState {
     pub fn new(watch: &mut Watch, listeners: &[Listener]) -> io::Result<GuardState> {
-        let guard = match Guard::new(listeners) {
-            Ok(guard) => {
-                let ticket = watch.add(&guard, Source::Paths, Interest::READABLE)?;
-                Some((guard, ticket))
-            }
-            Err(_) => None, // no inotify here: a look at each worker's end remains
-        };
+        // Without inotify, or for a file that we may not watch, the look at each worker's end
+        // remains.
+        let guard = Guard::new().ok();
+        if let Some(guard) = &guard {
+            watch.add(guard, Source::Paths, Interest::READABLE)?;
+            listeners
+                .iter()
+                .for_each(|listener| drop(guard.watch(listener)));
+        }
         let tickets = listeners.iter().enumerate().map(|(index, listener)| {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
             let stream = listener.kind().listens();
-            let add = || watch.add(listener, Source::Listener(index), Interest::WRITABLE);
-            stream.then(add).and_then(Result::ok)
+            let source = Source::Listener(index);
+            if stream {
+                watch.add(listener, source, Interest::WRITABLE).ok()
+            } else {
+                None
+            }
         });
-        Ok(GuardState { listeners: tickets.collect(), guard })
+        let listeners = tickets.collect();
+        Ok(GuardState { guard, listeners })
     }
 }
 
 impl Daemon {
     /// Something happened that may have cut clients off: look, and mend it.
     pub(super) fn on_listeners_in_doubt(&mut self) {
-        if let Some((guard, _)) = &mut self.guard.guard {
+        if let Some(guard) = &self.guard.guard {
             guard.drain();
         }
         for index in 0..self.listeners.len() {
@@ -76,33 +84,53 @@ impl Daemon {
     }
 
     fn mend(&mut self, index: usize) {
-        let Some(listener) = self.listeners.get_mut(index) else { return };
-        let old_ticket = |tickets: &mut Vec<Option<Ticket>>| tickets[index].take();
-        match crate::guard::heal(listener) {
+        let Some(listener) = self.listeners.get_mut(index) else {
+            return;
+        };
+        let healing = guard::heal(listener);
+        let address = listener.address();
+        match healing {
             Healing::Nothing => {}
             Healing::Relinked => {
-                let address = listener.address();
-                info!(self.logger, "{address} was removed{}: linked back", self.suspects());
+                info!(
+                    self.logger,
+                    "{address} was removed{}: linked back",
+                    self.suspects()
+                );
             }
             Healing::Revived => {
-                let address = listener.address();
-                warn!(self.logger, "{address} was shut down{}: listening again", self.suspects());
+                warn!(
+                    self.logger,
+                    "{address} was shut down{}: listening again",
+                    self.suspects()
+                );
             }
-            Healing::Rebound { old } => {
-                if let Some(ticket) = old_ticket(&mut self.guard.listeners) {
-                    self.watch.remove(&old, ticket);
-                }
-                drop(old);
-                let fd = &self.listeners[index];
-                let source = Source::Listener(index);
-                self.guard.listeners[index] = self.watch.add(fd, source, Interest::WRITABLE).ok();
-                let address = fd.address();
-                warn!(self.logger, "{address} was shut down{}: bound anew, reloading so that \
-                    the workers get it", self.suspects());
-                self.tell(Event::Rebound);
-            }
-            Healing::Failed(error) => error!(self.logger, "{error}"),
+            Healing::Rebound(old) => self.on_rebound(index, old),
+            Healing::Failed(error) => error!(self.logger, "{error}{}", self.suspects()),
         }
+    }
+
+    /// A new socket stands at a listener's address, and the running workers do not have it.
+    fn on_rebound(&mut self, index: usize, old: OwnedFd) {
+        if let Some(ticket) = self.guard.listeners[index].take() {
+            self.watch.remove(&old, ticket);
+        }
+        drop(old);
+        let listener = &self.listeners[index];
+        let added = self
+            .watch
+            .add(listener, Source::Listener(index), Interest::WRITABLE);
+        self.guard.listeners[index] = added.ok();
+        if let Some(guard) = &self.guard.guard {
+            let _ = guard.watch(listener);
+        }
+        warn!(
+            self.logger,
+            "{} was shut down{}: bound anew, reloading so that the workers get it",
+            listener.address(),
+            self.suspects()
+        );
+        self.tell(Event::Rebound);
     }
 
     /// Who was starting or stopping when a listener was harmed.
@@ -110,7 +138,11 @@ impl Daemon {
         let pids: Vec<String> = (self.core.workers().iter())
             .filter(|(_, worker)| !matches!(worker.phase, Phase::Ready { .. }))
             .filter_map(|(id, worker)| {
-                let verb = if worker.is_asked() { "stopping" } else { "starting" };
+                let verb = if worker.is_asked() {
+                    "stopping"
+                } else {
+                    "starting"
+                };
                 Some(format!("{} ({verb})", self.children.pid(id)?))
             })
             .take(8)
@@ -124,9 +156,7 @@ impl Daemon {
     /// We serve no more: no path of ours stays, and clients are refused as soon as no worker
     /// holds the sockets.
     pub(super) fn close_listeners(&mut self) {
-        if let Some((guard, ticket)) = self.guard.guard.take() {
-            self.watch.remove(&guard, ticket);
-        }
+        self.guard.guard = None;
         let tickets = std::mem::take(&mut self.guard.listeners);
         for (mut listener, ticket) in self.listeners.drain(..).zip(tickets) {
             // Workers hold copies: epoll would go on telling of those.

@@ -29,7 +29,12 @@ impl Outer {
         }
         let watched = systemd.as_ref().and_then(Systemd::watchdog_interval);
         let next_watchdog = watched.map(|_| clock::now());
-        Ok(Outer { systemd, next_watchdog, extended: None, stopping: false })
+        Ok(Outer {
+            systemd,
+            next_watchdog,
+            extended: None,
+            stopping: false,
+        })
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -53,7 +58,9 @@ impl Outer {
 impl Daemon {
     /// At the end of a turn.
     pub(super) fn tell_systemd(&mut self) {
-        let Some(systemd) = &mut self.systemd.systemd else { return };
+        let Some(systemd) = &mut self.systemd.systemd else {
+            return;
+        };
         let now = clock::now();
         if self.core.is_stopping() && !self.systemd.stopping {
             self.systemd.stopping = true;

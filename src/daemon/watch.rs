@@ -10,7 +10,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 /// Whose descriptor it is.
@@ -94,7 +94,11 @@ impl Watch {
     /// To be called while `fd` is still open: workers hold copies of some, and epoll would go on
     /// telling of those.
     pub fn remove(&mut self, fd: impl AsFd, ticket: Ticket) {
-        let _ = SourceFd(&fd.as_fd().as_raw_fd()).deregister(self.poll.registry());
+        self.remove_raw(fd.as_fd().as_raw_fd(), ticket);
+    }
+
+    pub fn remove_raw(&mut self, fd: RawFd, ticket: Ticket) {
+        let _ = SourceFd(&fd).deregister(self.poll.registry());
         if let Some(source) = self.sources.remove(&ticket.0) {
             self.inbox.remove(&source);
         }
@@ -106,7 +110,10 @@ impl Watch {
         if !at_once {
             self.arm(until)?;
         }
-        match self.poll.poll(&mut self.events, at_once.then_some(Duration::ZERO)) {
+        match self
+            .poll
+            .poll(&mut self.events, at_once.then_some(Duration::ZERO))
+        {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
         }

@@ -18,7 +18,11 @@ pub struct Hangups {
 /// that whoever reads the number finds its sender.
 pub fn watch_hangups() -> io::Result<()> {
     let note = |info: &libc::siginfo_t| {
-        let sender = if info.si_code == libc::SI_KERNEL { &FROM_KERNEL } else { &FROM_PROCESS };
+        let sender = if info.si_code == libc::SI_KERNEL {
+            &FROM_KERNEL
+        } else {
+            &FROM_PROCESS
+        };
         sender.store(true, Ordering::SeqCst);
     };
     // SAFETY: the action only stores to an atomic, which is async-signal-safe.
