@@ -187,6 +187,7 @@ impl Daemon {
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
+        self.flush_systemd();
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
@@ -256,8 +257,8 @@ impl Daemon {
                 Source::Terminal => self.look_at_terminal(),
                 Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
-                Source::Systemd | Source::Store => self.on_systemd(),
-                Source::Log | Source::Signals => {}
+                // Flushed and asked at the end of each turn.
+                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
                     self.watch.inbox.insert(early);

@@ -155,14 +155,7 @@ impl Daemon {
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
-        self.take_charge(
-            id,
-            generation,
-            program,
-            spawned,
-            notify,
-            output.map(|(ours, _)| ours),
-        );
+        self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
         Ok(())
     }
 

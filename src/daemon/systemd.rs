@@ -57,9 +57,10 @@ impl Outer {
             return Ok(None);
         };
         for name in forget {
-            systemd.remove(name)?;
+            systemd.remove(name);
         }
         let fresh: Vec<_> = (listeners.iter())
+            .filter(|listener| !listener.is_stored())
             .filter_map(|listener| Some((listener.as_fd(), listener.store_name()?)))
             .collect();
         match hand_over(systemd, already.saturating_sub(forget.len()), &fresh)? {
@@ -81,8 +82,8 @@ impl Outer {
     /// A listener was bound anew: the store is to hold the new socket.
     pub fn store_again(&mut self, listener: &Listener) {
         if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
-            let removed = systemd.remove(name);
-            let _ = removed.and_then(|()| systemd.store(listener.as_fd(), name));
+            systemd.remove(name);
+            let _ = systemd.store(listener.as_fd(), name);
         }
     }
 
@@ -108,14 +109,14 @@ impl Outer {
 
     pub fn reloading(&mut self) {
         if let Some(systemd) = &mut self.systemd {
-            let _ = systemd.reloading(clock::now().0 / 1000);
+            systemd.reloading(clock::now().0 / 1000);
         }
     }
 
     /// A generation has its verdict; `up`: one has been live.
     pub fn on_verdict(&mut self, up: bool) {
         if let Some(systemd) = self.systemd.as_mut().filter(|_| up) {
-            let _ = systemd.ready();
+            systemd.ready();
         }
     }
 }
@@ -129,9 +130,9 @@ impl Daemon {
         let now = clock::now();
         if self.core.is_stopping() && !self.systemd.stopping {
             self.systemd.stopping = true;
-            let _ = systemd.stopping();
+            systemd.stopping();
         }
-        let _ = systemd.status(&status::summary(&self.core, &self.last_verdict));
+        systemd.status(&status::summary(&self.core, &self.last_verdict));
         let limit = self.core.gate_deadline();
         if limit > self.systemd.extended {
             let _ = limit.map(|limit| systemd.extend_timeout(limit - now + SLACK));
@@ -140,16 +141,17 @@ impl Daemon {
         if let (Some(due), Some(every)) = (self.systemd.next_watchdog, systemd.watchdog_interval())
         {
             if due <= now {
-                let _ = systemd.watchdog();
+                systemd.watchdog();
                 self.systemd.next_watchdog = Some(now + every);
             }
         }
     }
 
-    /// systemd's socket can take more, or has answered.
-    pub(super) fn on_systemd(&mut self) {
-        if let Some(systemd) = &mut self.systemd.systemd {
-            let _ = systemd.flush();
+    /// Sends what waits for systemd.
+    pub(super) fn flush_systemd(&mut self) {
+        let flushed = self.systemd.systemd.as_mut().map_or(Ok(()), Systemd::flush);
+        if let Err(error) = flushed {
+            warn!(self.logger, "cannot notify systemd: {error}; trying on");
         }
     }
 
