@@ -153,6 +153,9 @@ impl Listener {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| cannot("use", &uri, errno.desc()))?;
         let mut listener = Listener::new(uri, fd, kind, bound, None);
+        if !listener.is_inherited() {
+            listener.store_name = Some(open::store_name(&listener.uri));
+        }
         if let Some(name) = name.filter(|_| listener.uri.options.name.is_none()) {
             listener.name = name.to_owned();
         }

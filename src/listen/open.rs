@@ -28,22 +28,36 @@ pub struct Opened {
     /// Names in the fd store that hold nothing of use any more: `FDSTOREREMOVE=1` for each, before
     /// anything is stored.
     pub forget: Vec<String>,
+    /// The names of the listeners that came back from the fd store.
+    recovered: Vec<String>,
+}
+
+impl Opened {
+    /// For a start that fails after all: our paths are removed, except those that came back from
+    /// the fd store, which the next start finds there again.
+    pub fn abandon(mut self) {
+        for listener in &mut self.listeners {
+            let recovered = (self.recovered.iter()).any(|name| listener.store_name() == Some(name));
+            match recovered {
+                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
+                false => listener.remove(),
+            }
+        }
+    }
 }
 
 /// Opens every address, in order.
 ///
 /// Errors: "cannot bind tcp://:80: Address already in use", with the address that failed.
 pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
-    let opened = Opened::default();
     let mut opening = Opening {
         inherited,
-        opened,
+        opened: Opened::default(),
         taken: Vec::new(),
-        recovered: Vec::new(),
     };
     for uri in uris {
         if let Err(error) = opening.open(uri) {
-            opening.give_up();
+            opening.opened.abandon();
             return Err(error);
         }
     }
@@ -57,8 +71,6 @@ struct Opening<'a> {
     opened: Opened,
     /// The inherited descriptors that have found their address, or are of no use.
     taken: Vec<RawFd>,
-    /// The names of the listeners that came back from the fd store.
-    recovered: Vec<String>,
 }
 
 impl Opening<'_> {
@@ -116,6 +128,7 @@ impl Opening<'_> {
             _ => inherit(number),
         };
         let fd = fd.map_err(|errno| match errno {
+            Errno::EBADF => cannot("use", uri, "it is not open"),
             Errno::EBUSY => cannot("use", uri, "it was not inherited"),
             errno => cannot("use", uri, errno.desc()),
         })?;
@@ -206,7 +219,7 @@ impl Opening<'_> {
                     let address = listener.address();
                     let line = format!("Took {address} back from systemd's fd store");
                     self.opened.notices.push(line);
-                    self.recovered.push(name.to_owned());
+                    self.opened.recovered.push(name.to_owned());
                     return Some(listener);
                 }
                 Err(Error(why)) => self.opened.notices.push(format!("{why}; opening it anew")),
@@ -267,20 +280,6 @@ impl Opening<'_> {
             }
         }
     }
-
-    fn give_up(&mut self) {
-        for listener in &mut self.opened.listeners {
-            let name = listener.store_name();
-            match self
-                .recovered
-                .iter()
-                .any(|recovered| Some(&**recovered) == name)
-            {
-                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
-                false => listener.remove(),
-            }
-        }
-    }
 }
 
 /// `fd://0`, as inetd hands a socket over: moved above 2 (std does so), for a worker gets our stdin
@@ -338,7 +337,7 @@ fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Resul
 
 /// `socketmaster-tcp-%3A8080`: the same for the same address, and fit for `FDNAME=`, which takes at
 /// most 255 printable ASCII characters and no colon (sd_pid_notify_with_fds(3)).
-fn store_name(uri: &Uri) -> String {
+pub(crate) fn store_name(uri: &Uri) -> String {
     const LONGEST: usize = 200;
     let mut name = format!("{STORE_PREFIX}{}-", uri.scheme.name());
     for byte in uri.address.to_string().bytes() {
