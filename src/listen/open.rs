@@ -28,8 +28,6 @@ pub struct Opened {
     /// Names in the fd store that hold nothing of use any more: `FDSTOREREMOVE=1` for each, before
     /// anything is stored.
     pub forget: Vec<String>,
-    /// The names of the listeners that came back from the fd store.
-    recovered: Vec<String>,
 }
 
 impl Opened {
@@ -37,8 +35,7 @@ impl Opened {
     /// the fd store, which the next start finds there again.
     pub fn abandon(mut self) {
         for listener in &mut self.listeners {
-            let recovered = (self.recovered.iter()).any(|name| listener.store_name() == Some(name));
-            match recovered {
+            match listener.is_stored {
                 true => listener.file.iter_mut().for_each(SocketFile::forget_link),
                 false => listener.remove(),
             }
@@ -62,6 +59,7 @@ pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
         }
     }
     opening.dismiss_the_rest();
+    opening.store_again_what_shares_a_name();
     opening.say_what_is_less_than_asked();
     Ok(opening.opened)
 }
@@ -215,11 +213,11 @@ impl Opening<'_> {
             }
             self.taken.push(passed.fd);
             match restored(uri, passed.fd, candidates) {
-                Ok(listener) => {
+                Ok(mut listener) => {
                     let address = listener.address();
                     let line = format!("Took {address} back from systemd's fd store");
                     self.opened.notices.push(line);
-                    self.opened.recovered.push(name.to_owned());
+                    listener.is_stored = true;
                     return Some(listener);
                 }
                 Err(Error(why)) => self.opened.notices.push(format!("{why}; opening it anew")),
@@ -249,6 +247,14 @@ impl Opening<'_> {
             if passed.is_stored() {
                 self.opened.forget.push(passed.name.clone());
             }
+        }
+    }
+
+    /// `FDSTOREREMOVE=1` takes every socket of that name out of the store.
+    fn store_again_what_shares_a_name(&mut self) {
+        for listener in &mut self.opened.listeners {
+            let forgotten = |name| self.opened.forget.iter().any(|forget| forget == name);
+            listener.is_stored &= !listener.store_name.as_deref().is_some_and(forgotten);
         }
     }
 

@@ -538,3 +538,15 @@ fn a_start_that_fails_later_leaves_no_path_either() {
         .abandon();
     assert_eq!(folder.names(), [""; 0]);
 }
+
+#[test]
+fn what_shares_its_name_with_a_useless_socket_is_to_be_stored_again() {
+    let listener = open("tcp://127.0.0.1:0");
+    let asked = uri(&listener.address());
+    let name = store_name(&asked);
+    let (good, bad) = (pass_on(listener.fd), pass_on(open("tcp://127.0.0.1:0").fd));
+    let one = open_all(&[asked], &passed(&[(good, &name), (bad, &name)])).unwrap();
+    assert_eq!(one.listeners[0].fd.as_raw_fd(), good);
+    assert_eq!(one.forget, [name]);
+    assert!(!one.listeners[0].is_stored());
+}
