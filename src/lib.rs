@@ -10,6 +10,7 @@ pub mod einhorn;
 #[cfg(feature = "einhorn")]
 pub mod einhornsh;
 pub mod environment;
+pub mod flags;
 pub mod guard;
 pub mod listen;
 pub mod log;

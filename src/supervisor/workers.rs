@@ -1,0 +1,247 @@
+//! The workers that exist, by `ChildId`, with counts per generation kept beside them so that no
+//! question costs a walk over all. Inserted in one place, removed in one place.
+
+use super::{ChildId, Instant};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// How long a worker that was asked to stop may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    Forever,
+    Until(Instant),
+    /// SIGKILL has been sent.
+    Exhausted,
+}
+
+/// Where in its life a worker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Starting {
+        exec_by: Instant,
+    },
+    /// `gate`: with a timer the moment it is ready, else the last moment to say so.
+    Running {
+        since: Instant,
+        gate: Option<Instant>,
+    },
+    Ready {
+        since: Instant,
+    },
+    Stopping {
+        since: Instant,
+        patience: Patience,
+    },
+}
+
+/// A process of the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    pub generation: u64,
+    /// The smallest number that no living worker had (EINHORN_CHILD_INDEX).
+    pub index: u32,
+    pub phase: Phase,
+    pub spawned: Instant,
+    /// How many workers had this place before.
+    pub restarts: u32,
+    /// Deaths in a row in this place.
+    pub(super) streak: u32,
+    /// SIGQUIT was forwarded to it.
+    pub(super) quit: bool,
+    /// Of a generation that gave way, and not ready yet: not replaced.
+    pub(super) superseded: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        generation: u64,
+        now: Instant,
+        exec_by: Instant,
+        restarts: u32,
+        streak: u32,
+    ) -> Worker {
+        Worker {
+            generation,
+            index: 0,
+            phase: Phase::Starting { exec_by },
+            spawned: now,
+            restarts,
+            streak,
+            quit: false,
+            superseded: false,
+        }
+    }
+
+    pub fn is_asked(&self) -> bool {
+        matches!(self.phase, Phase::Stopping { .. })
+    }
+
+    pub fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready { .. })
+    }
+
+    /// On its way: neither ready nor asked to stop.
+    pub fn is_unready(&self) -> bool {
+        matches!(self.phase, Phase::Starting { .. } | Phase::Running { .. })
+    }
+
+    /// Since its start.
+    pub fn age(&self, now: Instant) -> Duration {
+        now - self.spawned
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Starting { exec_by } => Some(exec_by),
+            Phase::Running { gate, .. } => gate,
+            Phase::Ready { .. } => None,
+            Phase::Stopping {
+                patience: Patience::Until(at),
+                ..
+            } => Some(at),
+            Phase::Stopping { .. } => None,
+        }
+    }
+}
+
+/// How many workers of a generation are in which phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub unready: u32,
+    pub ready: u32,
+    pub stopping: u32,
+}
+
+impl Tally {
+    /// Those that nobody has asked to stop.
+    pub fn unasked(&self) -> u32 {
+        self.unready + self.ready
+    }
+
+    fn slot(&mut self, phase: Phase) -> &mut u32 {
+        match phase {
+            Phase::Starting { .. } | Phase::Running { .. } => &mut self.unready,
+            Phase::Ready { .. } => &mut self.ready,
+            Phase::Stopping { .. } => &mut self.stopping,
+        }
+    }
+}
+
+/// All workers that exist.
+#[derive(Debug, Clone, Default)]
+pub struct Workers {
+    map: BTreeMap<ChildId, Worker>,
+    tallies: BTreeMap<u64, Tally>,
+    total: Tally,
+    last_id: u64,
+    /// Indexes below `indexes` that nobody has.
+    free: BTreeSet<u32>,
+    indexes: u32,
+}
+
+impl Workers {
+    pub fn find(&self, id: ChildId) -> Option<&Worker> {
+        self.map.get(&id)
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
+        self.map.iter().map(|(id, worker)| (*id, worker))
+    }
+
+    /// Oldest first.
+    pub fn ids(&self) -> Vec<ChildId> {
+        self.map.keys().copied().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub fn tally(&self, generation: u64) -> Tally {
+        self.tallies.get(&generation).copied().unwrap_or_default()
+    }
+
+    /// The generations that have workers, oldest first.
+    pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u64, Tally)> {
+        self.tallies
+            .iter()
+            .map(|(generation, tally)| (*generation, *tally))
+    }
+
+    pub fn unasked(&self) -> u32 {
+        self.total.unasked()
+    }
+
+    pub fn ready(&self) -> u32 {
+        self.total.ready
+    }
+
+    pub fn unready(&self) -> u32 {
+        self.total.unready
+    }
+
+    pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
+        let due = self
+            .iter()
+            .filter(|(_, worker)| worker.deadline().is_some_and(|at| at <= now));
+        due.map(|(id, _)| id).collect()
+    }
+
+    pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
+        self.last_id += 1;
+        let id = ChildId(self.last_id);
+        worker.index = self.free.pop_first().unwrap_or_else(|| {
+            self.indexes += 1;
+            self.indexes - 1
+        });
+        let index = worker.index;
+        self.count(worker.generation, worker.phase, 1);
+        self.map.insert(id, worker);
+        (id, index)
+    }
+
+    pub(super) fn remove(&mut self, id: ChildId) -> Option<Worker> {
+        let worker = self.map.remove(&id)?;
+        self.free.insert(worker.index);
+        self.count(worker.generation, worker.phase, -1);
+        if self.tally(worker.generation) == Tally::default() {
+            self.tallies.remove(&worker.generation);
+        }
+        Some(worker)
+    }
+
+    pub(super) fn set_phase(&mut self, id: ChildId, phase: Phase) {
+        let Some(worker) = self.map.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut worker.phase, phase);
+        worker.superseded &= worker.is_unready();
+        let generation = worker.generation;
+        self.count(generation, before, -1);
+        self.count(generation, phase, 1);
+    }
+
+    pub(super) fn mark_quit(&mut self, id: ChildId) {
+        if let Some(worker) = self.map.get_mut(&id) {
+            worker.quit = true;
+        }
+    }
+
+    pub(super) fn mark_superseded(&mut self, id: ChildId) {
+        if let Some(worker) = self.map.get_mut(&id) {
+            worker.superseded = true;
+        }
+    }
+
+    fn count(&mut self, generation: u64, phase: Phase, by: i32) {
+        let tally = self.tallies.entry(generation).or_default();
+        for slot in [tally.slot(phase), self.total.slot(phase)] {
+            *slot = slot.wrapping_add_signed(by);
+        }
+    }
+}
