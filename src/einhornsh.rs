@@ -56,10 +56,11 @@ pub fn run(args: Vec<OsString>) -> i32 {
         }
     };
     leave_quietly_on_interrupt();
-    match converse(&plan) {
+    let tty = io::stdin().is_terminal();
+    match converse(&plan, tty, &mut io::stdin().lock(), &mut io::stdout()) {
         Ok(()) => 0,
-        Err(Failure(message)) => {
-            complain(&message);
+        Err(Failure::Typing(message) | Failure::Wire(message)) => {
+            complain(&format!("einhornsh: {message}"));
             1
         }
     }
@@ -115,28 +116,42 @@ fn leave_quietly_on_interrupt() {
     let _ = signal_hook::flag::register_conditional_shutdown(libc::SIGINT, 0, always);
 }
 
-/// Why we end with status 1: one line.
-struct Failure(String);
+/// Why we end with status 1.
+#[derive(Debug)]
+enum Failure {
+    /// What was typed makes no words.
+    Typing(String),
+    /// The master cannot be reached, or is gone.
+    Wire(String),
+}
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure(format!("einhornsh: {error}"))
+        Failure::Wire(error.to_string())
     }
 }
 
-fn converse(plan: &Plan) -> Result<(), Failure> {
-    let interactive = io::stdin().is_terminal();
+/// `tty`: a person sits there, to be greeted and prompted.
+fn converse(
+    plan: &Plan,
+    tty: bool,
+    input: &mut dyn BufRead,
+    out: &mut dyn Write,
+) -> Result<(), Failure> {
+    let wire = Wire::connect(&plan.socket)?;
     let mut shell = Shell {
-        wire: Wire::connect(&plan.socket)?,
+        wire,
         path: &plan.socket,
         last_id: 0,
+        tty,
+        out,
     };
-    if interactive {
+    if tty {
         shell.greet()?;
     }
     match &plan.commands {
         Some(commands) => shell.run_line(commands).map(drop),
-        None => shell.prompt(interactive),
+        None => shell.prompt(input),
     }
 }
 
@@ -151,6 +166,8 @@ struct Shell<'a> {
     wire: Wire,
     path: &'a Path,
     last_id: u64,
+    tty: bool,
+    out: &'a mut dyn Write,
 }
 
 impl Shell<'_> {
@@ -162,32 +179,34 @@ impl Shell<'_> {
         self.wire.print_answers(&mut io::stderr())
     }
 
-    fn prompt(&mut self, interactive: bool) -> Result<(), Failure> {
-        if interactive {
-            complain("Enter 'help' if you're not sure what to do.\n");
+    fn prompt(&mut self, input: &mut dyn BufRead) -> Result<(), Failure> {
+        if self.tty {
+            complain("Enter 'help' if you're not sure what to do.\n\n");
             complain("Type \"quit\" or \"exit\" to quit at any time");
         }
-        let mut line = Vec::new();
-        loop {
-            if interactive {
-                write!(io::stdout(), "> ")?;
-                io::stdout().flush()?;
-            }
-            line.clear();
-            if io::stdin().lock().read_until(b'\n', &mut line)? == 0 {
-                if interactive {
-                    complain("");
-                }
-                return Ok(());
-            }
-            match self.run_line(&String::from_utf8_lossy(&line)) {
+        while let Some(line) = self.read_line(input)? {
+            match self.run_line(&line) {
                 Ok(Next::GoOn) => {}
                 Ok(Next::Leave) => return Ok(()),
-                // Above all a quote that was not closed: type it again.
-                Err(Failure(message)) if interactive && self.wire.open => complain(&message),
+                // A person types it again.
+                Err(Failure::Typing(message)) if self.tty => complain(&message),
                 Err(failure) => return Err(failure),
             }
         }
+        if self.tty {
+            complain("\n");
+        }
+        Ok(())
+    }
+
+    fn read_line(&mut self, input: &mut dyn BufRead) -> Result<Option<String>, Failure> {
+        if self.tty {
+            self.out.write_all(b"> ")?;
+            self.out.flush()?;
+        }
+        let mut line = Vec::new();
+        let count = input.read_until(b'\n', &mut line)?;
+        Ok((count > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
     }
 
     /// Runs what is on the line; a semicolon separates also inside quotes, as einhornsh has it.
@@ -201,7 +220,7 @@ impl Shell<'_> {
     }
 
     fn run_command(&mut self, line: &str) -> Result<Next, Failure> {
-        let words = words::split(line).map_err(|why| Failure(format!("einhornsh: {why}")))?;
+        let words = words::split(line).map_err(Failure::Typing)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let Some((command, args)) = words.split_first() else {
             return Ok(Next::GoOn);
@@ -212,7 +231,7 @@ impl Shell<'_> {
         }
         self.last_id += 1;
         self.send(&protocol::encode_request(self.last_id, command, args))?;
-        self.wire.print_answers(&mut io::stdout())?;
+        self.wire.print_answers(self.out)?;
         Ok(Next::GoOn)
     }
 
@@ -222,6 +241,9 @@ impl Shell<'_> {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 complain("einhornsh: the master closed the connection; reconnecting");
                 self.wire = Wire::connect(self.path)?;
+                if self.tty {
+                    self.greet()?;
+                }
                 Ok(self.wire.stream.write_all(request)?)
             }
             other => Ok(other?),
@@ -233,27 +255,21 @@ impl Shell<'_> {
 struct Wire {
     stream: UnixStream,
     reader: LineReader,
-    /// False once the master has closed it.
-    open: bool,
 }
 
 impl Wire {
     fn connect(path: &Path) -> Result<Wire, Failure> {
+        let shown = path.display();
         match UnixStream::connect(path) {
             Ok(stream) => Ok(Wire {
                 stream,
                 reader: LineReader::new(MAX_ANSWER),
-                open: true,
             }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Failure(format!(
-                "Could not connect to Einhorn master process:\n\n  {}: {error}\n\n\
-                 HINT: Is an einhorn running? Pass the same -c NAME or -d PATH as it was started with.",
-                path.display()
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(Failure::Wire(format!(
+                "Could not connect to Einhorn master process: {shown}: {error}. \
+                 Is one running? It needs the same -c NAME or -d PATH here as there."
             ))),
-            Err(error) => Err(Failure(format!(
-                "einhornsh: cannot connect to {}: {error}",
-                path.display()
-            ))),
+            Err(error) => Err(Failure::Wire(format!("cannot connect to {shown}: {error}"))),
         }
     }
 
@@ -285,29 +301,15 @@ impl Wire {
     fn read_line(&mut self) -> Result<Vec<u8>, Failure> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            match self.reader.next_line() {
-                Ok(Some(line)) => return Ok(line),
-                Ok(None) => {}
-                Err(error) => {
-                    self.open = false;
-                    return Err(Failure(format!(
-                        "einhornsh: cannot read the answer: {error}"
-                    )));
-                }
+            let line = self.reader.next_line();
+            if let Some(line) = line.map_err(|error| Failure::Wire(error.to_string()))? {
+                return Ok(line);
             }
             match self.stream.read(&mut chunk) {
-                Ok(0) => {
-                    self.open = false;
-                    return Err(Failure(
-                        "einhornsh: the master closed the connection".into(),
-                    ));
-                }
+                Ok(0) => return Err(Failure::Wire("the master closed the connection".into())),
                 Ok(count) => self.reader.push(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.open = false;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
     }

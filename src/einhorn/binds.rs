@@ -1,5 +1,6 @@
 //! What `-b` and the old `srv:` arguments say. Pure.
 
+use crate::flags::printable;
 use crate::uri::Uri;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -33,7 +34,7 @@ impl Bind {
         let form = || {
             format!(
                 "cannot bind {}: it must be HOST:PORT, [IPV6]:PORT or unix:PATH, with flags as in 127.0.0.1:80,r,n",
-                text.display()
+                printable(text)
             )
         };
         let place = four(place)
@@ -104,12 +105,12 @@ fn is_nonblocking(flags: &[String], text: &OsStr, warnings: &mut Vec<String>) ->
             "r" | "so_reuseaddr" => {}
             "n" | "o_nonblock" => nonblocking = true,
             "rn" | "nr" => {
-                warnings.push(format!("bind {}: taking {flag} for r,n", text.display()));
+                warnings.push(format!("bind {}: taking {flag} for r,n", printable(text)));
                 nonblocking = true;
             }
             _ => warnings.push(format!(
                 "bind {}: unknown flag {flag} ignored",
-                text.display()
+                printable(text)
             )),
         }
     }
@@ -161,7 +162,7 @@ pub fn take_srv(
             });
         warnings.push(format!(
             "{}: srv: arguments are deprecated, EINHORN_FD_{at} says the same",
-            argument.display()
+            printable(argument)
         ));
         let mut replaced = OsString::from_vec(name);
         replaced.push((first + at).to_string());
