@@ -15,6 +15,7 @@ pub use binds::Bind;
 
 use crate::args::{Config, Gate, LogTarget, Output, Protocols};
 use crate::supervisor;
+use nix::unistd::{SysconfVar, sysconf};
 use options::{Item, Switch, Words};
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -148,7 +149,8 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of this process.
     pub fn look() -> Surroundings {
-        let processors = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+        let processors = online.and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
         Surroundings {
             directory: files::default_directory(),
             processors,
