@@ -1,6 +1,162 @@
-//! The texts that the `einhorn` face prints about itself. Pure.
+//! The table of einhorn's options, and the texts that the face prints about itself. Pure.
 
-use super::{SPOKEN_VERSION, SWITCHES, options};
+use super::SPOKEN_VERSION;
+use super::options::{self, Switch};
+
+const fn flag(short: char, long: &'static str, help: &'static str) -> Switch {
+    Switch {
+        short: Some(short),
+        long,
+        value: None,
+        help,
+    }
+}
+
+const fn valued(
+    short: Option<char>,
+    long: &'static str,
+    value: &'static str,
+    help: &'static str,
+) -> Switch {
+    Switch {
+        short,
+        long,
+        value: Some(value),
+        help,
+    }
+}
+
+/// Every option, in the order of the help.
+pub const SWITCHES: &[Switch] = &[
+    valued(
+        Some('b'),
+        "bind",
+        "ADDR",
+        "A socket for the workers: HOST:PORT, [IPV6]:PORT or unix:PATH, with flags as in :80,r,n",
+    ),
+    valued(
+        Some('c'),
+        "command-name",
+        "NAME",
+        "Names the files: einhorn-NAME.sock, .pid, .lock",
+    ),
+    valued(
+        Some('d'),
+        "socket-path",
+        "PATH",
+        "The control socket (default $TMPDIR/einhorn.sock)",
+    ),
+    valued(
+        Some('e'),
+        "pidfile",
+        "PATH",
+        "The pid file (default $TMPDIR/einhorn.pid)",
+    ),
+    valued(
+        Some('f'),
+        "lockfile",
+        "PATH",
+        "The lock file (default $TMPDIR/einhorn.lock)",
+    ),
+    flag(
+        'g',
+        "command-socket-as-fd",
+        "Give workers a control connection, EINHORN_SOCK_FD",
+    ),
+    flag('h', "help", "Print this text"),
+    flag(
+        'k',
+        "kill-children-on-exit",
+        "Workers get USR2 if the master dies",
+    ),
+    valued(
+        Some('l'),
+        "backlog",
+        "N",
+        "Length of the sockets' queues (default 100)",
+    ),
+    valued(
+        Some('m'),
+        "ack-mode",
+        "MODE",
+        "manual: workers say when they are up; a number: seconds that they must live (default 1)",
+    ),
+    valued(Some('n'), "number", "N", "Number of workers (default 1)"),
+    valued(
+        Some('p'),
+        "preload",
+        "PATH",
+        "Refused: it needs the Ruby einhorn",
+    ),
+    flag('q', "quiet", "Say less"),
+    valued(
+        Some('s'),
+        "seconds",
+        "N",
+        "Least time between two starts (default 1)",
+    ),
+    flag('v', "verbose", "Say more"),
+    valued(
+        None,
+        "max-unacked",
+        "N",
+        "Workers starting at a time (default: number of processors)",
+    ),
+    valued(
+        None,
+        "max-upgrade-additional",
+        "N",
+        "Extra workers during an upgrade (default: all)",
+    ),
+    valued(
+        None,
+        "drop-env-var",
+        "VAR",
+        "Leave VAR out of the environment at upgrades",
+    ),
+    valued(
+        None,
+        "reexec-as",
+        "CMDLINE",
+        "What to run in place of einhorn at an upgrade",
+    ),
+    valued(
+        None,
+        "nice",
+        "MASTER[:WORKER][:RENICE_CMD]",
+        "How nice the processes are",
+    ),
+    Switch {
+        short: None,
+        long: "gc-before-fork",
+        value: None,
+        help: "Accepted, without effect",
+    },
+    valued(
+        None,
+        "with-state-fd",
+        "N",
+        "[Internal] Take over from the einhorn that ran before",
+    ),
+    Switch {
+        short: None,
+        long: "upgrade-check",
+        value: None,
+        help: "[Internal] Say that we can be run, and exit",
+    },
+    valued(
+        Some('t'),
+        "signal-timeout",
+        "T",
+        "SIGKILL workers T seconds after another signal",
+    ),
+    Switch {
+        short: None,
+        long: "version",
+        value: None,
+        help: "Print the version",
+    },
+];
 
 /// What a command line without a command is answered with.
 pub fn usage() -> String {
