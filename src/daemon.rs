@@ -1,1 +1,464 @@
-//! (being written)
+//! The loop: it waits, translates what the kernel says into events of the core, performs what the
+//! core wants done, and waits again. It owns every descriptor and every pid, and no policy.
+//!
+//! A turn takes things up in this order: stop signals, readiness, deaths, other signals,
+//! deadlines. What is promoted is decided after one more look that found no death.
+
+mod children;
+mod hangup;
+mod sockets;
+mod systemd;
+mod watch;
+
+use crate::args::{Config, Gate};
+use crate::listen::Listener;
+use crate::log::Log;
+use crate::status::{self, Culprit};
+use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
+use crate::sys::{clock, signals};
+use crate::user::User;
+use children::Children;
+use hangup::{Meaning, Terminal};
+use mio::Interest;
+use mio::unix::SourceFd;
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+pub use signal_hook_mio::v1_0::Signals;
+use slog::{error, info, warn};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::PathBuf;
+use std::time::Duration;
+use watch::{Source, Ticket, Watch};
+
+/// How long the last lines may take to be written before we end without them.
+const FINAL_FLUSH: Duration = Duration::from_secs(1);
+/// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
+const PER_WORKER: u64 = 4;
+/// Descriptors that are ours whatever the workers need: the loop's, the log's, a few connections.
+const OUR_OWN: u64 = 64;
+/// While we stop, the log says this often whom we wait for.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// The signals that we handle. They are set up before anything else is done.
+pub fn install_signals() -> io::Result<Signals> {
+    signals::watch_hangups()?;
+    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])
+}
+
+/// Everything that was set up before the loop starts.
+pub struct Setup {
+    pub config: Config,
+    pub signals: Signals,
+    pub log: Log,
+    pub listeners: Vec<Listener>,
+    pub user: Option<User>,
+    /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
+    pub nofile: (u64, u64),
+    pub systemd: Option<crate::notify::Systemd>,
+    /// How many sockets systemd's fd store holds of ours already.
+    pub stored: usize,
+    /// Names in the fd store that hold nothing of use any more.
+    pub forget: Vec<String>,
+}
+
+pub struct Daemon {
+    config: Config,
+    core: Supervisor,
+    watch: Watch,
+    signals: Signals,
+    /// Signals that were read and wait for their place in the turn.
+    waiting: BTreeSet<i32>,
+    log: Log,
+    logger: slog::Logger,
+    log_ticket: Option<(RawFd, Ticket)>,
+    children: Children,
+    listeners: Vec<Listener>,
+    sockets: Vec<sockets::Texts>,
+    guard: sockets::GuardState,
+    terminal: Terminal,
+    systemd: systemd::Outer,
+    user: Option<User>,
+    stdin: OwnedFd,
+    directory: Option<PathBuf>,
+    nofile: Option<(u64, u64)>,
+    pidfds: bool,
+    last_verdict: String,
+    reminder: Option<Instant>,
+    exit: Option<i32>,
+}
+
+/// The number of workers that a limit of descriptors suffices for.
+pub fn capacity(hard_limit: u64, listeners: usize) -> u32 {
+    let left = hard_limit.saturating_sub(OUR_OWN + listeners as u64);
+    u32::try_from(left / PER_WORKER).unwrap_or(u32::MAX)
+}
+
+fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
+    supervisor::Policy {
+        workers: config.workers,
+        max_extra: Some(config.max_extra),
+        style: None,
+        gate: match config.ready {
+            Gate::Timer => supervisor::Gate::Timer,
+            Gate::Notify | Gate::Ack => supervisor::Gate::Report,
+        },
+        start: config.start,
+        stop: config.stop,
+        stop_signal: config.stop_signal,
+        respawn: config.respawn,
+        pace: None,
+        capacity,
+    }
+}
+
+impl Daemon {
+    /// Registers everything that the loop waits for. Fails only where the system refuses a
+    /// descriptor; nothing has been started then.
+    pub fn new(setup: Setup) -> io::Result<Daemon> {
+        let mut watch = Watch::new()?;
+        let mut signals = setup.signals;
+        watch.add_raw(&mut signals, Source::Signals, Interest::READABLE)?;
+        let terminal = Terminal::open();
+        if let Some(tty) = terminal.fd() {
+            // There is no empty interest; a hang-up is told whatever was asked for.
+            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+        }
+        let guard = sockets::GuardState::new(&mut watch, &setup.listeners)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd)?;
+        let capacity = capacity(setup.nofile.1, setup.listeners.len());
+        let logger = setup.log.logger();
+        let mut daemon = Daemon {
+            core: Supervisor::new(policy(&setup.config, capacity)),
+            sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
+            stdin: crate::spawn::worker_stdin()?,
+            directory: crate::program::logical_directory(std::env::var_os("PWD")),
+            nofile: Some(setup.nofile),
+            pidfds: crate::sys::process::probe_pidfd(),
+            config: setup.config,
+            watch,
+            signals,
+            waiting: BTreeSet::new(),
+            log: setup.log,
+            logger,
+            log_ticket: None,
+            children: Children::default(),
+            listeners: setup.listeners,
+            guard,
+            terminal,
+            systemd,
+            user: setup.user,
+            last_verdict: String::new(),
+            reminder: None,
+            exit: None,
+        };
+        daemon.fill_store(setup.stored, &setup.forget);
+        Ok(daemon)
+    }
+
+    /// Runs until there is nothing left to run; returns our exit status.
+    pub fn run(mut self) -> i32 {
+        // From now on only a stop ends us.
+        if !self.pidfds {
+            info!(
+                self.logger,
+                "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
+            );
+        }
+        self.tell(Event::Start);
+        loop {
+            if let Some(status) = self.exit {
+                self.finish();
+                return status;
+            }
+            self.turn();
+        }
+    }
+
+    fn turn(&mut self) {
+        let now = clock::now();
+        let (until, at_once) = (self.next_deadline(now), self.has_work());
+        self.look(until, at_once);
+        self.take_up();
+        self.tell(Event::Tick);
+        self.settle();
+        self.take_up_the_rest();
+        self.log.flush(clock::now());
+        self.watch_log();
+        self.ask_about_store();
+        self.tell_systemd();
+        self.flush_systemd();
+    }
+
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let core = self.core.next_deadline(now);
+        let others = [
+            self.log.retry_at(),
+            self.children.retry_at(),
+            self.systemd.deadline(),
+            self.reminder,
+        ];
+        core.into_iter().chain(others.into_iter().flatten()).min()
+    }
+
+    /// Whether something that was found ready is still to be taken up.
+    fn has_work(&self) -> bool {
+        !self.waiting.is_empty() || !self.watch.inbox.is_empty() || self.log.wants_turn()
+    }
+
+    fn look(&mut self, until: Option<Instant>, at_once: bool) {
+        if let Err(error) = self.watch.look(until, at_once) {
+            error!(self.logger, "cannot wait for events: {error}");
+        }
+    }
+
+    /// Takes up what decisions depend on, in their order. Returns whether a worker has ended.
+    fn take_up(&mut self) -> bool {
+        self.read_signals();
+        for signal in [SIGTERM, SIGINT] {
+            if self.waiting.remove(&signal) {
+                self.on_stop_signal(signal);
+            }
+        }
+        for source in self.take(|source| matches!(source, Source::Report(_) | Source::Notify(_))) {
+            match source {
+                Source::Report(id) => self.on_report(id),
+                Source::Notify(id) => self.on_notify(id),
+                _ => {}
+            }
+        }
+        let dead = !self
+            .take(|source| matches!(source, Source::Death(_)))
+            .is_empty();
+        let ended = (self.waiting.remove(&SIGCHLD) || dead) && self.reap();
+        for signal in std::mem::take(&mut self.waiting) {
+            self.on_signal(signal);
+        }
+        ended
+    }
+
+    /// Promotes what is ready, after a look that found no death.
+    fn settle(&mut self) {
+        while self.core.awaits_settling() {
+            self.look(None, true);
+            let ended = self.take_up();
+            if !(self.reap() || ended) {
+                self.tell(Event::Settled);
+            }
+        }
+    }
+
+    /// Takes up what no decision waits for.
+    fn take_up_the_rest(&mut self) {
+        self.unpark();
+        for source in self.take(|_| true) {
+            match source {
+                Source::Timer => self.watch.on_timer(),
+                Source::Terminal => self.look_at_terminal(),
+                Source::Output(id) => self.on_output(id),
+                Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
+                // Flushed and asked at the end of each turn.
+                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                // Found ready since: the next turn takes them up first.
+                early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
+                    self.watch.inbox.insert(early);
+                }
+                Source::Control(_) => {}
+            }
+        }
+        self.remind();
+    }
+
+    fn take(&mut self, is_meant: impl Fn(&Source) -> bool) -> Vec<Source> {
+        let taken: Vec<_> = self
+            .watch
+            .inbox
+            .iter()
+            .copied()
+            .filter(|s| is_meant(s))
+            .collect();
+        for source in &taken {
+            self.watch.inbox.remove(source);
+        }
+        taken
+    }
+
+    // ---- signals ----
+
+    fn read_signals(&mut self) {
+        if self.watch.inbox.remove(&Source::Signals) {
+            self.waiting.extend(self.signals.pending());
+        }
+    }
+
+    fn on_stop_signal(&mut self, signal: i32) {
+        let name = signal_name(signal);
+        let workers = status::workers_text(self.core.workers().len());
+        if self.core.is_stopping() {
+            info!(
+                self.logger,
+                "{name}: forwarding it to {workers}, we are stopping already"
+            );
+        } else {
+            info!(self.logger, "{name}: stopping, {workers} asked to finish");
+        }
+        self.tell(Event::Stop(signal));
+        self.reminder = Some(clock::now() + REMINDER);
+    }
+
+    fn on_signal(&mut self, signal: i32) {
+        match signal {
+            SIGHUP => self.on_hangup(),
+            SIGUSR2 => self.tell(Event::Reload(None)),
+            SIGQUIT => {
+                let workers = status::workers_text(self.core.workers().len());
+                info!(self.logger, "SIGQUIT: forwarding it to {workers}");
+                self.tell(Event::Quit);
+            }
+            SIGUSR1 => warn!(
+                self.logger,
+                "SIGUSR1: self-upgrade is not available; going on"
+            ),
+            _ => {}
+        }
+    }
+
+    fn on_hangup(&mut self) {
+        let senders = signals::take_hangups();
+        self.look_at_terminal();
+        match self.terminal.meaning(clock::now(), senders) {
+            Meaning::Reload => self.tell(Event::Reload(None)),
+            Meaning::HangUp => info!(
+                self.logger,
+                "SIGHUP because the terminal closed: ignored, the service goes on"
+            ),
+        }
+    }
+
+    fn look_at_terminal(&mut self) {
+        if self.terminal.look(clock::now()) {
+            info!(self.logger, "the terminal closed: the service goes on");
+        }
+    }
+
+    // ---- the core ----
+
+    fn tell(&mut self, event: Event) {
+        self.core.handle(clock::now(), event);
+        self.perform();
+    }
+
+    fn perform(&mut self) {
+        while let Some(action) = self.core.outbox.pop_front() {
+            match action {
+                Action::Begin { generation, first } => self.on_begin(generation, first),
+                Action::Spawn {
+                    id,
+                    generation,
+                    index,
+                } => self.start(id, generation, index),
+                Action::Signal { id, signal } => self.signal(id, signal),
+                Action::Kill { id } => self.kill_group(id),
+                Action::CloseListeners => self.close_listeners(),
+                Action::Verdict(verdict) => self.on_verdict(&verdict),
+                Action::Note(note) => self.on_note(&note),
+                Action::Exit(status) => self.exit = Some(status),
+            }
+        }
+        debug_assert!(
+            self.children
+                .alive
+                .keys()
+                .all(|id| self.core.workers().find(*id).is_some()),
+            "every process is a worker that the core knows"
+        );
+    }
+
+    fn on_begin(&mut self, generation: u64, first: bool) {
+        let workers = status::workers_text(self.core.policy().workers as usize);
+        if !first {
+            info!(self.logger, "reload {generation}: starting {workers}");
+            self.systemd.reloading();
+        }
+    }
+
+    fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
+        let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
+        let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
+        let text = status::verdict_text(verdict, &culprit);
+        match (verdict.outcome, &verdict.failure) {
+            (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
+            (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
+            _ => error!(self.logger, "{text}"),
+        }
+        self.last_verdict = text;
+        self.systemd.on_verdict(self.core.has_been_up());
+    }
+
+    fn on_note(&mut self, note: &supervisor::Note) {
+        use supervisor::Note;
+        let pid = match note {
+            Note::Ready { id }
+            | Note::Killing { id }
+            | Note::Replacing { id, .. }
+            | Note::NotReplaced { id, .. } => self.children.pid(*id),
+            _ => None,
+        };
+        let text = status::note_text(note, pid);
+        match note {
+            Note::Ready { .. } | Note::ReloadRemembered { .. } => info!(self.logger, "{text}"),
+            _ => warn!(self.logger, "{text}"),
+        }
+    }
+
+    /// While we stop: whom we wait for.
+    fn remind(&mut self) {
+        let now = clock::now();
+        if self.reminder.is_none_or(|at| now < at) {
+            return;
+        }
+        self.reminder = Some(now + REMINDER);
+        let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
+        let workers = status::workers_text(pids.len());
+        info!(
+            self.logger,
+            "waiting for {workers} to finish: {}",
+            pids.join(", ")
+        );
+    }
+
+    // ---- the log ----
+
+    /// Asks to hear when the log can be written to again, while it is full and only then.
+    fn watch_log(&mut self) {
+        let wanted = self.log.wait_fd();
+        match (wanted, self.log_ticket.take()) {
+            (Some(fd), Some((old, ticket))) if fd == old => self.log_ticket = Some((old, ticket)),
+            (_, Some((old, ticket))) => self.watch.remove_raw(old, ticket),
+            (_, None) => {}
+        }
+        if let (Some(fd), None) = (wanted, &self.log_ticket) {
+            let added = self
+                .watch
+                .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
+            self.log_ticket = added.ok().map(|ticket| (fd, ticket));
+        }
+    }
+
+    /// The last lines, for a second at most.
+    fn finish(&mut self) {
+        let limit = clock::now() + FINAL_FLUSH;
+        while !self.children.all_reported() && clock::now() < limit {
+            let ids: Vec<ChildId> = self.children.streams.keys().copied().collect();
+            for id in ids {
+                self.on_output(id);
+            }
+            self.log.finish(Duration::from_millis(20));
+        }
+        self.log.finish(limit - clock::now());
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}

@@ -33,7 +33,7 @@ pub struct UsageError {
 pub struct Words {
     pub flags: Vec<(&'static Flag, OsString)>,
     pub arguments: Vec<OsString>,
-    /// `-h`, `-help` or `--help` was met, and nothing after it was looked at.
+    /// `-h`, `-help` or `--help` was met, and nothing after it was looked at: the rest is void.
     pub help: bool,
 }
 
@@ -217,7 +217,7 @@ impl fmt::Display for UsageError {
 /// without a value is given `true`. Errors: a flag that is none, is unknown, or lacks its value.
 pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageError> {
     let mut words = words.into_iter();
-    let (mut flags, mut arguments) = (Vec::new(), Vec::new());
+    let (mut flags, mut arguments, mut help) = (Vec::new(), Vec::new(), false);
     while let Some(word) = words.next() {
         let Some(flag) = without_dashes(&word)? else {
             if word != "--" {
@@ -233,11 +233,8 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
             None => (flag, None),
         };
         if name == b"h" || name == b"help" {
-            return Ok(Words {
-                flags,
-                arguments,
-                help: true,
-            });
+            help = true;
+            break;
         }
         let flag = find(name)?;
         let value = match (value, flag.value) {
@@ -252,7 +249,7 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
     Ok(Words {
         flags,
         arguments,
-        help: false,
+        help,
     })
 }
 
@@ -306,10 +303,9 @@ pub fn integer(text: &str, limits: RangeInclusive<i64>) -> Result<i64, String> {
         [b'0', ..] => (8, &lower[1..]),
         _ => (10, &lower[..]),
     };
-    // An underscore may follow a prefix; after a lone zero, nothing may follow at all.
-    let groups = digits.split('_').enumerate();
+    // Only after a prefix may the first group be empty: `0x_1f`, and `0`, which is octal's prefix.
     let prefixed = base != 10;
-    let well_formed = groups.into_iter().all(|(i, group)| {
+    let well_formed = digits.split('_').enumerate().all(|(i, group)| {
         (!group.is_empty() || (i == 0 && prefixed)) && group.chars().all(|c| c.is_digit(base))
     });
     if !well_formed {

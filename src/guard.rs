@@ -1,1 +1,186 @@
-//! (being written)
+//! The listener guard: a worker that removes a unix path, or shuts the shared socket down, cuts
+//! everybody off. The guard notices and restores. It acts on what it finds, never on what an event
+//! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
+//! socket that answers, and closes nothing that the loop still has registered.
+
+use crate::listen::file::{Place, SocketFile};
+use crate::listen::open::{bind_abstract, bind_path};
+use crate::listen::{Bound, Error, Listener, cannot};
+use crate::sys::socket::{hung_up, listen};
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
+use nix::unistd::read;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// What is wrong with a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Harm {
+    None,
+    /// shutdown(2) on the shared socket: clients are refused.
+    ShutDown,
+    /// The unix path is gone, or leads to another file.
+    PathLost,
+}
+
+/// What was done about it.
+#[derive(Debug)]
+pub enum Healing {
+    /// There was nothing to do, or nothing new to say of what cannot be done.
+    Nothing,
+    /// The path was linked back: the same socket for clients and running workers.
+    Relinked,
+    /// The TCP socket listens again: the same socket for clients and running workers.
+    Revived,
+    /// A new socket stands at the address, and running workers do not have it: reload once. The old
+    /// one is to be deregistered and then closed, the new one to be watched, registered and stored.
+    Rebound(OwnedFd),
+    /// Said once until it changes; try again when a worker ends.
+    Failed(Error),
+}
+
+/// Looks at a listener; changes nothing, waits for nothing. For the end of every worker, and for
+/// every event on the listener (it is registered WRITABLE) or on the `Guard`.
+pub fn check(listener: &Listener) -> Harm {
+    if listener.kind.listens() && is_shut_down(listener) {
+        return Harm::ShutDown;
+    }
+    match listener.file.as_ref().map(|file| file.place()) {
+        None | Some(Ok(Place::Ours)) => Harm::None,
+        Some(_) => Harm::PathLost,
+    }
+}
+
+/// A TCP socket leaves its state; a unix one keeps it and refuses all the same (unix_stream_connect
+/// looks at the receiving side only, and so do we).
+fn is_shut_down(listener: &Listener) -> bool {
+    match listener.bound {
+        Bound::Inet(_) => getsockopt(&listener.fd, sockopt::AcceptConn) == Ok(false),
+        _ => hung_up(listener.as_fd()),
+    }
+}
+
+/// Restores what `check` finds wrong.
+pub fn heal(listener: &mut Listener) -> Healing {
+    let healed = match (check(listener), &listener.bound) {
+        (Harm::None, _) => {
+            listener.trouble = None;
+            listener.file.iter_mut().for_each(SocketFile::keep_link);
+            return Healing::Nothing;
+        }
+        (Harm::ShutDown, Bound::Inet(address)) => revive(listener, *address),
+        (Harm::ShutDown, _) => rebind(listener),
+        (Harm::PathLost, _) => relink(listener),
+    };
+    match healed {
+        Ok(healing) => {
+            listener.trouble = None;
+            healing
+        }
+        Err(error) if listener.trouble.as_ref() == Some(&error) => Healing::Nothing,
+        Err(error) => {
+            listener.trouble = Some(error.clone());
+            Healing::Failed(error)
+        }
+    }
+}
+
+/// EINVAL: the socket still has its port, as it has after a shutdown when we had asked for one.
+fn revive(listener: &Listener, address: SocketAddr) -> Result<Healing, Error> {
+    let failed = |errno: Errno| cannot("revive", &listener.uri, errno.desc());
+    match bind(listener.fd.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(errno) => return Err(failed(errno)),
+    }
+    listen(listener.as_fd(), listener.backlog()).map_err(failed)?;
+    Ok(Healing::Revived)
+}
+
+/// From the hidden link; when that is gone as well, so is the inode, and a new one must do.
+fn relink(listener: &mut Listener) -> Result<Healing, Error> {
+    let Some(file) = &mut listener.file else {
+        return Ok(Healing::Nothing);
+    };
+    match file.restore(listener.kind) {
+        Ok(()) => {
+            file.keep_link();
+            Ok(Healing::Relinked)
+        }
+        Err(Errno::ENOENT) => rebind(listener),
+        Err(errno) => Err(cannot("link back", &listener.uri, errno.desc())),
+    }
+}
+
+/// A unix socket that was shut down stays so, whatever listen(2) says: a new one takes its place.
+fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
+    if listener.is_inherited() {
+        return Err(cannot(
+            "restore",
+            &listener.uri,
+            "it belongs to whoever passed it to us",
+        ));
+    }
+    let fd = match &listener.bound {
+        Bound::Path(path) => {
+            let bound = bind_path(&listener.uri, path, listener.kind)?;
+            listener.file = Some(bound.file);
+            bound.fd
+        }
+        // Refused while a worker holds the old socket: an abstract name lives as long as that.
+        _ => bind_abstract(&listener.uri, listener.kind)?,
+    };
+    Ok(Healing::Rebound(std::mem::replace(&mut listener.fd, fd)))
+}
+
+/// Tells when the name of a unix socket was removed, renamed or replaced. It watches the file, not
+/// the directory: every change in the number of its names is an event, and nothing that others do
+/// in a busy directory is.
+#[derive(Debug)]
+pub struct Guard {
+    inotify: Inotify,
+}
+
+impl Guard {
+    /// Errors: EMFILE when the user has too many inotify instances (inotify(7)). Then the end of
+    /// a worker is still the moment to `check`.
+    pub fn new() -> Result<Guard, Errno> {
+        let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+        Inotify::init(flags).map(|inotify| Guard { inotify })
+    }
+
+    /// Watches the listener's file, if it has one. Again after `Rebound`: it is another file.
+    ///
+    /// Errors: no right to read the file, no watch left, the path is lost at this moment.
+    pub fn watch(&self, listener: &Listener) -> Result<(), Errno> {
+        let Some(file) = &listener.file else {
+            return Ok(());
+        };
+        let events = AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_DONT_FOLLOW;
+        let path = file.link().unwrap_or(file.path());
+        self.inotify.add_watch(path, events).map(drop)
+    }
+
+    /// Takes the events away until there is none, and forgets them: `heal` every listener now.
+    /// Says whether there was any.
+    pub fn drain(&self) -> bool {
+        let mut events = [0; 4096];
+        let mut any = false;
+        while read(self, &mut events).is_ok_and(|length| length > 0) {
+            any = true;
+        }
+        any
+    }
+}
+
+impl AsFd for Guard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ pub mod log;
 pub mod notify;
 pub mod output;
 pub mod pidfile;
+pub mod program;
 pub mod protocol;
 pub mod spawn;
 pub mod status;

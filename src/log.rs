@@ -1,1 +1,567 @@
-//! (being written)
+//! The log: one bounded queue of lines and one way out, stderr or syslog, that never waits. Our
+//! own messages come in through slog, the workers' lines straight into the queue, in one order.
+//! It must never block, never set O_NONBLOCK on a descriptor that others share, never grow beyond
+//! its bounds, and never drop a line without counting it.
+//!
+//! The workers' part of the queue is small: when it is full, [`Log::room`] says whether a pipe
+//! is to be left alone (a reader that does not read: the pressure is the worker's) or read on and
+//! dropped (a full disk, a closed reader: no worker could have written either). Our own messages
+//! may go beyond it, up to a second bound.
+
+mod drain;
+mod queue;
+mod stderr;
+
+pub use queue::Queue;
+
+use crate::args::LogTarget;
+use crate::supervisor::Instant;
+use crate::sys::clock;
+use crate::sys::io::local_time;
+use crate::syslog::{Syslog, escape};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::fstat;
+use slog::Level;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::fmt::{self, Write as _};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use stderr::Stderr;
+
+/// The log's descriptors stay above the numbers that listeners will want.
+pub const OWN_FDS_FROM: RawFd = 40;
+/// The workers' part of the queue, in bytes; one line may go beyond it.
+const WORKERS_LIMIT: usize = 64 * 1024;
+/// The whole queue, with our own messages.
+const QUEUE_LIMIT: usize = WORKERS_LIMIT + 256 * 1024;
+/// What one message of our own is cut to.
+const MESSAGE_LIMIT: usize = 8 * 1024;
+/// How long to wait before trying again what failed for a reason that poll(2) cannot watch.
+const RETRY: Duration = Duration::from_secs(1);
+/// While lines are dropped: how many bytes may be read in which time, by all pipes together.
+const DROP_BYTES: usize = 256 * 1024;
+const DROP_TIME: Duration = Duration::from_millis(10);
+
+/// What became of one attempt to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Written, or to be tried again at once.
+    Open,
+    /// The reader does not read; the descriptor will be writable when it does.
+    Full,
+    /// Nobody is there, but somebody will be: a syslog daemon that restarts.
+    Absent,
+    /// It cannot be written: a full disk, a closed reader, a terminal that is gone.
+    Broken,
+}
+
+/// The same, with when to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    Full,
+    Absent { retry: Instant },
+    Broken { retry: Instant },
+}
+
+/// Whether the log takes a worker's line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Yes.
+    Free,
+    /// Not in this turn: after the next flush.
+    AfterFlush,
+    /// Not until the reader reads: leave the pipe alone, or drop if the worker must not wait.
+    Held,
+    /// No, and a worker without us could not have written it either: drop.
+    Gone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Stderr,
+    Journal,
+    Syslog,
+}
+
+enum Way {
+    Stderr(Stderr),
+    Syslog(Syslog),
+}
+
+/// Why the log could not be opened.
+#[derive(Debug)]
+pub struct Error {
+    what: String,
+    errno: nix::Error,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.errno.desc())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The log's handle for the daemon and for the workers' pipes.
+pub struct Log {
+    core: Rc<RefCell<Core>>,
+    logger: slog::Logger,
+}
+
+/// What the handle and slog's drains share.
+struct Core {
+    form: Form,
+    way: Way,
+    state: State,
+    queue: Queue,
+    /// Lines dropped and not yet spoken of.
+    lost: u64,
+    /// Lost lines are spoken of once a second at most.
+    next_note: Instant,
+    header: Header,
+    dropping: Dropping,
+}
+
+/// The beginnings of lines, made once a second and once a change of worker.
+struct Header {
+    pid: u32,
+    second: i64,
+    own: String,
+    worker: String,
+    worker_pid: u32,
+}
+
+/// How much has been read only to be dropped in the present span of time.
+#[derive(Default)]
+struct Dropping {
+    until: Instant,
+    bytes: usize,
+}
+
+impl Log {
+    /// Opens the way out. `stderr` is copied, never closed or changed. `journal_stream` is the
+    /// value of JOURNAL_STREAM (systemd.exec(5)): when it names `stderr`, the journal's form is
+    /// chosen.
+    ///
+    /// Errors: no syslog daemon at the socket (later on, its absence is survived), or no free
+    /// descriptor.
+    pub fn open(
+        target: &LogTarget,
+        stderr: BorrowedFd<'_>,
+        journal_stream: Option<&OsStr>,
+    ) -> Result<Log, Error> {
+        let what = match target {
+            LogTarget::Stderr => "open stderr for the log".into(),
+            LogTarget::Syslog(path) => format!("connect to syslog at {}", path.display()),
+        };
+        Log::open_way(target, stderr, journal_stream).map_err(|errno| Error { what, errno })
+    }
+
+    fn open_way(
+        target: &LogTarget,
+        stderr: BorrowedFd<'_>,
+        journal_stream: Option<&OsStr>,
+    ) -> nix::Result<Log> {
+        let pid = std::process::id();
+        let (form, way) = match target {
+            LogTarget::Syslog(path) => (Form::Syslog, Way::Syslog(Syslog::open(path, pid)?)),
+            LogTarget::Stderr => {
+                let form = match is_journal(stderr, journal_stream) {
+                    true => Form::Journal,
+                    false => Form::Stderr,
+                };
+                (form, Way::Stderr(Stderr::open(stderr)?))
+            }
+        };
+        let core = Rc::new(RefCell::new(Core::new(form, way, pid)));
+        let logger = drain::logger(&core)?;
+        Ok(Log { core, logger })
+    }
+
+    /// Where our own messages go in. Key-value pairs are not printed: a message says all itself.
+    /// A message of several lines becomes several lines of the log. Nothing is written before the
+    /// next [`flush`](Self::flush), except to a syslog that takes it at once.
+    pub fn logger(&self) -> slog::Logger {
+        self.logger.clone()
+    }
+
+    /// Whether a worker's line would be taken now.
+    pub fn room(&self) -> Room {
+        self.core.borrow().room()
+    }
+
+    /// Whether the way out is stuck and the workers' part of the queue full: pipes without leave
+    /// to drop need not be read before the next successful [`flush`](Self::flush).
+    pub fn is_blocked(&self) -> bool {
+        self.room() == Room::Held
+    }
+
+    /// Looks at the wall clock; before lines are added, at least once a turn.
+    pub fn tick(&mut self) {
+        self.core.borrow_mut().header.tick();
+    }
+
+    /// Adds a line of a worker's output, without its newline; `cut` bytes of it are missing at
+    /// the end. Without [`room`](Self::room) it is dropped and counted.
+    pub fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
+        self.core.borrow_mut().worker_line(pid, line, cut);
+    }
+
+    /// Counts lines that were dropped elsewhere, to be spoken of when the log moves again.
+    pub fn count_lost(&mut self, lines: u64) {
+        self.core.borrow_mut().lost += lines;
+    }
+
+    /// Leave to read a chunk only to drop it: all pipes together get a bounded rate. Otherwise
+    /// when to ask again.
+    pub fn may_drop(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
+        self.core.borrow_mut().dropping.ask(now, bytes)
+    }
+
+    /// Whether anything waits to be written.
+    pub fn pending(&self) -> bool {
+        !self.core.borrow().queue.is_empty()
+    }
+
+    /// Whether a flush would get on at once: the loop must not go to sleep.
+    pub fn wants_turn(&self) -> bool {
+        let core = self.core.borrow();
+        core.state == State::Open && !core.queue.is_empty()
+    }
+
+    /// The descriptor to watch for WRITABLE, while it is full and only then; always the same
+    /// one. Register it when this becomes `Some` (even if it was registered before: an edge may
+    /// have passed), deregister it when it becomes `None`.
+    pub fn wait_fd(&self) -> Option<RawFd> {
+        let core = self.core.borrow();
+        match core.state {
+            State::Full => core.fd().map(|fd| fd.as_raw_fd()),
+            _ => None,
+        }
+    }
+
+    /// When to call [`flush`](Self::flush) at the latest, for what poll(2) cannot tell.
+    pub fn retry_at(&self) -> Option<Instant> {
+        let core = self.core.borrow();
+        match core.state {
+            State::Absent { retry } | State::Broken { retry } => Some(retry),
+            State::Open if core.lost > 0 => Some(core.next_note),
+            _ => None,
+        }
+    }
+
+    /// One write(2) (for syslog: one bounded batch of datagrams). To be called at the end of
+    /// every turn, when the watched descriptor is writable, and at [`retry_at`](Self::retry_at).
+    /// Never blocks.
+    pub fn flush(&mut self, now: Instant) {
+        self.core.borrow_mut().flush(now);
+    }
+
+    /// Writes what waits, for no longer than `limit`; this one may wait. Says whether all is out.
+    pub fn finish(&mut self, limit: Duration) -> bool {
+        self.core.borrow_mut().finish(limit)
+    }
+
+    /// What waits and how many lines were lost, for another process image to [`restore`](Self::restore).
+    pub fn unwritten(&self) -> (Vec<u8>, u64) {
+        let core = self.core.borrow();
+        (core.queue.bytes().to_vec(), core.lost)
+    }
+
+    /// Takes over what another process image left unwritten. Before anything else is logged.
+    pub fn restore(&mut self, unwritten: &[u8], lost: u64) {
+        let mut core = self.core.borrow_mut();
+        core.queue.push_bytes(unwritten);
+        core.lost += lost;
+    }
+}
+
+impl Core {
+    fn new(form: Form, way: Way, pid: u32) -> Core {
+        Core {
+            form,
+            way,
+            state: State::Open,
+            queue: Queue::default(),
+            lost: 0,
+            next_note: Instant::default(),
+            header: Header::new(pid),
+            dropping: Dropping::default(),
+        }
+    }
+
+    fn room(&self) -> Room {
+        if self.queue.len() < WORKERS_LIMIT {
+            return Room::Free;
+        }
+        match self.state {
+            State::Open => Room::AfterFlush,
+            State::Full | State::Absent { .. } => Room::Held,
+            State::Broken { .. } => Room::Gone,
+        }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.way {
+            Way::Stderr(stderr) => stderr.fd(),
+            Way::Syslog(syslog) => Some(syslog.fd()),
+        }
+    }
+
+    fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
+        if self.queue.len() >= WORKERS_LIMIT {
+            self.lost += 1;
+            return;
+        }
+        let mark = cut_mark(cut);
+        let header = self.header.worker(self.form, pid);
+        match &self.way {
+            Way::Syslog(syslog) => {
+                let text = format!("{header}{}{mark}", escape(line));
+                syslog.queue(&mut self.queue, Level::Info, &text);
+            }
+            Way::Stderr(_) => {
+                let line = printable(self.form, line);
+                self.queue
+                    .push_line(&[header.as_bytes(), &line, mark.as_bytes()]);
+            }
+        }
+    }
+
+    /// Adds a line of our own, its header included, if the second bound allows.
+    fn push_own(&mut self, line: &[u8]) {
+        if self.queue.len() + line.len() >= QUEUE_LIMIT {
+            self.lost += 1;
+            return;
+        }
+        self.queue.push_line(&[line]);
+    }
+
+    /// Adds a line of our own in the form of the way out; for syslog it is escaped already.
+    fn say(&mut self, level: Level, text: &str) {
+        match &self.way {
+            Way::Syslog(syslog) if self.queue.len() < QUEUE_LIMIT => {
+                syslog.queue(&mut self.queue, level, text);
+            }
+            Way::Syslog(_) => self.lost += 1,
+            Way::Stderr(_) => {
+                self.header.tick();
+                let line = format!("{}{text}", self.header.own(self.form, level));
+                self.push_own(line.as_bytes());
+            }
+        }
+    }
+
+    fn flush(&mut self, now: Instant) {
+        match self.state {
+            State::Absent { retry } | State::Broken { retry } if now < retry => return,
+            _ => {}
+        }
+        if self.state == State::Open {
+            self.note_lost(now);
+        }
+        if self.queue.is_empty() {
+            self.queue.rest();
+            self.state = State::Open;
+            return;
+        }
+        let waiting = self.queue.len();
+        let outcome = match &mut self.way {
+            Way::Stderr(stderr) => stderr.flush(&mut self.queue),
+            Way::Syslog(syslog) => syslog.flush(&mut self.queue),
+        };
+        let retry = after(now, RETRY);
+        self.state = match outcome {
+            Outcome::Open => State::Open,
+            Outcome::Full => State::Full,
+            Outcome::Absent => State::Absent { retry },
+            Outcome::Broken => State::Broken { retry },
+        };
+        if self.queue.len() < waiting {
+            self.note_lost(now);
+        }
+    }
+
+    /// The log moves: says how much was lost while it did not.
+    fn note_lost(&mut self, now: Instant) {
+        if self.lost == 0 || now < self.next_note {
+            return;
+        }
+        let lost = std::mem::take(&mut self.lost);
+        let (lines, were) = match lost {
+            1 => ("line", "was"),
+            _ => ("lines", "were"),
+        };
+        self.next_note = after(now, RETRY);
+        let text = format!("{lost} {lines} {were} lost: the log did not take more");
+        self.say(Level::Warning, &text);
+    }
+
+    fn finish(&mut self, limit: Duration) -> bool {
+        let deadline = after(clock::now(), limit);
+        loop {
+            let now = clock::now();
+            self.next_note = Instant::default();
+            if matches!(self.state, State::Absent { .. } | State::Broken { .. }) {
+                self.state = State::Full;
+            }
+            self.flush(now);
+            if self.queue.is_empty() && self.lost == 0 {
+                return true;
+            }
+            let left = Duration::from_nanos(deadline.0.saturating_sub(now.0));
+            let failed = matches!(self.state, State::Broken { .. });
+            if left.is_zero() || failed {
+                return false;
+            }
+            self.wait(left);
+        }
+    }
+
+    /// Waits until a flush may get on.
+    fn wait(&self, left: Duration) {
+        let (fd, left) = match self.state {
+            State::Open => return,
+            State::Full => (self.fd(), left),
+            _ => (None, left.min(Duration::from_millis(100))),
+        };
+        let mut watched: Vec<PollFd> = fd
+            .into_iter()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLOUT))
+            .collect();
+        // At least a millisecond, or the last one would be spent spinning.
+        let millis = left.as_millis().clamp(1, 60_000) as u16;
+        // EINTR is as good as an event: the caller looks again.
+        let _ = poll(&mut watched, PollTimeout::from(millis));
+    }
+}
+
+impl Header {
+    fn new(pid: u32) -> Header {
+        let mut header = Header {
+            pid,
+            second: i64::MIN,
+            own: String::new(),
+            worker: String::new(),
+            worker_pid: 0,
+        };
+        header.tick();
+        header
+    }
+
+    fn tick(&mut self) {
+        let second = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| time.as_secs() as i64);
+        if second == self.second {
+            return;
+        }
+        self.second = second;
+        self.worker_pid = 0;
+        self.own.clear();
+        let t = local_time(second);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            self.own,
+            "socketmaster[{}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
+            self.pid, t.year, t.month, t.day, t.hour, t.minute, t.second
+        );
+    }
+
+    /// How a message of our own begins.
+    fn own(&self, form: Form, level: Level) -> &str {
+        match form {
+            Form::Stderr => &self.own,
+            Form::Journal => priority(level),
+            Form::Syslog => "",
+        }
+    }
+
+    /// How a line of this worker begins.
+    fn worker(&mut self, form: Form, pid: u32) -> &str {
+        if self.worker_pid != pid {
+            self.worker_pid = pid;
+            self.worker.clear();
+            let begin = match form {
+                Form::Stderr => &self.own,
+                Form::Journal => priority(Level::Info),
+                Form::Syslog => "",
+            };
+            let _ = write!(self.worker, "{begin}[{pid}] ");
+        }
+        &self.worker
+    }
+}
+
+impl Dropping {
+    fn ask(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
+        if now >= self.until {
+            self.until = after(now, DROP_TIME);
+            self.bytes = 0;
+        }
+        if self.bytes >= DROP_BYTES {
+            return Err(self.until);
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+/// The journal's words for our levels (sd-daemon(3)).
+fn priority(level: Level) -> &'static str {
+    match level {
+        Level::Critical => "<2>",
+        Level::Error => "<3>",
+        Level::Warning => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+/// What follows a line that is not complete.
+fn cut_mark(cut: u64) -> String {
+    match cut {
+        0 => String::new(),
+        1 => " [cut: 1 more byte]".into(),
+        _ => format!(" [cut: {cut} more bytes]"),
+    }
+}
+
+/// The line as it is; for the journal, to which NUL is an end of line, with NUL spelt out.
+fn printable(form: Form, line: &[u8]) -> Cow<'_, [u8]> {
+    if form != Form::Journal || memchr::memchr(0, line).is_none() {
+        return Cow::Borrowed(line);
+    }
+    let mut spelt = Vec::with_capacity(line.len() + 32);
+    for part in line.split_inclusive(|byte| *byte == 0) {
+        match part.strip_suffix(&[0]) {
+            Some(text) => {
+                spelt.extend_from_slice(text);
+                spelt.extend_from_slice(b"\\x00");
+            }
+            None => spelt.extend_from_slice(part),
+        }
+    }
+    Cow::Owned(spelt)
+}
+
+/// Whether JOURNAL_STREAM, `device:inode`, names this descriptor.
+fn is_journal(stderr: BorrowedFd<'_>, journal_stream: Option<&OsStr>) -> bool {
+    match (journal_stream, fstat(stderr)) {
+        (Some(named), Ok(stat)) => named == &*format!("{}:{}", stat.st_dev, stat.st_ino),
+        _ => false,
+    }
+}
+
+/// A moment later by a span.
+fn after(now: Instant, span: Duration) -> Instant {
+    Instant(now.0.saturating_add(span.as_nanos() as u64))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,238 @@
-//! (being written)
+//! What the core knows, in words for people and in JSON for programs. Pure: everything that it
+//! says is handed to it.
+
+use crate::supervisor::{Cause, End, Failure, Note, Outcome, Supervisor, Verdict};
+use std::fmt::Write;
+use std::time::Duration;
+
+/// What a person wants to know about the worker that decided a verdict.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Culprit {
+    pub pid: Option<i32>,
+    /// Its last lines of output, oldest first.
+    pub last_lines: Vec<String>,
+}
+
+/// `exit status 3`, `signal: killed (core dumped)`: as Go's os.ProcessState, which the original
+/// printed.
+pub fn end_text(end: &End) -> String {
+    match end {
+        End::Exec { step, errno } => exec_text(step, *errno),
+        End::Exited(status) => format!("exit status {status}"),
+        End::Signaled {
+            signal,
+            core_dumped,
+        } => {
+            let dumped = if *core_dumped { " (core dumped)" } else { "" };
+            format!("signal: {}{dumped}", signal_text(*signal))
+        }
+    }
+}
+
+/// `cannot start worker: changing user to web: Operation not permitted`; errno 0: the step says
+/// it all.
+fn exec_text(step: &str, errno: i32) -> String {
+    match errno {
+        0 => format!("cannot start worker: {step}"),
+        errno => format!("cannot start worker: {step}: {}", errno_text(errno)),
+    }
+}
+
+/// The system's word for an errno.
+pub fn errno_text(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    match text.rfind(" (os error") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+/// Go's words for a signal.
+pub fn signal_text(signal: i32) -> String {
+    let words = [
+        "hangup",
+        "interrupt",
+        "quit",
+        "illegal instruction",
+        "trace/breakpoint trap",
+        "aborted",
+        "bus error",
+        "floating point exception",
+        "killed",
+        "user defined signal 1",
+        "segmentation fault",
+        "user defined signal 2",
+        "broken pipe",
+        "alarm clock",
+        "terminated",
+    ];
+    let word = usize::try_from(signal - 1)
+        .ok()
+        .and_then(|index| words.get(index));
+    word.map_or_else(|| format!("signal {signal}"), |word| (*word).to_owned())
+}
+
+/// `1 worker`, `3 workers`.
+pub fn workers_text(count: usize) -> String {
+    format!("{count} worker{}", if count == 1 { "" } else { "s" })
+}
+
+/// `12 ms`, `3.0 s`, `5 min`, `26 h`.
+pub fn duration_text(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        1..=119 => format!("{:.1} s", duration.as_secs_f64()),
+        120..=7199 => format!("{} min", duration.as_secs() / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
+}
+
+/// `worker 815 exited with status 7 after 12 ms`.
+pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
+    let who = match pid {
+        Some(pid) => format!("worker {pid}"),
+        None => "a worker".to_owned(),
+    };
+    let after = duration_text(failure.after);
+    match &failure.cause {
+        Cause::Ended(End::Exec { step, errno }) => exec_text(step, *errno),
+        Cause::Ended(End::Exited(status)) => {
+            format!("{who} exited with status {status} after {after}")
+        }
+        Cause::Ended(End::Signaled {
+            signal,
+            core_dumped,
+        }) => {
+            let dumped = if *core_dumped { ", core dumped," } else { "" };
+            format!(
+                "{who} died of signal {signal} ({}){dumped} after {after}",
+                signal_text(*signal)
+            )
+        }
+        Cause::Silent => format!("{who} did not say that it is ready within {after}"),
+        Cause::ExecHung => format!("{who} could not be started within {after}: its exec hangs"),
+        Cause::NoRoom { wanted, capacity } => format!(
+            "{wanted} workers at once would need more descriptors than the limit allows \
+             ({capacity} workers): raise RLIMIT_NOFILE, or wait until old workers have drained"
+        ),
+    }
+}
+
+/// The verdict in one line: what happened, to which worker, why, and what happens next.
+pub fn verdict_text(verdict: &Verdict, culprit: &Culprit) -> String {
+    let mut line = headline(verdict);
+    if let Some(failure) = &verdict.failure {
+        let _ = write!(line, ": {}", failure_text(failure, culprit.pid));
+    }
+    line.push_str(&consequence(verdict));
+    if !culprit.last_lines.is_empty() {
+        let _ = write!(line, "; its last lines: {}", culprit.last_lines.join(" | "));
+    }
+    line
+}
+
+fn headline(verdict: &Verdict) -> String {
+    let Verdict {
+        generation,
+        ready,
+        wanted,
+        ..
+    } = verdict;
+    let name = match verdict.first {
+        true => format!("generation {generation}"),
+        false => format!("reload {generation}"),
+    };
+    let took = duration_text(verdict.took);
+    match verdict.outcome {
+        Outcome::Live => {
+            let is_live = match verdict.first {
+                true => "live".to_owned(),
+                false => format!("generation {generation} is live"),
+            };
+            format!("{name}: {is_live}, {ready} of {wanted} workers ready after {took}")
+        }
+        Outcome::RolledBack => format!("{name} rolled back"),
+        Outcome::HalfWay => format!("{name} stopped half-way, {ready} of {wanted} workers are new"),
+        Outcome::Failed => format!("{name} failed"),
+        Outcome::Superseded => format!("{name} superseded by the next after {took}"),
+        Outcome::Abandoned => format!("{name} abandoned because of a stop"),
+    }
+}
+
+/// What happens next.
+fn consequence(verdict: &Verdict) -> String {
+    const CAVEAT: &str = "what the failed workers had accepted is lost, and a worker respawned \
+                          later runs what is on disk";
+    let others = verdict
+        .serving
+        .map(|serving| format!("generation {serving}"));
+    match (verdict.outcome, others) {
+        (Outcome::Live, _) if verdict.first => String::new(),
+        (Outcome::Live, _) => "; older workers are asked to stop".to_owned(),
+        (Outcome::RolledBack, Some(old)) => format!("; keeping {old} ({CAVEAT})"),
+        (Outcome::HalfWay, Some(old)) => {
+            format!("; the others stay as they are, keeping {old} ({CAVEAT})")
+        }
+        (Outcome::Superseded, Some(old)) => format!("; {old} serves meanwhile"),
+        (Outcome::Failed, _) => "; no older worker to go back to".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// A note of the core in words; `pid`: of the worker that it is about.
+pub fn note_text(note: &Note, pid: Option<i32>) -> String {
+    let who = pid.map_or_else(|| "a worker".to_owned(), |pid| format!("worker {pid}"));
+    match note {
+        Note::Ready { .. } => format!("{who} is ready"),
+        Note::ReloadRemembered { again: false } => {
+            "a reload is running: one more will follow it".to_owned()
+        }
+        Note::ReloadRemembered { again: true } => {
+            "a reload is running and one more will follow it, this request is part of that one"
+                .to_owned()
+        }
+        Note::ReloadRefused => "stopping: the reload is ignored".to_owned(),
+        Note::ReboundAgain => "a listener had to be bound anew again within one generation: \
+             no second reload by ourselves; send SIGHUP when its cause is mended"
+            .to_owned(),
+        Note::NobodyToQuit => {
+            "SIGQUIT: no worker to forward it to (SIGTERM stops socketmaster)".to_owned()
+        }
+        Note::Killing { .. } => format!("{who} did not stop in time: SIGKILL to its process group"),
+        Note::Replacing { delay, .. } if delay.is_zero() => {
+            format!("{who} died: starting another at once")
+        }
+        Note::Replacing { delay, .. } => {
+            format!("{who} died: starting another in {}", duration_text(*delay))
+        }
+        Note::NotReplaced { ready, .. } => {
+            format!("{who} is not replaced, {ready} ready workers left")
+        }
+    }
+}
+
+/// The line for `systemctl status`: what serves, and what became of the last reload.
+pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
+    let tally = core.workers();
+    let wanted = core.policy().workers;
+    let mut line = match core.live_generation() {
+        0 => format!("starting: {} of {wanted} workers ready", tally.ready()),
+        live => format!(
+            "generation {live}: {} of {wanted} workers ready",
+            tally.ready()
+        ),
+    };
+    let draining = tally.len() as u32 - tally.unasked();
+    if draining > 0 {
+        let _ = write!(line, ", {draining} draining");
+    }
+    if core.is_stopping() {
+        line = format!("stopping: waiting for {} workers", tally.len());
+    } else if let Some(generation) = core.rolling_out().filter(|_| core.has_been_up()) {
+        let _ = write!(line, ", reload {generation} under way");
+    }
+    if !last_verdict.is_empty() {
+        let _ = write!(line, "; {last_verdict}");
+    }
+    line
+}

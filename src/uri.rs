@@ -380,7 +380,7 @@ impl Options {
         let value = value.map(utf8).transpose()?;
         if key == "reuseport" {
             let value = value.unwrap_or("true");
-            self.reuseport = flags::boolean(value).map_err(|e| format!("{key} {value}: {e}"))?;
+            self.reuseport = flags::boolean(value).map_err(|e| format!("{key} {value:?}: {e}"))?;
             return Ok(());
         }
         let Some(value) = value.filter(|value| !value.is_empty()) else {
@@ -405,7 +405,7 @@ fn backlog(value: &str) -> Result<u32, String> {
     let limits = 1..=i64::from(i32::MAX);
     match flags::integer(value, limits) {
         Ok(n) => Ok(n as u32),
-        Err(reason) => Err(format!("backlog {value}: {reason}")),
+        Err(reason) => Err(format!("backlog {value:?}: {reason}")),
     }
 }
 
@@ -415,7 +415,7 @@ fn mode(value: &str) -> Result<u32, String> {
     match u32::from_str_radix(value, 8) {
         Ok(bits) if octal && bits <= 0o777 => Ok(bits),
         _ => Err(format!(
-            "mode {value} is not an octal number from 0 to 0777"
+            "mode {value:?} is not an octal number from 0 to 0777"
         )),
     }
 }

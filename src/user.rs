@@ -1,1 +1,192 @@
-//! (being written)
+//! Who the workers run as (`-user=LOGIN[:GROUP]`): uid, gid, supplementary groups, name and home,
+//! looked up once in the user database. It reads the database and changes nothing; the change
+//! itself is a step of the forked child.
+
+use nix::unistd::{self, Gid, Uid, getegid, geteuid};
+use std::ffi::CString;
+use std::path::PathBuf;
+
+/// A user for workers to run as, completely resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    pub uid: Uid,
+    pub gid: Gid,
+    /// What setgroups(2) is given; contains `gid`.
+    pub groups: Vec<Gid>,
+    /// The login name, or the number as given where the database has no entry.
+    pub name: String,
+    /// Home directory, `/` where the database has no entry.
+    pub home: PathBuf,
+}
+
+/// Why there is no such user for us, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserError(String);
+
+impl std::fmt::Display for UserError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UserError {}
+
+/// Resolves `LOGIN[:GROUP]` and makes sure that we may become it: only root may, or whoever is it
+/// already. A name goes before a number, as in chown(1). A number without an entry in the user
+/// database is a user too (containers have none): without GROUP its group has the same number,
+/// its home is `/`, and it has no supplementary groups. With GROUP the supplementary groups are
+/// those that LOGIN is listed in, as initgroups(3) takes them.
+pub fn lookup(text: &str) -> Result<User, UserError> {
+    let user = find(text)?;
+    if geteuid().is_root() || (user.uid, user.gid) == (geteuid(), getegid()) {
+        Ok(user)
+    } else {
+        Err(UserError(format!(
+            "cannot run workers as {text}: only root can change the user"
+        )))
+    }
+}
+
+fn find(text: &str) -> Result<User, UserError> {
+    let (login, group) = match text.split_once(':') {
+        Some((login, group)) => (login, Some(group)),
+        None => (text, None),
+    };
+    if login.is_empty() || group == Some("") {
+        return Err(UserError(format!(
+            "cannot find user {text}: a name is missing"
+        )));
+    }
+    let group = group.map(find_group).transpose()?;
+    match find_entry(login)? {
+        Some(entry) => with_entry(entry, group),
+        None => without_entry(login, group),
+    }
+}
+
+fn with_entry(entry: unistd::User, group: Option<Gid>) -> Result<User, UserError> {
+    let gid = group.unwrap_or(entry.gid);
+    let failed = |errno: nix::Error| {
+        UserError(format!(
+            "cannot list the groups of {}: {}",
+            entry.name,
+            errno.desc()
+        ))
+    };
+    let login = CString::new(entry.name.as_str()).map_err(|_| failed(nix::Error::EINVAL))?;
+    let groups = unistd::getgrouplist(&login, gid).map_err(failed)?;
+    Ok(User {
+        uid: entry.uid,
+        gid,
+        groups,
+        name: entry.name,
+        home: entry.dir,
+    })
+}
+
+fn without_entry(login: &str, group: Option<Gid>) -> Result<User, UserError> {
+    let id = number(login).ok_or_else(|| UserError(format!("cannot find user {login}")))?;
+    let gid = group.unwrap_or(Gid::from_raw(id));
+    Ok(User {
+        uid: Uid::from_raw(id),
+        gid,
+        groups: vec![gid],
+        name: login.to_owned(),
+        home: PathBuf::from("/"),
+    })
+}
+
+fn find_entry(login: &str) -> Result<Option<unistd::User>, UserError> {
+    let by_name = unistd::User::from_name(login);
+    let entry = match (by_name, number(login)) {
+        (Ok(None), Some(id)) => unistd::User::from_uid(Uid::from_raw(id)),
+        (by_name, _) => by_name,
+    };
+    entry.map_err(|errno| UserError(format!("cannot look up user {login}: {}", errno.desc())))
+}
+
+fn find_group(group: &str) -> Result<Gid, UserError> {
+    let entry = unistd::Group::from_name(group)
+        .map_err(|errno| UserError(format!("cannot look up group {group}: {}", errno.desc())))?;
+    entry
+        .map(|entry| entry.gid)
+        .or_else(|| number(group).map(Gid::from_raw))
+        .ok_or_else(|| UserError(format!("cannot find group {group}")))
+}
+
+/// A plain decimal id. The largest is refused: setresuid(2) reads it as "leave it as it is".
+fn number(text: &str) -> Option<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|id| digits && *id != u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_found_by_name_and_by_number() {
+        let root = find("root").unwrap();
+        assert_eq!((root.uid, root.gid), (Uid::from_raw(0), Gid::from_raw(0)));
+        assert_eq!(root.home, PathBuf::from("/root"));
+        assert_eq!(find("0").unwrap(), root);
+    }
+
+    #[test]
+    fn the_group_may_be_given_by_name_or_number() {
+        let user = find("nobody:root").unwrap();
+        assert_eq!(user.gid, Gid::from_raw(0));
+        assert!(user.groups.contains(&Gid::from_raw(0)), "{:?}", user.groups);
+        assert_eq!(find("nobody:4711").unwrap().gid, Gid::from_raw(4711));
+    }
+
+    #[test]
+    fn a_number_without_an_entry_is_a_user_with_the_same_group() {
+        let user = find("40404").unwrap();
+        assert_eq!((user.uid.as_raw(), user.gid.as_raw()), (40404, 40404));
+        assert_eq!(user.groups, [Gid::from_raw(40404)]);
+        assert_eq!(
+            (user.name.as_str(), user.home),
+            ("40404", PathBuf::from("/"))
+        );
+        assert_eq!(find("40404:7").unwrap().groups, [Gid::from_raw(7)]);
+    }
+
+    #[test]
+    fn who_does_not_exist_is_named() {
+        let error = |text| find(text).unwrap_err().to_string();
+        assert_eq!(error("no-such-login"), "cannot find user no-such-login");
+        assert_eq!(
+            error("root:no-such-group"),
+            "cannot find group no-such-group"
+        );
+        assert_eq!(error("root:"), "cannot find user root:: a name is missing");
+        assert_eq!(error(":root"), "cannot find user :root: a name is missing");
+        assert_eq!(error("a\0b"), "cannot find user a\0b");
+    }
+
+    #[test]
+    fn the_number_that_means_no_change_is_refused() {
+        assert!(find("4294967295").is_err());
+        assert!(find("4294967296").is_err());
+        assert!(find("+1").is_err());
+        assert!(find("root:4294967295").is_err());
+    }
+
+    #[test]
+    fn whoever_runs_us_may_be_named() {
+        let own = format!("{}:{}", geteuid(), getegid());
+        assert_eq!(lookup(&own).unwrap().uid, geteuid());
+    }
+
+    #[test]
+    fn only_root_may_run_workers_as_somebody_else() {
+        let result = lookup("40404");
+        if geteuid().is_root() {
+            assert!(result.is_ok());
+        } else {
+            let text = "cannot run workers as 40404: only root can change the user";
+            assert_eq!(result.unwrap_err().to_string(), text);
+        }
+    }
+}

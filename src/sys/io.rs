@@ -1,1 +1,197 @@
-//! (being written)
+//! Reading and writing that std and nix have no safe words for: a write that never waits, how much
+//! a pipe holds, a look into it without taking anything out, local time, and the heap's spare
+//! pages. Nothing here keeps state or decides what to do about an error.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
+nix::ioctl_read!(tiocgdev, b'T', 0x32, libc::c_uint);
+
+/// Writes what fits at once, whatever the descriptor's own blocking mode (pwritev2(2),
+/// RWF_NOWAIT). EAGAIN: nothing fits; EOPNOTSUPP: this kind of file cannot do it; ENOSYS: a
+/// kernel before 4.6.
+pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
+    let part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    let current: libc::c_long = -1;
+    // SAFETY: `part` describes `bytes`, both outlive the call, and the kernel only reads them.
+    let written = unsafe {
+        libc::syscall(
+            libc::SYS_pwritev2,
+            fd.as_raw_fd(),
+            &raw const part,
+            1 as libc::c_ulong,
+            current,
+            current,
+            libc::RWF_NOWAIT,
+        )
+    };
+    Errno::result(written).map(|count| count as usize)
+}
+
+/// How many bytes wait in a pipe or a stream socket (FIONREAD, ioctl_tty(2), pipe(7)).
+pub fn bytes_waiting(fd: BorrowedFd<'_>) -> nix::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int, and `count` is one.
+    unsafe { fionread(fd.as_raw_fd(), &mut count) }?;
+    Ok(count.max(0) as usize)
+}
+
+/// A copy of what waits in a pipe, which keeps it (tee(2) into a scratch pipe). Best effort:
+/// when the scratch pipe cannot be as large as this one, it is the older part.
+pub fn peek_pipe(fd: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
+    let (end, start) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ)?;
+    let _as_large_as_allowed = fcntl(&start, FcntlArg::F_SETPIPE_SZ(size));
+    // SAFETY: both descriptors are open for the length of the call; tee touches no memory of ours.
+    let copied = unsafe {
+        libc::tee(
+            fd.as_raw_fd(),
+            start.as_raw_fd(),
+            size as usize,
+            libc::SPLICE_F_NONBLOCK,
+        )
+    };
+    let mut bytes = vec![0; Errno::result(copied)? as usize];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match nix::unistd::read(&end, &mut bytes[filled..])? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
+/// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
+pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
+    let copy = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(least))
+        .or_else(|_| fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
+    // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
+pub fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let device = |fd: BorrowedFd<'_>| {
+        let mut number: libc::c_uint = 0;
+        // SAFETY: TIOCGDEV writes one unsigned int, and `number` is one.
+        unsafe { tiocgdev(fd.as_raw_fd(), &mut number) }.map(|_| number)
+    };
+    matches!((device(one), device(other)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// A moment on the wall clock, in the local time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LocalTime {
+    pub year: i32,
+    pub month: i32,
+    pub day: i32,
+    pub hour: i32,
+    pub minute: i32,
+    pub second: i32,
+}
+
+/// Local time of a moment given in seconds since 1970, by `TZ` or `/etc/localtime`
+/// (localtime_r(3)); all zeros for a year that does not fit an int.
+pub fn local_time(seconds: i64) -> LocalTime {
+    let time = seconds as libc::time_t;
+    let mut parts = MaybeUninit::<libc::tm>::zeroed();
+    // SAFETY: both pointers are to live values of the right type. A zeroed `tm` is a valid one
+    // (integers, and a null pointer), so it may be read whether localtime_r succeeds or not.
+    let parts = unsafe {
+        libc::localtime_r(&raw const time, parts.as_mut_ptr());
+        parts.assume_init()
+    };
+    LocalTime {
+        year: parts.tm_year + 1900,
+        month: parts.tm_mon + 1,
+        day: parts.tm_mday,
+        hour: parts.tm_hour,
+        minute: parts.tm_min,
+        second: parts.tm_sec,
+    }
+}
+
+/// Gives the heap's free pages back to the system (malloc_trim(3)). Where the C library has no
+/// such call it does so by itself.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no precondition.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{pipe2, write};
+
+    #[test]
+    fn a_full_pipe_refuses_at_once_although_it_is_blocking() {
+        let (_end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let block = [b'x'; 4096];
+        let mut written = 0;
+        let refusal = loop {
+            match write_nowait(start.as_fd(), &block) {
+                Ok(count) => written += count,
+                Err(refusal) => break refusal,
+            }
+        };
+        assert_eq!(refusal, Errno::EAGAIN);
+        assert!(written >= 4096, "a pipe holds a page at least: {written}");
+    }
+
+    #[test]
+    fn a_peek_takes_nothing_out_of_the_pipe() {
+        let (end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        write(&start, b"first\n").unwrap();
+        write(&start, b"second\n").unwrap();
+        assert_eq!(peek_pipe(end.as_fd()).unwrap(), b"first\nsecond\n");
+        assert_eq!(bytes_waiting(end.as_fd()).unwrap(), 13);
+    }
+
+    #[test]
+    fn a_peek_sees_all_of_a_full_pipe() {
+        let (end, start) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        let mut written = 0;
+        while let Ok(count) = write(&start, &[b'y'; 4096]) {
+            written += count;
+        }
+        assert_eq!(peek_pipe(end.as_fd()).unwrap().len(), written);
+    }
+
+    #[test]
+    fn a_peek_into_an_empty_pipe_does_not_wait() {
+        let (end, _start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        assert_eq!(peek_pipe(end.as_fd()), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn a_copy_lies_above_the_numbers_that_must_stay_free() {
+        let (end, _start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        assert!(copy_above(&end, 40).unwrap().as_raw_fd() >= 40);
+    }
+
+    #[test]
+    fn local_time_is_what_date_says() {
+        let date = std::process::Command::new("date")
+            .args(["-d", "@1795330801", "+%Y %-m %-d %-H %-M %-S"])
+            .output()
+            .unwrap();
+        let time = local_time(1_795_330_801);
+        let ours = format!(
+            "{} {} {} {} {} {}\n",
+            time.year, time.month, time.day, time.hour, time.minute, time.second
+        );
+        assert_eq!(ours, String::from_utf8(date.stdout).unwrap());
+    }
+}

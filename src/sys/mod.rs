@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod datagram;
 pub mod io;
 pub mod process;
+pub mod signals;
 pub mod socket;

@@ -1,1 +1,349 @@
-//! (being written)
+//! Processes: pidfds, collecting the dead without ever blocking, signals to a worker or to its
+//! group, and what a process inherits (signal mask, descriptor limit, close-on-exec flags). It
+//! knows nothing of workers or generations and never waits.
+
+use crate::supervisor::End;
+use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
+/// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox.
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: pidfd_open takes two integers and touches no memory of ours.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::c_long, 0 as libc::c_long) };
+    let fd = Errno::result(fd)? as RawFd;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether this kernel gives us pidfds. Ask once, at start; where it says no, SIGCHLD and
+/// `next_dead` do the same work.
+pub fn probe_pidfd() -> bool {
+    pidfd_open(std::process::id() as i32).is_ok()
+}
+
+/// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
+/// `None`: it lives. ECHILD: it is no child of ours.
+pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
+    let Some(info) = wait(libc::P_PID, pid as libc::id_t, 0)? else {
+        return Ok(None);
+    };
+    // SAFETY: waitid filled the structure in for a child, which has a status.
+    let status = unsafe { info.si_status() };
+    Ok(Some(match info.si_code {
+        libc::CLD_EXITED => End::Exited(status),
+        code => End::Signaled {
+            signal: status,
+            core_dumped: code == libc::CLD_DUMPED,
+        },
+    }))
+}
+
+/// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
+/// when there is none. It takes nothing away: the caller looks up whose it is, then calls `reap`,
+/// so that no worker's status is ever lost among the orphans'. Until that it names the same one.
+pub fn next_dead() -> Result<Option<i32>, Errno> {
+    match wait(libc::P_ALL, 0, libc::WNOWAIT) {
+        // SAFETY: waitid filled the structure in for a child, which has a pid.
+        Ok(info) => Ok(info.map(|info| unsafe { info.si_pid() })),
+        Err(Errno::ECHILD) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// waitid(2) for children that ended, without blocking. Raw, because nix's `Signal` has no
+/// real-time signals and would lose the status of a worker that died of one.
+fn wait(of: libc::idtype_t, id: libc::id_t, more: i32) -> Result<Option<libc::siginfo_t>, Errno> {
+    // SAFETY: all zeroes is a valid siginfo_t, a plain C structure.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let flags = libc::WEXITED | libc::WNOHANG | more;
+    // SAFETY: `info` is ours and lives through the call.
+    Errno::result(unsafe { libc::waitid(of, id, &mut info, flags) })?;
+    // SAFETY: the structure is initialised; si_pid stays 0 where no child has ended (waitid(2)).
+    Ok((unsafe { info.si_pid() } != 0).then_some(info))
+}
+
+/// Sends `signal` to one process (kill(2)). It takes a plain number because `-stop-signal` may be
+/// a real-time one. ESRCH: it is gone and reaped.
+pub fn signal(pid: i32, signal: i32) -> Result<(), Errno> {
+    kill(pid, 1, signal)
+}
+
+/// Sends `signal` to the whole process group that the worker `pid` leads.
+pub fn signal_group(pid: i32, signal: i32) -> Result<(), Errno> {
+    kill(pid, -1, signal)
+}
+
+/// Refuses what kill(2) would read as "everybody" (-1), "my own group" (0), or as init.
+fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
+}
+
+/// Raises our soft limit of open descriptors to the hard one; returns (soft, hard) as they were,
+/// to be given back to each worker.
+pub fn raise_nofile() -> Result<(rlim_t, rlim_t), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft != hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok((soft, hard))
+}
+
+/// Every signal is held back while this lives; dropped, the mask is what it was.
+pub struct SignalsBlocked(SigSet);
+
+impl SignalsBlocked {
+    /// Blocks all signals for the calling thread (sigprocmask(2)).
+    pub fn new() -> Result<Self, Errno> {
+        SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
+            .map(Self)
+    }
+}
+
+impl Drop for SignalsBlocked {
+    fn drop(&mut self) {
+        let _ = self.0.thread_set_mask();
+    }
+}
+
+/// Unblocks every signal: for our own start (a mask is inherited) and for a worker's.
+pub fn unblock_signals() -> Result<(), Errno> {
+    SigSet::empty().thread_set_mask()
+}
+
+/// Gives all 64 signals their default disposition. Only for a child that is about to exec.
+pub(crate) fn default_dispositions() {
+    for signal in 1..=64 {
+        let action = [0_u64; 8];
+        // SAFETY: `action` is larger than the kernel's sigaction on every architecture, and all
+        // zeroes is SIG_DFL without flags. Raw, because the C library refuses its own 32 and 33,
+        // and an ignored one would be inherited; SIGKILL and SIGSTOP fail, which changes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal as libc::c_long,
+                action.as_ptr(),
+                std::ptr::null_mut::<u8>(),
+                KERNEL_SIGSET,
+            )
+        };
+    }
+}
+
+/// The size of the kernel's signal set in bytes: 64 signals, 128 on MIPS.
+const KERNEL_SIGSET: usize = if cfg!(target_arch = "mips") { 16 } else { 8 };
+
+/// Asks for `signal` when our parent dies, then checks that it has not died before that: `false`
+/// then (PR_SET_PDEATHSIG, prctl(2)). A change of user clears the request.
+pub(crate) fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
+    // SAFETY: this prctl takes integers and touches no memory of ours.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
+    Ok(nix::unistd::getppid().as_raw() == parent)
+}
+
+/// Marks every open descriptor from `first` up close-on-exec. By close_range(2); where that is
+/// missing (before Linux 5.11) or forbidden, by /proc/self/fd; without that, one by one.
+/// It allocates nothing, so that a forked child may call it.
+pub fn cloexec_from(first: RawFd) {
+    // SAFETY: close_range takes three integers and, with this flag, closes nothing.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_long,
+            libc::c_long::from(i32::MAX),
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_long,
+        )
+    };
+    if done != 0 && cloexec_by_proc(first).is_err() {
+        let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        // A limit of a thousand million must not become a loop of that length.
+        (first..soft.min(65_536) as RawFd).for_each(set_cloexec);
+    }
+}
+
+fn set_cloexec(fd: RawFd) {
+    // SAFETY: F_SETFD takes an integer; on a number that is not open it fails with EBADF.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+}
+
+fn cloexec_by_proc(first: RawFd) -> Result<(), Errno> {
+    use nix::fcntl::{OFlag, open};
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(c"/proc/self/fd", flags, nix::sys::stat::Mode::empty())?;
+    let mut buffer = [0_u64; 128];
+    loop {
+        let size = std::mem::size_of_val(&buffer);
+        // SAFETY: the kernel writes at most `size` bytes into `buffer`, which is that large and
+        // aligned for its records.
+        let filled = unsafe {
+            libc::syscall(
+                libc::SYS_getdents64,
+                directory.as_raw_fd(),
+                buffer.as_mut_ptr(),
+                size,
+            )
+        };
+        let filled = Errno::result(filled)? as usize;
+        if filled == 0 {
+            return Ok(());
+        }
+        // SAFETY: the kernel has just written `filled` bytes there, at most `size`.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), filled) };
+        numbers(bytes)
+            .filter(|fd| *fd >= first)
+            .for_each(set_cloexec);
+    }
+}
+
+/// The entries of a getdents64(2) buffer whose names are numbers: a record is inode (8 bytes),
+/// offset (8), its own length (2), type (1), name ending in NUL.
+fn numbers(mut records: &[u8]) -> impl Iterator<Item = RawFd> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = usize::from(u16::from_ne_bytes([*records.get(16)?, *records.get(17)?]));
+            let (record, rest) = records.split_at_checked(length.max(19))?;
+            records = rest;
+            let name = record[19..]
+                .split(|byte| *byte == 0)
+                .next()
+                .unwrap_or_default();
+            if let Some(number) = std::str::from_utf8(name)
+                .ok()
+                .and_then(|name| name.parse().ok())
+            {
+                return Some(number);
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+    use std::process::{Child, Command, Stdio};
+
+    /// Its stdin is open as long as it is ours.
+    fn shell(script: &str) -> Child {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", script]).stdin(Stdio::piped());
+        shell.spawn().expect("/bin/sh starts")
+    }
+
+    /// Waits up to 10 s for the end of `pid`, leaving it to be reaped.
+    fn await_death(pid: i32) {
+        let pidfd = pidfd_open(pid).expect("a pidfd of our child");
+        let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let ready = poll(&mut watched, PollTimeout::from(10_000_u16)).expect("poll");
+        assert_eq!(ready, 1, "waited 10 s for the death of {pid}");
+    }
+
+    fn end_of(script: &str) -> End {
+        let pid = shell(script).id() as i32;
+        await_death(pid);
+        reap(pid).expect("our child").expect("it has ended")
+    }
+
+    #[test]
+    fn an_exit_status_is_reported() {
+        assert_eq!(end_of("exit 3"), End::Exited(3));
+    }
+
+    #[test]
+    fn a_deadly_signal_is_reported_real_time_ones_too() {
+        let killed = |signal| End::Signaled {
+            signal,
+            core_dumped: false,
+        };
+        assert_eq!(end_of("kill -KILL $$"), killed(9));
+        assert_eq!(end_of("kill -40 $$"), killed(40));
+    }
+
+    #[test]
+    fn a_living_child_is_not_waited_for() {
+        let mut child = shell("read line");
+        assert_eq!(reap(child.id() as i32), Ok(None));
+        signal(child.id() as i32, libc::SIGKILL).unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_strangers_end_is_not_ours_to_learn() {
+        assert_eq!(reap(1), Err(Errno::ECHILD));
+    }
+
+    #[test]
+    fn looking_for_the_dead_takes_no_status_away() {
+        let pid = shell("exit 5").id() as i32;
+        await_death(pid);
+        assert!(next_dead().unwrap().is_some(), "{pid} waits to be reaped");
+        assert_eq!(reap(pid), Ok(Some(End::Exited(5))));
+    }
+
+    #[test]
+    fn a_signal_to_everybody_or_to_init_is_refused() {
+        for pid in [-1, 0, 1] {
+            assert_eq!(signal(pid, 0), Err(Errno::EINVAL));
+            assert_eq!(signal_group(pid, 0), Err(Errno::EINVAL));
+        }
+    }
+
+    #[test]
+    fn pidfds_are_close_on_exec() {
+        let pidfd = pidfd_open(std::process::id() as i32).unwrap();
+        assert!(probe_pidfd());
+        assert_eq!(
+            fcntl(&pidfd, FcntlArg::F_GETFD),
+            Ok(FdFlag::FD_CLOEXEC.bits())
+        );
+    }
+
+    #[test]
+    fn a_mask_is_restored_when_the_guard_is_dropped() {
+        unblock_signals().unwrap();
+        let blocked = SignalsBlocked::new().unwrap();
+        assert!(
+            SigSet::thread_get_mask()
+                .unwrap()
+                .contains(nix::sys::signal::SIGTERM)
+        );
+        drop(blocked);
+        assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty());
+    }
+
+    #[test]
+    fn stray_descriptors_are_found_without_close_range() {
+        let (stray, other) = nix::unistd::pipe().unwrap();
+        cloexec_by_proc(stray.as_raw_fd().min(other.as_raw_fd())).unwrap();
+        for fd in [&stray, &other] {
+            assert_eq!(fcntl(fd, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_no_number_is_passed_over() {
+        let record = |name: &[u8]| {
+            let mut record = vec![0; 16];
+            record.extend_from_slice(&32_u16.to_ne_bytes());
+            record.push(0);
+            record.extend_from_slice(name);
+            record.resize(32, 0);
+            record
+        };
+        let records = [record(b"."), record(b".."), record(b"7"), record(b"1234")].concat();
+        assert_eq!(numbers(&records).collect::<Vec<_>>(), [7, 1234]);
+        assert_eq!(
+            numbers(&records[..40]).collect::<Vec<_>>(),
+            [] as [RawFd; 0]
+        );
+    }
+}

@@ -1,1 +1,306 @@
-//! (being written)
+//! Sockets where nix stops: name resolution, a backlog of any size, what the kernel knows about a
+//! listener, and becoming the owner of an inherited descriptor. Decides nothing, keeps nothing.
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, recv,
+    send, socket,
+};
+use std::ffi::{CStr, CString};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+/// The addresses of a host and a service, for a socket that is to be bound, in the resolver's
+/// order (getaddrinfo(3) with AI_PASSIVE). No host means all addresses, no family means both.
+///
+/// Errors: the resolver's own words, as gai_strerror(3) has them.
+pub fn resolve(
+    host: Option<&str>,
+    service: &str,
+    family: Option<AddressFamily>,
+    kind: SockType,
+) -> Result<Vec<SocketAddr>, String> {
+    let host = host
+        .map(CString::new)
+        .transpose()
+        .map_err(|error| error.to_string())?;
+    let service = CString::new(service).map_err(|error| error.to_string())?;
+    // SAFETY: all zeroes is a valid addrinfo: integers, and pointers that may be null.
+    let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
+    hints.ai_flags = libc::AI_PASSIVE;
+    hints.ai_family = family.map_or(libc::AF_UNSPEC, |family| family as i32);
+    hints.ai_socktype = kind as i32;
+    let node = host.as_ref().map_or(ptr::null(), |host| host.as_ptr());
+    let mut list = ptr::null_mut();
+    // SAFETY: both strings end in NUL and outlive the call, `hints` and `list` are ours.
+    let code = unsafe { libc::getaddrinfo(node, service.as_ptr(), &hints, &mut list) };
+    if code != 0 {
+        return Err(resolver_error(code));
+    }
+    let addresses = addresses(list);
+    // SAFETY: `list` came from a getaddrinfo that succeeded, and nothing refers to it any more.
+    unsafe { libc::freeaddrinfo(list) };
+    Ok(addresses)
+}
+
+fn resolver_error(code: i32) -> String {
+    if code == libc::EAI_SYSTEM {
+        return Errno::last().desc().to_owned();
+    }
+    // SAFETY: gai_strerror returns a static string that ends in NUL for every code.
+    let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
+    text.to_string_lossy().into_owned()
+}
+
+fn addresses(list: *const libc::addrinfo) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    let mut next = list;
+    // SAFETY: `next` is null or points to an entry of the list that getaddrinfo gave us.
+    while let Some(entry) = unsafe { next.as_ref() } {
+        // SAFETY: an entry's address is as long as its length says.
+        let raw = unsafe { SockaddrStorage::from_raw(entry.ai_addr, Some(entry.ai_addrlen)) };
+        addresses.extend(raw.as_ref().and_then(inet));
+        next = entry.ai_next;
+    }
+    addresses
+}
+
+/// The internet address in a socket address, if it is one.
+pub fn inet(address: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address
+        .as_sockaddr_in()
+        .map(|v4| SocketAddr::V4((*v4).into()));
+    v4.or_else(|| {
+        address
+            .as_sockaddr_in6()
+            .map(|v6| SocketAddr::V6((*v6).into()))
+    })
+}
+
+/// listen(2), also with a backlog above what nix holds for the maximum.
+pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> Result<(), Errno> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    // SAFETY: no memory is involved, and the descriptor is open.
+    Errno::result(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// Whether the receiving side was shut down, or the socket is no longer connected or listening
+/// (poll(2): POLLHUP, POLLRDHUP). Never waits, takes nothing from the socket.
+pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLRDHUP,
+        revents: 0,
+    };
+    // SAFETY: one entry, ours.
+    let found = unsafe { libc::poll(&mut poll, 1, 0) };
+    found == 1 && poll.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
+}
+
+/// Becomes the owner of an inherited descriptor and marks it close-on-exec.
+///
+/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process. The mark tells:
+/// what came through our exec cannot have it, and everything that we open does.
+pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: F_GETFD and F_SETFD read and write a flag of whatever this number is.
+    let flags = Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(Errno::EBUSY);
+    }
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
+    // SAFETY: open, and inherited: without the mark until now, so nothing here owns it, and from
+    // now on this function refuses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// How many clients wait in a TCP listener's queue, and how many may (TCP_INFO, tcp(7): of a
+/// listener, `tcpi_unacked` and `tcpi_sacked` say this).
+pub fn tcp_queue(fd: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    // linux/tcp.h: eight bytes, then 32-bit fields, of which these are the fifth and sixth.
+    let mut info = [0_u32; 8];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
+    Errno::result(unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    })?;
+    Ok((info[6], info[7]))
+}
+
+/// What sock_diag(7) tells about a unix socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnixDiag {
+    /// The inode of the file that it is bound to, cut to 32 bits.
+    pub file: Option<u32>,
+    /// Of a listener: how many clients wait, and how many may.
+    pub queue: Option<(u32, u32)>,
+}
+
+const UDIAG_SHOW_VFS: u32 = 0x2;
+const UDIAG_SHOW_RQLEN: u32 = 0x10;
+const UNIX_DIAG_VFS: u16 = 1;
+const UNIX_DIAG_RQLEN: u16 = 4;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const REQUEST_LENGTH: u32 = 40;
+
+/// Asks the kernel about the unix socket with this inode number (what fstat(2) says of its
+/// descriptor). The answer is there when the question has been sent: this never waits.
+///
+/// Errors: no netlink in this sandbox, no unix_diag in this kernel, no such socket.
+pub fn unix_diag(inode: u64) -> Result<UnixDiag, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let protocol = SockProtocol::NetlinkSockDiag;
+    let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    send(
+        netlink.as_raw_fd(),
+        &unix_diag_request(inode as u32),
+        MsgFlags::empty(),
+    )?;
+    let mut answer = [0; 512];
+    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    parse_unix_diag(&answer[..length])
+}
+
+/// A `nlmsghdr` and a `unix_diag_req`, as linux/netlink.h and linux/unix_diag.h lay them out.
+fn unix_diag_request(inode: u32) -> Vec<u8> {
+    let mut request = Vec::with_capacity(REQUEST_LENGTH as usize);
+    request.extend(REQUEST_LENGTH.to_ne_bytes());
+    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    request.extend([0; 8]); // sequence, port
+    request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
+    let any_state = u32::MAX;
+    let any_cookie = [u32::MAX; 2];
+    let show = UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN;
+    for word in [any_state, inode, show, any_cookie[0], any_cookie[1]] {
+        request.extend(word.to_ne_bytes());
+    }
+    request
+}
+
+fn parse_unix_diag(answer: &[u8]) -> Result<UnixDiag, Errno> {
+    const HEADER: usize = 16;
+    const MESSAGE: usize = 16;
+    if half(answer, 4) != Some(SOCK_DIAG_BY_FAMILY) {
+        // An NLMSG_ERROR carries a negative errno behind the header.
+        let errno = word(answer, HEADER).map_or(0, |word| (word as i32).wrapping_neg());
+        return Err(Errno::from_raw(errno));
+    }
+    let mut diag = UnixDiag::default();
+    let mut rest = answer.get(HEADER + MESSAGE..).unwrap_or_default();
+    while let (Some(length), Some(kind)) = (half(rest, 0), half(rest, 2)) {
+        match (kind, word(rest, 4), word(rest, 8)) {
+            (UNIX_DIAG_VFS, Some(inode), _) => diag.file = Some(inode),
+            (UNIX_DIAG_RQLEN, Some(waiting), Some(limit)) => diag.queue = Some((waiting, limit)),
+            _ => {}
+        }
+        let step = usize::from(length).next_multiple_of(4).max(4);
+        rest = rest.get(step..).unwrap_or_default();
+    }
+    Ok(diag)
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes
+        .get(at..at + 2)?
+        .try_into()
+        .ok()
+        .map(u16::from_ne_bytes)
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listen::tests::Folder;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, IntoRawFd};
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    #[test]
+    fn numbers_resolve_without_a_resolver() {
+        let found = resolve(Some("127.0.0.1"), "80", None, SockType::Stream).unwrap();
+        assert_eq!(found, ["127.0.0.1:80".parse().unwrap()]);
+        let all = resolve(None, "80", Some(AddressFamily::Inet), SockType::Stream).unwrap();
+        assert_eq!(all, ["0.0.0.0:80".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_address_of_the_wrong_family_does_not_resolve() {
+        let family = Some(AddressFamily::Inet6);
+        assert!(resolve(Some("127.0.0.1"), "80", family, SockType::Stream).is_err());
+    }
+
+    #[test]
+    fn the_queue_of_a_tcp_listener_counts_waiting_clients() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listen(listener.as_fd(), 7).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _clients = [
+            TcpStream::connect(address).unwrap(),
+            TcpStream::connect(address).unwrap(),
+        ];
+        assert_eq!(tcp_queue(listener.as_fd()).unwrap(), (2, 7));
+    }
+
+    #[test]
+    fn sock_diag_knows_the_queue_and_the_file_of_a_unix_listener() {
+        let folder = Folder::new();
+        let path = folder.join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        listen(listener.as_fd(), 9).unwrap();
+        let _client = UnixStream::connect(&path).unwrap();
+        let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
+        let diag = match unix_diag(inode) {
+            Ok(diag) => diag,
+            Err(errno) => return eprintln!("skipped: sock_diag: {errno}"),
+        };
+        assert_eq!(diag.queue, Some((1, 9)));
+        assert_eq!(
+            diag.file,
+            Some(std::fs::metadata(&path).unwrap().ino() as u32)
+        );
+    }
+
+    #[test]
+    fn sock_diag_of_no_socket_is_an_error() {
+        assert!(unix_diag(u64::from(u32::MAX)).is_err());
+        assert_eq!(parse_unix_diag(&[]), Err(Errno::UnknownErrno));
+    }
+
+    #[test]
+    fn an_inherited_descriptor_is_owned_once() {
+        let number = TcpListener::bind("127.0.0.1:0").unwrap().into_raw_fd();
+        assert_eq!(
+            inherit(number).unwrap_err(),
+            Errno::EBUSY,
+            "std marks what it opens"
+        );
+        // SAFETY: clears a flag of a descriptor that is ours.
+        unsafe { libc::fcntl(number, libc::F_SETFD, 0) };
+        let owned = inherit(number).unwrap();
+        assert_eq!(inherit(number).unwrap_err(), Errno::EBUSY);
+        drop(owned);
+    }
+
+    #[test]
+    fn a_listener_that_serves_is_not_hung_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(!hung_up(listener.as_fd()));
+    }
+}

@@ -270,26 +270,26 @@ fn a_bad_option_is_refused_with_its_reason() {
             "tcp://:1?backlog=1&backlog=2",
             "option backlog is given twice",
         ),
-        ("tcp://:1?backlog=many", "backlog many: not a number"),
+        ("tcp://:1?backlog=many", "backlog \"many\": not a number"),
         (
             "tcp://:1?backlog=0",
-            "backlog 0: out of range, 1 to 2147483647",
+            "backlog \"0\": out of range, 1 to 2147483647",
         ),
         (
             "tcp://:1?reuseport=yes",
-            "reuseport yes: neither true nor false",
+            "reuseport \"yes\": neither true nor false",
         ),
         (
             "unix:///x?mode=0888",
-            "mode 0888 is not an octal number from 0 to 0777",
+            "mode \"0888\" is not an octal number from 0 to 0777",
         ),
         (
             "unix:///x?mode=1777",
-            "mode 1777 is not an octal number from 0 to 0777",
+            "mode \"1777\" is not an octal number from 0 to 0777",
         ),
         (
             "unix:///x?mode=+7",
-            "mode +7 is not an octal number from 0 to 0777",
+            "mode \"+7\" is not an octal number from 0 to 0777",
         ),
         ("unix:///x?owner=%ff", "\"\u{fffd}\" is not UTF-8"),
         ("unix:///x?owner=%00", "the value of owner contains NUL"),
@@ -311,5 +311,12 @@ fn a_bad_option_is_refused_with_its_reason() {
 fn an_error_stays_on_one_line() {
     let error = Uri::try_from(OsStr::from_bytes(b"tcp://a\nb\xff:1")).unwrap_err();
     assert_eq!(error.uri, "tcp://a\\nb\u{fffd}:1");
-    assert!(!error.to_string().contains('\n'));
+    for text in [
+        "tcp://:1?backlog=%0A",
+        "unix:///x?mode=%0A",
+        "tcp://:1?name=%0A",
+        "systemd://%0A",
+    ] {
+        assert!(!reason(text).contains('\n'), "{text}");
+    }
 }

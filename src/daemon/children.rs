@@ -1,0 +1,516 @@
+//! The processes behind the core's `ChildId`s: starting them, hearing of their exec and their
+//! readiness, collecting their end and their output. It decides nothing; what it finds becomes
+//! events.
+
+use super::Daemon;
+use super::watch::{Source, Ticket};
+use crate::args::{Gate, Output};
+use crate::environment::{Control, Environment, Extras, Socket};
+use crate::notify::{Message, WorkerSocket};
+use crate::output::{Drained, Pipe, TURN};
+use crate::program::{self, ResolveError};
+use crate::spawn::{self, Order, Report};
+use crate::status::{Culprit, end_text};
+use crate::supervisor::{ChildId, End, Event, Instant};
+use crate::sys::{clock, process};
+use mio::Interest;
+use slog::{error, info, warn};
+use std::collections::{BTreeMap, VecDeque};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How many messages of one worker are read before others get their turn.
+const MESSAGES: usize = 32;
+/// How many pipes are kept whose worker is gone but not its grandchildren.
+const ORPHANED_PIPES: usize = 64;
+/// How many ended workers are remembered for a verdict.
+const GRAVES: usize = 64;
+
+/// A worker's process and what we hold of it.
+pub(super) struct Child {
+    pub pid: i32,
+    pidfd: Option<(OwnedFd, Ticket)>,
+    report: Option<(OwnedFd, Ticket)>,
+    notify: Option<(WorkerSocket, Ticket)>,
+    /// Why it did not become the program.
+    failure: Option<spawn::Failure>,
+    program: PathBuf,
+    /// One message from somebody who must not speak for it has been logged.
+    refused: bool,
+    /// What it says of itself (STATUS= in sd_notify(3)).
+    pub status: Option<String>,
+}
+
+/// A worker's output; it may outlive the worker.
+pub(super) struct Stream {
+    pipe: Pipe,
+    ticket: Ticket,
+    pid: i32,
+    /// Its end, to be logged when what it had written is.
+    end: Option<String>,
+    reported: bool,
+}
+
+/// All processes, and what is kept of those that are gone.
+#[derive(Default)]
+pub(super) struct Children {
+    pub alive: BTreeMap<ChildId, Child>,
+    pub by_pid: BTreeMap<i32, ChildId>,
+    pub streams: BTreeMap<ChildId, Stream>,
+    /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
+    pub parked: BTreeMap<ChildId, Option<Instant>>,
+    graves: VecDeque<(ChildId, Culprit)>,
+}
+
+impl Children {
+    /// What is known of a worker, alive or not long dead.
+    pub fn culprit(&self, id: ChildId) -> Culprit {
+        if let Some((_, culprit)) = self.graves.iter().rev().find(|(dead, _)| *dead == id) {
+            return culprit.clone();
+        }
+        let pid = self.alive.get(&id).map(|child| child.pid);
+        Culprit {
+            pid,
+            last_lines: self.last_lines(id),
+        }
+    }
+
+    pub fn pid(&self, id: ChildId) -> Option<i32> {
+        self.culprit_pid(id)
+            .or_else(|| self.alive.get(&id).map(|child| child.pid))
+    }
+
+    fn culprit_pid(&self, id: ChildId) -> Option<i32> {
+        self.graves
+            .iter()
+            .rev()
+            .find(|(dead, _)| *dead == id)
+            .and_then(|(_, c)| c.pid)
+    }
+
+    fn last_lines(&self, id: ChildId) -> Vec<String> {
+        self.streams
+            .get(&id)
+            .map(|stream| stream.pipe.last_lines())
+            .unwrap_or_default()
+    }
+
+    fn bury(&mut self, id: ChildId, culprit: Culprit) {
+        if self.graves.len() == GRAVES {
+            self.graves.pop_front();
+        }
+        self.graves.push_back((id, culprit));
+    }
+
+    /// When a parked stream is to be read again, whatever the log does.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.parked.values().flatten().min().copied()
+    }
+
+    /// Whether everything that dead workers had written is logged.
+    pub fn all_reported(&self) -> bool {
+        self.streams.values().all(|stream| stream.end.is_none())
+    }
+}
+
+impl Daemon {
+    /// Starts a worker; what becomes of it comes as events.
+    pub(super) fn start(&mut self, id: ChildId, generation: u64, index: u32) {
+        if let Err(end) = self.try_start(id, generation, index) {
+            error!(self.logger, "{}", end_text(&end));
+            self.core.handle(clock::now(), Event::Gone(id, end));
+        }
+    }
+
+    fn try_start(&mut self, id: ChildId, generation: u64, index: u32) -> Result<(), End> {
+        let directory = self.directory.as_deref().and_then(program::open_directory);
+        let path = std::env::var_os("PATH");
+        let at = directory.as_ref().map(AsFd::as_fd);
+        let program =
+            program::resolve(&self.config.command, path.as_deref(), at).map_err(not_found)?;
+        self.announce_start(&program);
+        let notify = self.notify_socket()?;
+        let output = self.output_pipe()?;
+        let environment = self.environment(generation, index, notify.as_ref());
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
+        let descriptors: Vec<BorrowedFd> = self.listeners.iter().map(AsFd::as_fd).collect();
+        let order = Order {
+            program: &program,
+            arguments: &self.config.arguments,
+            environment: &environment,
+            stdin: self.stdin.as_fd(),
+            stdout: theirs.unwrap_or(stdout.as_fd()),
+            stderr: theirs.unwrap_or(stderr.as_fd()),
+            descriptors: &descriptors,
+            user: self.user.as_ref(),
+            directory: at,
+            die_with_parent: self
+                .config
+                .die_with_parent
+                .then_some(self.config.stop_signal),
+            nofile: self.nofile,
+            pidfd: self.pidfds,
+        };
+        let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
+        let spawned = spawn::spawn(&order).map_err(failed)?;
+        self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
+        Ok(())
+    }
+
+    fn notify_socket(&self) -> Result<Option<WorkerSocket>, End> {
+        if self.config.ready != Gate::Notify {
+            return Ok(None);
+        }
+        let uid = self
+            .user
+            .as_ref()
+            .map_or(nix::unistd::getuid(), |user| user.uid);
+        let socket = WorkerSocket::bind(uid.as_raw());
+        socket.map(Some).map_err(|error| End::Exec {
+            step: "opening its notify socket".to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+        })
+    }
+
+    fn output_pipe(&self) -> Result<Option<(OwnedFd, OwnedFd)>, End> {
+        if self.config.output == Output::Inherit {
+            return Ok(None);
+        }
+        let pipe = spawn::output_pipe(self.user.as_ref());
+        pipe.map(Some).map_err(|errno| End::Exec {
+            step: "opening a pipe for its output".to_owned(),
+            errno: errno as i32,
+        })
+    }
+
+    fn announce_start(&self, program: &Path) {
+        let arguments = self.config.arguments.iter().map(|word| word.as_os_str());
+        let words: Vec<_> = std::iter::once(program.as_os_str())
+            .chain(arguments)
+            .collect();
+        let words = words.join(OsStr::new(" "));
+        info!(
+            self.logger,
+            "Starting {} [{}]",
+            program.display(),
+            words.to_string_lossy()
+        );
+    }
+
+    fn environment(
+        &self,
+        generation: u64,
+        index: u32,
+        notify: Option<&WorkerSocket>,
+    ) -> Environment {
+        let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
+        let control = self.config.control.as_deref().map(|path| Control {
+            path,
+            master_pid: std::process::id(),
+            child_index: index,
+            fd: None,
+        });
+        let extras = Extras {
+            generation,
+            notify_socket: notify.map(WorkerSocket::name),
+            control,
+            user: self.user.as_ref(),
+        };
+        Environment::build(
+            std::env::vars_os(),
+            &sockets,
+            self.config.protocols,
+            &extras,
+        )
+    }
+
+    /// Registers what we hold of a forked worker. Where the kernel refuses a registration we go
+    /// on without it: SIGCHLD tells of its end anyway.
+    fn take_charge(
+        &mut self,
+        id: ChildId,
+        program: PathBuf,
+        spawned: spawn::Spawned,
+        notify: Option<WorkerSocket>,
+        output: Option<OwnedFd>,
+    ) {
+        let pid = spawned.pid;
+        let report = self.watched(spawned.report, Source::Report(id));
+        let pidfd = spawned
+            .pidfd
+            .and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
+        let notify = notify.and_then(|socket| self.watched(socket, Source::Notify(id)));
+        if let Some((fd, ticket)) = output.and_then(|fd| self.watched(fd, Source::Output(id))) {
+            let mut pipe = Pipe::new(fd, pid as u32);
+            if self.config.output == Output::Lossy {
+                pipe.allow_drops();
+            }
+            let stream = Stream {
+                pipe,
+                ticket,
+                pid,
+                end: None,
+                reported: false,
+            };
+            self.children.streams.insert(id, stream);
+        }
+        let child = Child {
+            pid,
+            pidfd,
+            report,
+            notify,
+            failure: None,
+            program,
+            refused: false,
+            status: None,
+        };
+        self.children.by_pid.insert(pid, id);
+        self.children.alive.insert(id, child);
+    }
+
+    fn watched<F: AsFd>(&mut self, fd: F, source: Source) -> Option<(F, Ticket)> {
+        match self.watch.add(&fd, source, Interest::READABLE) {
+            Ok(ticket) => Some((fd, ticket)),
+            Err(error) => {
+                error!(self.logger, "cannot watch a worker's descriptor: {error}");
+                None
+            }
+        }
+    }
+
+    /// The exec of a worker is over.
+    pub(super) fn on_report(&mut self, id: ChildId) {
+        let Some(child) = self.children.alive.get_mut(&id) else {
+            return;
+        };
+        let Some((fd, _)) = &child.report else { return };
+        let report = spawn::read_report(fd.as_fd());
+        if report == Report::Pending {
+            return;
+        }
+        if let Some((fd, ticket)) = child.report.take() {
+            self.watch.remove(&fd, ticket);
+        }
+        match report {
+            Report::Failed(failure) => child.failure = Some(failure),
+            _ => self.tell(Event::Running(id)),
+        }
+    }
+
+    /// A worker has something to say.
+    pub(super) fn on_notify(&mut self, id: ChildId) {
+        for _ in 0..MESSAGES {
+            let Some(child) = self.children.alive.get_mut(&id) else {
+                return;
+            };
+            let Some((socket, _)) = &child.notify else {
+                return;
+            };
+            let message = match socket.receive() {
+                Ok(Some(message)) => message,
+                Ok(None) | Err(_) => return,
+            };
+            match message {
+                Message::From { report, .. } => {
+                    if report.status.is_some() {
+                        child.status = report.status;
+                    }
+                    if report.ready {
+                        self.tell(Event::Ready(id));
+                    }
+                }
+                Message::Refused { pid, uid } if !child.refused => {
+                    child.refused = true;
+                    warn!(
+                        self.logger,
+                        "process {pid} of user {uid} may not speak for worker {}: \
+                        its messages are ignored",
+                        child.pid
+                    );
+                }
+                Message::Refused { .. } => {}
+            }
+        }
+        self.watch.inbox.insert(Source::Notify(id));
+    }
+
+    /// Collects every child that has ended: workers, and orphans that became ours as PID 1.
+    /// Returns whether a worker was among them.
+    pub(super) fn reap(&mut self) -> bool {
+        let mut any = false;
+        while let Ok(Some(pid)) = process::next_dead() {
+            // Its last words are read while they are still known to be its.
+            let worker = self.children.by_pid.get(&pid).copied();
+            if let Some(id) = worker {
+                self.on_notify(id);
+                self.on_report(id);
+            }
+            match (process::reap(pid), worker) {
+                (Ok(Some(end)), Some(id)) => self.on_end(id, end),
+                (Ok(_), _) => {}
+                (Err(_), _) => break,
+            }
+            any |= worker.is_some();
+        }
+        any
+    }
+
+    /// A worker's process is gone.
+    fn on_end(&mut self, id: ChildId, end: End) {
+        let Some(child) = self.children.alive.remove(&id) else {
+            return;
+        };
+        self.children.by_pid.remove(&child.pid);
+        let end = match child.failure {
+            Some(failure) => failure.end(&child.program, self.user.as_ref()),
+            None => end,
+        };
+        for (fd, ticket) in [child.pidfd, child.report].into_iter().flatten() {
+            self.watch.remove(&fd, ticket);
+        }
+        if let Some((socket, ticket)) = child.notify {
+            self.watch.remove(&socket, ticket);
+        }
+        let text = match &end {
+            End::Exec { .. } => end_text(&end),
+            _ => format!("{} {}", child.pid, end_text(&end)),
+        };
+        let last_lines = self.children.last_lines(id);
+        self.close_stream(id, text);
+        self.children.bury(
+            id,
+            Culprit {
+                pid: Some(child.pid),
+                last_lines,
+            },
+        );
+        self.on_listeners_in_doubt();
+        self.tell(Event::Gone(id, end));
+    }
+
+    /// Logs a worker's end, now or when what it had written is logged.
+    fn close_stream(&mut self, id: ChildId, end: String) {
+        match self.children.streams.get_mut(&id) {
+            None => info!(self.logger, "{end}"),
+            Some(stream) => {
+                stream.pipe.mark_death();
+                stream.end = Some(end);
+                self.on_output(id);
+            }
+        }
+    }
+
+    /// Moves what a worker has written into the log, within a turn's budget.
+    pub(super) fn on_output(&mut self, id: ChildId) {
+        let Some(stream) = self.children.streams.get_mut(&id) else {
+            return;
+        };
+        let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        if stream.pipe.is_complete() || state == Drained::Eof {
+            if let Some(end) = stream.end.take() {
+                info!(self.logger, "{end}");
+                stream.reported = true;
+            }
+        }
+        match state {
+            Drained::Eof => self.drop_stream(id),
+            Drained::More => drop(self.watch.inbox.insert(Source::Output(id))),
+            Drained::Held => drop(self.children.parked.insert(id, None)),
+            Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
+            Drained::Empty => {}
+        }
+        self.limit_orphaned_pipes();
+    }
+
+    /// Goes on reading what could not be read before.
+    pub(super) fn unpark(&mut self) {
+        let (now, blocked) = (clock::now(), self.log.is_blocked());
+        let inbox = &mut self.watch.inbox;
+        self.children.parked.retain(|id, until| {
+            let stays = blocked && until.is_none_or(|until| until > now);
+            if !stays {
+                inbox.insert(Source::Output(*id));
+            }
+            stays
+        });
+    }
+
+    /// A worker that has been asked to stop must be able to say good-bye and leave.
+    fn let_go(&mut self, id: ChildId) {
+        if let Some(stream) = self.children.streams.get_mut(&id) {
+            stream.pipe.allow_drops();
+            if self.children.parked.remove(&id).is_some() {
+                self.watch.inbox.insert(Source::Output(id));
+            }
+        }
+    }
+
+    fn drop_stream(&mut self, id: ChildId) {
+        if let Some(stream) = self.children.streams.remove(&id) {
+            self.watch.remove(stream.pipe.fd(), stream.ticket);
+        }
+    }
+
+    fn limit_orphaned_pipes(&mut self) {
+        let orphaned = |(_, stream): &(&ChildId, &Stream)| stream.reported;
+        if self.children.streams.iter().filter(orphaned).count() <= ORPHANED_PIPES {
+            return;
+        }
+        let oldest = self
+            .children
+            .streams
+            .iter()
+            .find(orphaned)
+            .map(|(id, s)| (*id, s.pid));
+        if let Some((id, pid)) = oldest {
+            warn!(
+                self.logger,
+                "closing the output of worker {pid}, which is gone: \
+                too many descendants of dead workers still hold theirs"
+            );
+            self.drop_stream(id);
+        }
+    }
+
+    pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
+        if self
+            .core
+            .workers()
+            .find(id)
+            .is_some_and(|worker| worker.is_asked())
+        {
+            self.let_go(id);
+        }
+        let Some(child) = self.children.alive.get(&id) else {
+            return;
+        };
+        if let Err(errno) = process::signal(child.pid, signal) {
+            error!(
+                self.logger,
+                "cannot send signal {signal} to worker {}: {}",
+                child.pid,
+                errno.desc()
+            );
+        }
+    }
+
+    pub(super) fn kill_group(&mut self, id: ChildId) {
+        let Some(child) = self.children.alive.get(&id) else {
+            return;
+        };
+        let killed = process::signal_group(child.pid, libc::SIGKILL);
+        if killed.is_err() {
+            // It left its group, or has not made it yet.
+            let _ = process::signal(child.pid, libc::SIGKILL);
+        }
+    }
+}
+
+fn not_found(error: ResolveError) -> End {
+    End::Exec {
+        step: error.to_string(),
+        errno: 0,
+    }
+}

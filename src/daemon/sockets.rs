@@ -1,0 +1,170 @@
+//! The listening sockets while we serve: the guard's findings put into words and acts, and their
+//! end.
+
+use super::Daemon;
+use super::watch::{Source, Ticket, Watch};
+use crate::environment::Socket;
+use crate::guard::{self, Guard, Healing};
+use crate::listen::Listener;
+use crate::supervisor::{Event, Phase};
+use mio::Interest;
+use slog::{error, info, warn};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// A listener as the environment's protocols write it; it does not change while we live.
+pub(super) struct Texts {
+    name: String,
+    family: &'static str,
+    server_starter: String,
+    php_fpm: String,
+}
+
+impl Texts {
+    pub fn new(listener: &Listener) -> Texts {
+        Texts {
+            name: listener.name().to_owned(),
+            family: listener.family(),
+            server_starter: listener.server_starter_key().to_string_lossy().into_owned(),
+            php_fpm: listener.php_fpm_key().to_string_lossy().into_owned(),
+        }
+    }
+
+    pub fn as_socket(&self) -> Socket<'_> {
+        Socket {
+            name: &self.name,
+            family: self.family,
+            server_starter: &self.server_starter,
+            php_fpm: &self.php_fpm,
+        }
+    }
+}
+
+/// What the guard has registered.
+pub(super) struct GuardState {
+    guard: Option<Guard>,
+    listeners: Vec<Option<Ticket>>,
+}
+
+impl GuardState {
+    pub fn new(watch: &mut Watch, listeners: &[Listener]) -> io::Result<GuardState> {
+        // Without inotify, or for a file that we may not watch, the look at each worker's end
+        // remains.
+        let guard = Guard::new().ok();
+        if let Some(guard) = &guard {
+            watch.add(guard, Source::Paths, Interest::READABLE)?;
+            listeners
+                .iter()
+                .for_each(|listener| _ = guard.watch(listener));
+        }
+        let tickets = listeners.iter().enumerate().map(|(index, listener)| {
+            // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
+            let stream = listener.kind().listens();
+            let source = Source::Listener(index);
+            if stream {
+                watch.add(listener, source, Interest::WRITABLE).ok()
+            } else {
+                None
+            }
+        });
+        let listeners = tickets.collect();
+        Ok(GuardState { guard, listeners })
+    }
+}
+
+impl Daemon {
+    /// Something happened that may have cut clients off: look, and mend it.
+    pub(super) fn on_listeners_in_doubt(&mut self) {
+        if let Some(guard) = &self.guard.guard {
+            guard.drain();
+        }
+        for index in 0..self.listeners.len() {
+            self.mend(index);
+        }
+    }
+
+    fn mend(&mut self, index: usize) {
+        let Some(listener) = self.listeners.get_mut(index) else {
+            return;
+        };
+        let healing = guard::heal(listener);
+        let address = listener.address();
+        match healing {
+            Healing::Nothing => {}
+            Healing::Relinked => {
+                info!(
+                    self.logger,
+                    "{address} was removed{}: linked back",
+                    self.suspects()
+                );
+            }
+            Healing::Revived => {
+                warn!(
+                    self.logger,
+                    "{address} was shut down{}: listening again",
+                    self.suspects()
+                );
+            }
+            Healing::Rebound(old) => self.on_rebound(index, old),
+            Healing::Failed(error) => error!(self.logger, "{error}{}", self.suspects()),
+        }
+    }
+
+    /// A new socket stands at a listener's address, and the running workers do not have it.
+    fn on_rebound(&mut self, index: usize, old: OwnedFd) {
+        if let Some(ticket) = self.guard.listeners[index].take() {
+            self.watch.remove(&old, ticket);
+        }
+        drop(old);
+        let listener = &self.listeners[index];
+        let added = self
+            .watch
+            .add(listener, Source::Listener(index), Interest::WRITABLE);
+        self.guard.listeners[index] = added.ok();
+        if let Some(guard) = &self.guard.guard {
+            let _ = guard.watch(listener);
+        }
+        self.systemd.store_again(listener);
+        warn!(
+            self.logger,
+            "{} was shut down{}: bound anew, reloading so that the workers get it",
+            listener.address(),
+            self.suspects()
+        );
+        self.tell(Event::Rebound);
+    }
+
+    /// Who was starting or stopping when a listener was harmed.
+    fn suspects(&self) -> String {
+        let pids: Vec<String> = (self.core.workers().iter())
+            .filter(|(_, worker)| !matches!(worker.phase, Phase::Ready { .. }))
+            .filter_map(|(id, worker)| {
+                let verb = if worker.is_asked() {
+                    "stopping"
+                } else {
+                    "starting"
+                };
+                Some(format!("{} ({verb})", self.children.pid(id)?))
+            })
+            .take(8)
+            .collect();
+        match pids.is_empty() {
+            true => " while no worker was starting or stopping".to_owned(),
+            false => format!(" while these workers came or went: {}", pids.join(", ")),
+        }
+    }
+
+    /// We serve no more: no path of ours stays, and clients are refused as soon as no worker
+    /// holds the sockets.
+    pub(super) fn close_listeners(&mut self) {
+        self.guard.guard = None;
+        let tickets = std::mem::take(&mut self.guard.listeners);
+        for (mut listener, ticket) in self.listeners.drain(..).zip(tickets) {
+            // Workers hold copies: epoll would go on telling of those.
+            if let Some(ticket) = ticket {
+                self.watch.remove(&listener, ticket);
+            }
+            listener.remove();
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the loop waits for: mio's poll, a token for each descriptor, and what was found ready,
+//! sorted by the order in which a turn takes it up. Tokens are never used twice, so that an event
+//! of a descriptor that is gone can only be unknown.
+
+use crate::supervisor::{ChildId, Instant};
+use mio::event::Source as _;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+/// Whose descriptor it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Signals,
+    Timer,
+    Terminal,
+    /// The exec report of a worker.
+    Report(ChildId),
+    /// A worker's notify socket.
+    Notify(ChildId),
+    /// A worker's pidfd.
+    Death(ChildId),
+    /// A worker's output pipe.
+    Output(ChildId),
+    /// By index.
+    Listener(usize),
+    /// The watch on the directories of our unix paths.
+    Paths,
+    /// The log can be written to again.
+    Log,
+    Systemd,
+    /// The question to systemd whether its fd store has room.
+    Store,
+    /// A connection to the control socket by its number; 0 is the socket itself.
+    Control(u64),
+}
+
+/// A registration, to be given back with its descriptor.
+#[derive(Debug)]
+pub(super) struct Ticket(Token);
+
+/// What was found ready and is still to be taken up. It stays until somebody takes it.
+pub(super) type Inbox = BTreeSet<Source>;
+
+pub(super) struct Watch {
+    poll: Poll,
+    events: Events,
+    sources: BTreeMap<Token, Source>,
+    next: usize,
+    timer: TimerFd,
+    armed: Option<Instant>,
+    pub inbox: Inbox,
+}
+
+impl Watch {
+    pub fn new() -> io::Result<Watch> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        let mut watch = Watch {
+            poll: Poll::new()?,
+            events: Events::with_capacity(256),
+            sources: BTreeMap::new(),
+            next: 0,
+            timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+            armed: None,
+            inbox: Inbox::new(),
+        };
+        let timer = watch.timer.as_fd().as_raw_fd();
+        watch.add_raw(&mut SourceFd(&timer), Source::Timer, Interest::READABLE)?;
+        Ok(watch)
+    }
+
+    pub fn add(&mut self, fd: impl AsFd, source: Source, how: Interest) -> io::Result<Ticket> {
+        self.add_raw(&mut SourceFd(&fd.as_fd().as_raw_fd()), source, how)
+    }
+
+    pub fn add_raw(
+        &mut self,
+        fd: &mut impl mio::event::Source,
+        source: Source,
+        how: Interest,
+    ) -> io::Result<Ticket> {
+        let token = Token(self.next);
+        self.next += 1;
+        fd.register(self.poll.registry(), token, how)?;
+        self.sources.insert(token, source);
+        Ok(Ticket(token))
+    }
+
+    /// To be called while `fd` is still open: workers hold copies of some, and epoll would go on
+    /// telling of those.
+    pub fn remove(&mut self, fd: impl AsFd, ticket: Ticket) {
+        self.remove_raw(fd.as_fd().as_raw_fd(), ticket);
+    }
+
+    pub fn remove_raw(&mut self, fd: RawFd, ticket: Ticket) {
+        let _ = SourceFd(&fd).deregister(self.poll.registry());
+        if let Some(source) = self.sources.remove(&ticket.0) {
+            self.inbox.remove(&source);
+        }
+    }
+
+    /// Waits until something is ready, at most until `until`; not at all when `at_once`. What is
+    /// ready is in `inbox` afterwards. A signal that interrupts it is in its pipe by then.
+    pub fn look(&mut self, until: Option<Instant>, at_once: bool) -> io::Result<()> {
+        if !at_once {
+            self.arm(until)?;
+        }
+        match self
+            .poll
+            .poll(&mut self.events, at_once.then_some(Duration::ZERO))
+        {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in &self.events {
+            if let Some(source) = self.sources.get(&event.token()) {
+                self.inbox.insert(*source);
+            }
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self, until: Option<Instant>) -> io::Result<()> {
+        if self.armed == until {
+            return Ok(());
+        }
+        self.armed = until;
+        let Some(Instant(nanoseconds)) = until else {
+            return Ok(self.timer.unset()?);
+        };
+        // A timer of zero would be disarmed, not due.
+        let at = TimeSpec::from(Duration::from_nanos(nanoseconds.max(1)));
+        let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+        Ok(self.timer.set(Expiration::OneShot(at), absolute)?)
+    }
+
+    /// The timer has fired: the same deadline would have to be armed anew.
+    pub fn on_timer(&mut self) {
+        self.armed = None;
+    }
+}

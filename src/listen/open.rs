@@ -1,0 +1,478 @@
+//! From `-listen` addresses to sockets: bound anew, taken over from our parent, or found again in
+//! systemd's fd store after a crash. All or nothing: when one cannot be had, what was made for the
+//! others is gone again, and what came back from the store is left as it was.
+
+use super::file::{Place, Rights, SocketFile, clear, word};
+use super::inherited::{Inherited, Passed, STORE_PREFIX};
+use super::{Bound, Error, Kind, Listener, cannot};
+use crate::sys::socket::{inherit, listen, resolve};
+use crate::uri::{Address, Scheme, Uri};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
+};
+use nix::unistd::dup2_stdin;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::{fs, io};
+
+/// What `open_all` made of the addresses.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// In the order of the addresses; one `systemd://` may be several.
+    pub listeners: Vec<Listener>,
+    /// Lines for the log.
+    pub notices: Vec<String>,
+    /// Names in the fd store that hold nothing of use any more: `FDSTOREREMOVE=1` for each, before
+    /// anything is stored.
+    pub forget: Vec<String>,
+}
+
+/// Opens every address, in order.
+///
+/// Errors: "cannot bind tcp://:80: Address already in use", with the address that failed.
+pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
+    let opened = Opened::default();
+    let mut opening = Opening {
+        inherited,
+        opened,
+        taken: Vec::new(),
+    };
+    for uri in uris {
+        if let Err(error) = opening.open(uri) {
+            opening.give_up();
+            return Err(error);
+        }
+    }
+    opening.dismiss_the_rest();
+    opening.say_what_is_less_than_asked();
+    Ok(opening.opened)
+}
+
+struct Opening<'a> {
+    inherited: &'a Inherited,
+    opened: Opened,
+    /// The inherited descriptors that have found their address, or are of no use.
+    taken: Vec<RawFd>,
+}
+
+impl Opening<'_> {
+    fn open(&mut self, uri: &Uri) -> Result<(), Error> {
+        match &uri.address {
+            Address::Fd(fd) => self.take(uri, *fd),
+            Address::Name(name) => self.take_named(uri, name),
+            _ => self.open_own(uri),
+        }
+    }
+
+    fn take_named(&mut self, uri: &Uri, name: &str) -> Result<(), Error> {
+        let fits = |passed: &&Passed| name.is_empty() || passed.name == name;
+        let found: Vec<_> = self
+            .inherited
+            .of_the_unit()
+            .filter(fits)
+            .map(|passed| passed.fd)
+            .collect();
+        if found.is_empty() {
+            return Err(cannot("use", uri, self.why_none(name)));
+        }
+        found.into_iter().try_for_each(|fd| self.take(uri, fd))
+    }
+
+    fn why_none(&self, name: &str) -> String {
+        if let Some(reason) = &self.inherited.none_because {
+            return format!("no socket was passed to us: {reason}");
+        }
+        let names: Vec<_> = self
+            .inherited
+            .of_the_unit()
+            .map(|passed| &*passed.name)
+            .collect();
+        match names.is_empty() {
+            true => "no socket was passed to us".to_owned(),
+            false => format!(
+                "none of the passed sockets is called {name} ({})",
+                names.join(", ")
+            ),
+        }
+    }
+
+    fn take(&mut self, uri: &Uri, number: RawFd) -> Result<(), Error> {
+        if self.taken.contains(&number) {
+            return Err(cannot(
+                "use",
+                uri,
+                format!("descriptor {number} is taken already"),
+            ));
+        }
+        let fd = match number {
+            0 => copy_of_stdin(),
+            1 | 2 => return Err(cannot("use", uri, "it is where our output goes")),
+            _ => inherit(number),
+        };
+        let fd = fd.map_err(|errno| match errno {
+            Errno::EBUSY => cannot("use", uri, "it was not inherited"),
+            errno => cannot("use", uri, errno.desc()),
+        })?;
+        self.taken.push(number);
+        let listener = Listener::adopt(uri.clone(), fd, self.inherited.name_of(number))?;
+        if number == 0 {
+            empty_stdin().map_err(|errno| cannot("use", uri, errno.desc()))?;
+        }
+        self.opened.listeners.push(listener);
+        Ok(())
+    }
+
+    fn open_own(&mut self, uri: &Uri) -> Result<(), Error> {
+        let kind = Kind::of(uri.scheme);
+        let store_name = self.free_store_name(uri);
+        let candidates = match &uri.address {
+            Address::Host { host, port } => candidates(uri, host, port, kind)?,
+            _ => Vec::new(),
+        };
+        let mut listener = match self.take_stored(uri, &store_name, &candidates) {
+            Some(listener) => listener,
+            None => self.bind_own(uri, kind, &candidates)?,
+        };
+        listener.store_name = Some(store_name);
+        self.opened.listeners.push(listener);
+        Ok(())
+    }
+
+    fn bind_own(
+        &mut self,
+        uri: &Uri,
+        kind: Kind,
+        candidates: &[SocketAddr],
+    ) -> Result<Listener, Error> {
+        let Address::Path(path) = &uri.address else {
+            let fd = match &uri.address {
+                Address::Abstract(_) => bind_abstract(uri, kind)?,
+                _ => bind_inet(uri, kind, candidates)?,
+            };
+            return finish(uri, fd, kind, None);
+        };
+        let bound = bind_path(uri, path, kind)?;
+        if bound.replaced {
+            let path = path.display();
+            self.opened
+                .notices
+                .push(format!("Replaced the stale socket {path}: nobody answered"));
+        }
+        finish(uri, bound.fd, kind, Some(bound.file))
+    }
+
+    /// Two equal addresses, as `?reuseport` allows, have two names.
+    fn free_store_name(&self, uri: &Uri) -> String {
+        let base = store_name(uri);
+        let used = |name: &str| {
+            self.opened
+                .listeners
+                .iter()
+                .any(|listener| listener.store_name() == Some(name))
+        };
+        let more = (2..).map(|n| format!("{base}#{n}"));
+        let mut names = std::iter::once(base.clone()).chain(more);
+        names
+            .find(|name| !used(name))
+            .expect("the names do not end")
+    }
+
+    /// The socket that the fd store kept for this address, if it is still what is asked for.
+    fn take_stored(
+        &mut self,
+        uri: &Uri,
+        name: &str,
+        candidates: &[SocketAddr],
+    ) -> Option<Listener> {
+        let stored: Vec<_> = self
+            .inherited
+            .passed
+            .iter()
+            .filter(|passed| passed.name == name)
+            .collect();
+        for passed in stored {
+            if self.taken.contains(&passed.fd) {
+                continue;
+            }
+            self.taken.push(passed.fd);
+            match restored(uri, passed.fd, candidates) {
+                Ok(mut listener) => {
+                    let address = listener.address();
+                    let line = format!("Took {address} back from systemd's fd store");
+                    self.opened.notices.push(line);
+                    listener.is_stored = true;
+                    return Some(listener);
+                }
+                Err(Error(why)) => self.opened.notices.push(format!("{why}; opening it anew")),
+            }
+            self.opened.forget.push(name.to_owned());
+        }
+        None
+    }
+
+    /// Closes what was passed to us and nobody asks for.
+    fn dismiss_the_rest(&mut self) {
+        for passed in &self.inherited.passed {
+            if self.taken.contains(&passed.fd) {
+                continue;
+            }
+            let Ok(fd) = inherit(passed.fd) else { continue };
+            let what = Bound::of(fd.as_fd()).ok().and_then(|bound| bound.address());
+            let what = what.map_or(String::new(), |address| format!(" ({address})"));
+            let line = match passed.is_stored() {
+                true => format!("Dropping {}{what}: no -listen asks for it", passed.name),
+                false => {
+                    let Passed { fd, name } = passed;
+                    format!("Closing descriptor {fd}, {name}{what}: no -listen asks for it")
+                }
+            };
+            self.opened.notices.push(line);
+            if passed.is_stored() {
+                self.opened.forget.push(passed.name.clone());
+            }
+        }
+    }
+
+    fn say_what_is_less_than_asked(&mut self) {
+        let limit = fs::read_to_string("/proc/sys/net/core/somaxconn");
+        let limit = limit
+            .ok()
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(u32::MAX);
+        for listener in &self.opened.listeners {
+            if listener.is_inherited() {
+                continue;
+            }
+            let (address, wanted) = (listener.address(), listener.backlog());
+            if listener.kind.listens() && wanted > limit {
+                let line = format!("Backlog of {address} is {limit}, not {wanted}");
+                self.opened
+                    .notices
+                    .push(format!("{line}: net.core.somaxconn allows no more"));
+            }
+            if listener
+                .file
+                .as_ref()
+                .is_some_and(|file| file.link().is_none())
+            {
+                let line = format!("Cannot keep a second name for {address}");
+                let then = "if a worker removes it, running workers cannot get it back";
+                self.opened.notices.push(format!("{line}: {then}"));
+            }
+        }
+    }
+
+    fn give_up(&mut self) {
+        for listener in &mut self.opened.listeners {
+            match listener.is_stored {
+                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
+                false => listener.remove(),
+            }
+        }
+    }
+}
+
+/// `fd://0`, as inetd hands a socket over: moved above 2 (std does so), for a worker gets our stdin
+/// as its own.
+fn copy_of_stdin() -> Result<OwnedFd, Errno> {
+    io::stdin().as_fd().try_clone_to_owned().map_err(word)
+}
+
+fn empty_stdin() -> Result<(), Errno> {
+    dup2_stdin(fs::File::open("/dev/null").map_err(word)?)
+}
+
+/// A stored socket is used when it is of the kind and at the address that is asked for, listens,
+/// and, if it is a unix one, can still be reached by its path.
+fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Listener, Error> {
+    let cannot = |why: &str| cannot("take back", uri, why);
+    let fd = inherit(number).map_err(|errno| cannot(errno.desc()))?;
+    let listener = Listener::adopt(uri.clone(), fd, None)?;
+    if listener.kind != Kind::of(uri.scheme) || !is_at(&listener.bound, uri, candidates) {
+        return Err(cannot(&format!(
+            "the stored socket is {}",
+            listener.address()
+        )));
+    }
+    if let Some(file) = &listener.file {
+        if file.place() != Ok(Place::Ours) {
+            return Err(cannot("its path is gone"));
+        }
+        let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
+        rights
+            .apply(file.path())
+            .map_err(|errno| cannot(errno.desc()))?;
+    }
+    if listener.kind.listens() {
+        listen(listener.as_fd(), listener.backlog()).map_err(|errno| cannot(errno.desc()))?;
+    }
+    Ok(listener)
+}
+
+fn is_at(bound: &Bound, uri: &Uri, candidates: &[SocketAddr]) -> bool {
+    let Bound::Inet(bound) = bound else {
+        return bound.address().as_ref() == Some(&uri.address);
+    };
+    let fits =
+        |wanted: &SocketAddr| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
+    candidates.iter().any(fits)
+}
+
+fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Result<Listener, Error> {
+    match Bound::of(fd.as_fd()) {
+        Ok(bound) => Ok(Listener::new(uri.clone(), fd, kind, bound, file)),
+        Err(errno) => Err(cannot("bind", uri, errno.desc())),
+    }
+}
+
+/// `socketmaster-tcp-%3A8080`: the same for the same address, and fit for `FDNAME=`, which takes at
+/// most 255 printable ASCII characters and no colon (sd_pid_notify_with_fds(3)).
+fn store_name(uri: &Uri) -> String {
+    const LONGEST: usize = 200;
+    let mut name = format!("{STORE_PREFIX}{}-", uri.scheme.name());
+    for byte in uri.address.to_string().bytes() {
+        match byte.is_ascii_alphanumeric() || b"-._/@[]".contains(&byte) {
+            true => name.push(char::from(byte)),
+            false => write!(name, "%{byte:02X}").expect("a String takes everything"),
+        }
+    }
+    if name.len() > LONGEST {
+        let hash = fnv1a(name.as_bytes());
+        name.truncate(LONGEST);
+        write!(name, "-{hash:016x}").expect("a String takes everything");
+    }
+    name
+}
+
+/// FNV-1a, 64 bits: std's hash may change with the compiler, and the name must not.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+/// The addresses to try, in order. As in Go, `tcp` and `udp` on all addresses, be they left out or
+/// `0.0.0.0`, are one dual-stack socket, or an IPv4 one where there is no IPv6; of several
+/// addresses of a host an IPv4 one is taken first.
+fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<SocketAddr>, Error> {
+    use AddressFamily::{Inet, Inet6};
+    let everywhere = host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
+    let host = Some(host).filter(|_| !everywhere);
+    let lookup = |family| {
+        let found = resolve(host, port, family, kind.sock_type());
+        found.map_err(|word| cannot("resolve", uri, word))
+    };
+    let mut found = match uri.scheme {
+        Scheme::Tcp4 | Scheme::Udp4 => lookup(Some(Inet))?,
+        Scheme::Tcp6 | Scheme::Udp6 => lookup(Some(Inet6))?,
+        _ if everywhere => return Ok([lookup(Some(Inet6))?, lookup(Some(Inet))?].concat()),
+        _ => lookup(None)?,
+    };
+    found.sort_by_key(SocketAddr::is_ipv6);
+    found.truncate(1);
+    Ok(found)
+}
+
+fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd, Error> {
+    let mut last = Errno::EADDRNOTAVAIL;
+    for address in candidates {
+        match bind_inet_to(uri, kind, address) {
+            // No IPv6 in this kernel, or none allowed in this sandbox: the next one is IPv4.
+            Err(errno @ (Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => last = errno,
+            other => return other.map_err(|errno| cannot("bind", uri, errno.desc())),
+        }
+    }
+    Err(cannot("bind", uri, last.desc()))
+}
+
+fn bind_inet_to(uri: &Uri, kind: Kind, address: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv6() {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    };
+    let fd = socket(family, kind.sock_type(), SockFlag::SOCK_CLOEXEC, None)?;
+    if address.is_ipv6() {
+        let strict = matches!(uri.scheme, Scheme::Tcp6 | Scheme::Udp6);
+        setsockopt(&fd, sockopt::Ipv6V6Only, &strict)?;
+    }
+    // For datagrams it would let a second server share the port, and take what is meant for us.
+    if kind.listens() {
+        setsockopt(&fd, sockopt::ReuseAddr, &true)?;
+    }
+    if uri.options.reuseport {
+        setsockopt(&fd, sockopt::ReusePort, &true)?;
+    }
+    bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
+    start_listening(uri, kind, &fd)?;
+    Ok(fd)
+}
+
+fn start_listening(uri: &Uri, kind: Kind, fd: &OwnedFd) -> Result<(), Errno> {
+    match kind.listens() {
+        true => listen(fd.as_fd(), uri.options.backlog.unwrap_or(super::BACKLOG)),
+        false => Ok(()),
+    }
+}
+
+pub(crate) fn bind_abstract(uri: &Uri, kind: Kind) -> Result<OwnedFd, Error> {
+    let Address::Abstract(name) = &uri.address else {
+        return Err(cannot("bind", uri, "it is not an abstract name"));
+    };
+    let bound = || {
+        let fd = unix_socket(kind)?;
+        bind(
+            fd.as_raw_fd(),
+            &UnixAddr::new_abstract(name.as_encoded_bytes())?,
+        )?;
+        start_listening(uri, kind, &fd)?;
+        Ok(fd)
+    };
+    bound().map_err(|errno: Errno| cannot("bind", uri, errno.desc()))
+}
+
+fn unix_socket(kind: Kind) -> Result<OwnedFd, Errno> {
+    socket(
+        AddressFamily::Unix,
+        kind.sock_type(),
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+}
+
+/// A unix socket at its path, and whether a stale one stood there.
+pub(crate) struct AtPath {
+    pub fd: OwnedFd,
+    pub file: SocketFile,
+    pub replaced: bool,
+}
+
+/// Binds to a path: room is made only where nobody answers, and nobody can connect before owner
+/// and mode are right, since listen(2) comes last. (No temporary name and rename: getsockname(2)
+/// would show the wrong path, and nginx knows its socket by that.)
+pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind) -> Result<AtPath, Error> {
+    let failed = |errno: Errno| cannot("bind", uri, errno.desc());
+    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+    let address = UnixAddr::new(path).map_err(failed)?;
+    let replaced = clear(path, kind).map_err(failed)?;
+    let fd = unix_socket(kind).map_err(failed)?;
+    rights.prepare(&fd).map_err(failed)?;
+    bind(fd.as_raw_fd(), &address).map_err(failed)?;
+    let mut file = SocketFile::bound(path).map_err(failed)?;
+    let opened = rights
+        .apply(path)
+        .map_err(|errno| cannot("set the rights of", uri, errno.desc()))
+        .and_then(|()| start_listening(uri, kind, &fd).map_err(failed));
+    match opened {
+        Ok(()) => Ok(AtPath { fd, file, replaced }),
+        Err(error) => {
+            file.remove();
+            Err(error)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! The bytes that wait to be written: whole lines in, any number of bytes out at the front. It
+//! knows nothing of where they go, and its memory follows what it holds.
+
+/// How much room is added when there is not enough.
+const STEP: usize = 16 * 1024;
+
+/// A queue of bytes with a moving front.
+#[derive(Debug, Default)]
+pub struct Queue {
+    data: Vec<u8>,
+    /// Everything before it is written already.
+    start: usize,
+}
+
+impl Queue {
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.data.len() - self.start
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What waits, oldest first.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data[self.start..]
+    }
+
+    /// Adds the parts of one line and its newline.
+    pub fn push_line(&mut self, parts: &[&[u8]]) {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>() + 1;
+        self.make_room(length);
+        for part in parts {
+            self.data.extend_from_slice(part);
+        }
+        self.data.push(b'\n');
+    }
+
+    /// Adds bytes as they are, for what another process left unwritten.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        self.make_room(bytes.len());
+        self.data.extend_from_slice(bytes);
+    }
+
+    /// Forgets the oldest `count` bytes. Memory goes back when nothing is left, unless so much
+    /// went at once that more will follow.
+    pub fn consume(&mut self, count: usize) {
+        self.start += count;
+        debug_assert!(self.start <= self.data.len());
+        if self.start < self.data.len() {
+            return;
+        }
+        self.data.clear();
+        self.start = 0;
+        if count < STEP {
+            self.rest();
+        }
+    }
+
+    /// Gives the memory back if nothing waits.
+    pub fn rest(&mut self) {
+        if !self.is_empty() || self.data.capacity() == 0 {
+            return;
+        }
+        let was_large = self.data.capacity() > 2 * STEP;
+        self.data = Vec::new();
+        self.start = 0;
+        if was_large {
+            crate::sys::io::trim_heap();
+        }
+    }
+
+    /// The written part is cut off when it is at least half of all: each byte moves once at most
+    /// on average, and a reader that takes a little at a time cannot make the buffer grow.
+    fn make_room(&mut self, length: usize) {
+        if self.start > 0 && self.start >= self.data.len() / 2 {
+            self.data.drain(..self.start);
+            self.start = 0;
+        }
+        if self.data.capacity() - self.data.len() < length {
+            self.data.reserve_exact(length.max(STEP));
+        }
+    }
+
+    #[cfg(test)]
+    pub fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_come_out_in_the_order_they_went_in() {
+        let mut queue = Queue::default();
+        queue.push_line(&[b"[1] ", b"one"]);
+        queue.push_line(&[b"two"]);
+        assert_eq!(queue.bytes(), b"[1] one\ntwo\n");
+        queue.consume(6);
+        assert_eq!(queue.bytes(), b"e\ntwo\n");
+        assert_eq!(queue.len(), 6);
+    }
+
+    #[test]
+    fn a_reader_that_takes_a_little_at_a_time_does_not_make_it_grow() {
+        let mut queue = Queue::default();
+        let line = [b'x'; 99];
+        for _ in 0..600 {
+            queue.push_line(&[&line]);
+        }
+        for _ in 0..100_000 {
+            queue.push_line(&[&line]);
+            queue.consume(100);
+        }
+        assert_eq!(queue.len(), 60_000);
+        assert!(queue.capacity() <= 160_000, "{}", queue.capacity());
+    }
+
+    #[test]
+    fn an_empty_queue_holds_no_memory() {
+        let mut queue = Queue::default();
+        queue.push_line(&[&[b'x'; 50_000]]);
+        queue.consume(50_001);
+        queue.rest();
+        assert_eq!(queue.capacity(), 0);
+    }
+}

@@ -1,0 +1,504 @@
+//! What a worker tells us: the datagram socket that is its `NOTIFY_SOCKET`, and s6's newline on a
+//! pipe. One socket for each worker, so that the socket says who is meant, also when the sender is
+//! a helper that is already gone. It hears and parses; what a message is worth, others decide.
+
+use super::one_line;
+use crate::sys::datagram::{self, Received, Sender};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::unistd::{getuid, pipe2, read};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// systemd itself takes 4096 bytes and ignores what is longer.
+const LONGEST: usize = 8192;
+
+/// One worker's `NOTIFY_SOCKET`: abstract, non-blocking, CLOEXEC, gone with this value.
+#[derive(Debug)]
+pub struct WorkerSocket {
+    socket: UnixDatagram,
+    name: String,
+    worker: u32,
+}
+
+/// One datagram of a worker.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message {
+    /// From a process of root, of ours or of the worker's user.
+    From { pid: i32, report: Report },
+    /// From somebody else. Anybody can send these in any number: log one, not all.
+    Refused { pid: i32, uid: u32 },
+}
+
+/// What one datagram said (sd_notify(3)). Unknown lines are ignored, of a repeated one the first
+/// counts, as in systemd.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    pub ready: bool,
+    pub reloading: bool,
+    pub stopping: bool,
+    /// The sender waits until this is read. It has been answered already.
+    pub barrier: bool,
+    pub watchdog: Option<Watchdog>,
+    /// One line, without control characters, at most 8 KiB before replacement characters.
+    pub status: Option<String>,
+    pub errno: Option<i32>,
+    pub main_pid: Option<i32>,
+    pub extend_timeout: Option<Duration>,
+    /// It was longer than 8 KiB: the whole lines that fitted were read.
+    pub truncated: bool,
+}
+
+/// WATCHDOG=1 or WATCHDOG=trigger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watchdog {
+    Alive,
+    Failed,
+}
+
+impl WorkerSocket {
+    /// Opens the socket for a worker that will run as this uid.
+    pub fn bind(worker: u32) -> io::Result<WorkerSocket> {
+        let address = SocketAddr::from_abstract_name(unguessable_name())?;
+        WorkerSocket::adopt(UnixDatagram::bind_addr(&address)?.into(), worker)
+    }
+
+    /// The same for a socket that we opened before an exec of ourselves. Fails if it is none.
+    pub fn adopt(socket: OwnedFd, worker: u32) -> io::Result<WorkerSocket> {
+        let socket = UnixDatagram::from(socket);
+        let address = socket.local_addr()?;
+        let name = address.as_abstract_name().ok_or(ErrorKind::InvalidInput)?;
+        let name = format!("@{}", String::from_utf8_lossy(name));
+        setsockopt(&socket, sockopt::PassCred, &true)?;
+        socket.set_nonblocking(true)?;
+        Ok(WorkerSocket {
+            socket,
+            name,
+            worker,
+        })
+    }
+
+    /// The value for `NOTIFY_SOCKET`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The next datagram, None when there is none now. A sender can keep this going: take a few in
+    /// a turn and come back.
+    pub fn receive(&self) -> io::Result<Option<Message>> {
+        let mut buffer = [0; LONGEST];
+        match datagram::receive(self.socket.as_fd(), &mut buffer) {
+            Ok(received) => Ok(Some(self.message(&buffer, &received))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn message(&self, buffer: &[u8], received: &Received) -> Message {
+        let Sender { pid, uid } = received.sender.unwrap_or(Sender {
+            pid: 0,
+            uid: u32::MAX,
+        });
+        if uid != 0 && uid != getuid().as_raw() && uid != self.worker {
+            return Message::Refused { pid, uid };
+        }
+        let report = Report::parse(&buffer[..received.length], received.truncated);
+        Message::From { pid, report }
+    }
+}
+
+impl AsFd for WorkerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// 128 bits from std's hash keys, which the system's random source fills without ever blocking a
+/// boot. The credentials are the guard: /proc/net/unix shows every name to everybody.
+fn unguessable_name() -> String {
+    let keys = RandomState::new();
+    format!(
+        "socketmaster-{:016x}{:016x}",
+        keys.hash_one(0u8),
+        keys.hash_one(1u8)
+    )
+}
+
+impl Report {
+    /// Reads one datagram. Of a truncated one the last line is dropped: it may be half of itself.
+    pub fn parse(datagram: &[u8], truncated: bool) -> Report {
+        let end = match truncated {
+            true => datagram
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .unwrap_or(0),
+            false => datagram.len(),
+        };
+        let mut report = Report {
+            truncated,
+            ..Report::default()
+        };
+        for line in datagram[..end].split(|byte| *byte == b'\n') {
+            report.line(&String::from_utf8_lossy(line));
+        }
+        report
+    }
+
+    fn line(&mut self, line: &str) {
+        let Some((key, value)) = line.trim_end_matches('\0').split_once('=') else {
+            return;
+        };
+        match key {
+            "READY" => self.ready |= value == "1",
+            "RELOADING" => self.reloading |= value == "1",
+            "STOPPING" => self.stopping |= value == "1",
+            "BARRIER" => self.barrier |= value == "1",
+            "WATCHDOG" => keep_first(&mut self.watchdog, watchdog(value)),
+            "STATUS" => keep_first(&mut self.status, Some(one_line(value))),
+            "ERRNO" => keep_first(&mut self.errno, value.parse().ok()),
+            "MAINPID" => keep_first(&mut self.main_pid, value.parse().ok()),
+            "EXTEND_TIMEOUT_USEC" => {
+                let time = value.parse().ok().map(Duration::from_micros);
+                keep_first(&mut self.extend_timeout, time);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn watchdog(value: &str) -> Option<Watchdog> {
+    match value {
+        "1" => Some(Watchdog::Alive),
+        "trigger" => Some(Watchdog::Failed),
+        _ => None,
+    }
+}
+
+fn keep_first<T>(slot: &mut Option<T>, value: Option<T>) {
+    if slot.is_none() {
+        *slot = value;
+    }
+}
+
+/// s6's way of saying "ready": a newline on a descriptor whose number the worker was told
+/// (notification-fd, s6-supervise(8)). What stands before the newline does not matter.
+#[derive(Debug)]
+pub struct ReadyPipe {
+    read: OwnedFd,
+    write: Option<OwnedFd>,
+}
+
+impl ReadyPipe {
+    /// Both ends are CLOEXEC; only ours is non-blocking.
+    pub fn open() -> io::Result<ReadyPipe> {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(ReadyPipe {
+            read,
+            write: Some(write),
+        })
+    }
+
+    /// Hands out the worker's end, once; drop it when the worker has been forked.
+    pub fn take_write_end(&mut self) -> Option<OwnedFd> {
+        self.write.take()
+    }
+
+    /// Whether a newline has come since the last call. Reads at most 64 KiB, a pipe's fill.
+    pub fn is_ready(&self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        for _ in 0..16 {
+            match read(&self.read, &mut buffer) {
+                Ok(0) | Err(Errno::EAGAIN) => return Ok(false),
+                Ok(length) if buffer[..length].contains(&b'\n') => return Ok(true),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl AsFd for ReadyPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.read.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use std::fs;
+    use std::io::{IoSlice, Write};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio, id};
+
+    fn socket() -> WorkerSocket {
+        WorkerSocket::bind(getuid().as_raw()).unwrap()
+    }
+
+    fn sender_to(socket: &WorkerSocket) -> UnixDatagram {
+        let sender = UnixDatagram::unbound().unwrap();
+        let address = SocketAddr::from_abstract_name(&socket.name()[1..]).unwrap();
+        sender.connect_addr(&address).unwrap();
+        sender
+    }
+
+    fn send_with_fds(sender: &UnixDatagram, text: &str, fds: &[OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let text = [IoSlice::new(text.as_bytes())];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<()>(sender.as_raw_fd(), &text, &rights, MsgFlags::empty(), None).unwrap();
+    }
+
+    fn report(socket: &WorkerSocket) -> Report {
+        match socket.receive().unwrap().expect("a datagram was sent") {
+            Message::From { report, .. } => report,
+            refused => panic!("{refused:?}"),
+        }
+    }
+
+    fn ready() -> Report {
+        Report {
+            ready: true,
+            ..Report::default()
+        }
+    }
+
+    /// A pipe whose write end, sent away, tells by its hang-up when it has been closed.
+    fn barrier() -> (OwnedFd, OwnedFd) {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        (read, write)
+    }
+
+    /// Other tests fork at the same time, and their children hold all our descriptors until exec.
+    fn wait_closed(barrier: &OwnedFd) {
+        assert!(
+            poll_for(barrier.as_fd(), PollFlags::empty(), 10_000),
+            "10 s, and still held"
+        );
+    }
+
+    fn poll_for(fd: BorrowedFd, events: PollFlags, millis: u16) -> bool {
+        let mut fds = [PollFd::new(fd, events)];
+        poll(&mut fds, PollTimeout::from(millis)).unwrap() == 1
+    }
+
+    fn systemd_notify() -> Option<Command> {
+        let mut command = Command::new("systemd-notify");
+        let found = command.arg("--version").stdout(Stdio::null()).status();
+        if found.is_err() {
+            println!("skipped: systemd-notify is not installed");
+            return None;
+        }
+        Some(Command::new("systemd-notify"))
+    }
+
+    #[test]
+    fn ready_and_status_are_heard_with_the_senders_pid() {
+        let socket = socket();
+        sender_to(&socket)
+            .send(b"READY=1\nSTATUS=serving 7 clients\n")
+            .unwrap();
+        let status = Some("serving 7 clients".to_owned());
+        let report = Report { status, ..ready() };
+        let message = Message::From {
+            pid: id() as i32,
+            report,
+        };
+        assert_eq!(socket.receive().unwrap(), Some(message));
+        assert_eq!(socket.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn every_known_key_is_read_and_others_are_ignored() {
+        let text = b"STOPPING=1\nRELOADING=1\nMONOTONIC_USEC=5\nWATCHDOG=1\nERRNO=13\nMAINPID=77\n\
+            EXTEND_TIMEOUT_USEC=1500000\nFDSTORE=1\nX_OWN=1\nno equals sign\n=\n\n";
+        let report = Report::parse(text, false);
+        let expected = Report {
+            stopping: true,
+            reloading: true,
+            watchdog: Some(Watchdog::Alive),
+            errno: Some(13),
+            main_pid: Some(77),
+            extend_timeout: Some(Duration::from_millis(1500)),
+            ..Report::default()
+        };
+        assert_eq!(report, expected);
+        assert_eq!(
+            Report::parse(b"WATCHDOG=trigger", false).watchdog,
+            Some(Watchdog::Failed)
+        );
+    }
+
+    #[test]
+    fn almost_ready_is_not_ready() {
+        for text in [
+            "READY=0",
+            "READY=11",
+            "READY= 1",
+            "ready=1",
+            "XREADY=1",
+            "STATUS=READY=1",
+        ] {
+            assert!(!Report::parse(text.as_bytes(), false).ready, "{text}");
+        }
+        assert!(Report::parse(b"READY=1\0", false).ready, "a C string's end");
+    }
+
+    #[test]
+    fn garbage_values_say_nothing() {
+        let text = b"ERRNO=x\nMAINPID=99999999999999\nEXTEND_TIMEOUT_USEC=-1\nWATCHDOG=2";
+        assert_eq!(Report::parse(text, false), Report::default());
+        let report = Report::parse(b"STATUS=\xff\x1b[31mred\0x \nSTATUS=second", false);
+        assert_eq!(report.status.as_deref(), Some("\u{fffd} [31mred x"));
+    }
+
+    #[test]
+    fn a_datagram_that_is_too_long_costs_8_kib_and_loses_its_cut_line() {
+        let socket = socket();
+        let mut text = b"READY=1\nSTATUS=".to_vec();
+        text.resize(100_000, b'x');
+        sender_to(&socket).send(&text).unwrap();
+        assert_eq!(
+            report(&socket),
+            Report {
+                truncated: true,
+                ..ready()
+            }
+        );
+        assert_eq!(socket.receive().unwrap(), None);
+    }
+
+    #[test]
+    fn a_barrier_is_answered_by_being_read() {
+        let socket = socket();
+        let (barrier, theirs) = barrier();
+        send_with_fds(&sender_to(&socket), "BARRIER=1", &[theirs]);
+        let answered = poll_for(barrier.as_fd(), PollFlags::empty(), 0);
+        assert!(!answered, "answered before it was read");
+        assert!(report(&socket).barrier);
+        wait_closed(&barrier);
+    }
+
+    #[test]
+    fn descriptors_that_nobody_asked_for_are_closed_and_the_message_is_heard() {
+        let socket = socket();
+        let barriers: Vec<_> = (0..253).map(|_| barrier()).collect();
+        let (ours, theirs): (Vec<_>, Vec<_>) = barriers.into_iter().unzip();
+        send_with_fds(&sender_to(&socket), "READY=1\nFDSTORE=1", &theirs);
+        drop(theirs);
+        assert_eq!(report(&socket), ready());
+        ours.iter().for_each(wait_closed);
+    }
+
+    #[test]
+    fn each_worker_has_a_name_of_its_own_and_the_socket_survives_an_exec_of_ourselves() {
+        let (one, other) = (socket(), socket());
+        assert_ne!(one.name(), other.name());
+        assert!(
+            one.name().starts_with('@') && one.name().len() > 32,
+            "{}",
+            one.name()
+        );
+        let name = one.name().to_owned();
+        let sender = sender_to(&one);
+        let again = WorkerSocket::adopt(one.socket.into(), getuid().as_raw()).unwrap();
+        assert_eq!(again.name(), name);
+        sender.send(b"READY=1").unwrap();
+        assert_eq!(report(&again), ready());
+    }
+
+    #[test]
+    fn what_is_no_notify_socket_is_not_adopted() {
+        let (read, _write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        assert!(WorkerSocket::adopt(read, 0).is_err());
+        assert!(WorkerSocket::adopt(UnixDatagram::unbound().unwrap().into(), 0).is_err());
+    }
+
+    #[test]
+    fn systemd_notify_is_heard_and_let_go() {
+        let Some(mut command) = systemd_notify() else {
+            return;
+        };
+        let socket = socket();
+        let command = command
+            .args(["--ready", "--status=up"])
+            .env("NOTIFY_SOCKET", socket.name());
+        let mut child = command.spawn().unwrap();
+        let mut reports = Vec::new();
+        while reports.last().is_none_or(|report: &Report| !report.barrier) {
+            wait_readable(&socket);
+            reports.push(report(&socket));
+        }
+        assert!(child.wait().unwrap().success(), "it was not let go");
+        let status = Some("up".to_owned());
+        assert_eq!(reports[0], Report { status, ..ready() });
+    }
+
+    #[test]
+    fn a_sender_that_is_already_gone_is_heard() {
+        let Some(mut command) = systemd_notify() else {
+            return;
+        };
+        let socket = socket();
+        let command = command
+            .args(["--no-block", "--ready"])
+            .env("NOTIFY_SOCKET", socket.name());
+        let mut child = command.spawn().unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(
+            !fs::exists(format!("/proc/{}", child.id())).unwrap(),
+            "not reaped"
+        );
+        assert_eq!(report(&socket), ready());
+    }
+
+    #[test]
+    fn a_stranger_is_refused_and_the_workers_user_is_not() {
+        if !getuid().is_root() {
+            println!("skipped: sending as somebody else needs root");
+            return;
+        }
+        let (stranger, worker) = (65533, 65532);
+        let socket = WorkerSocket::bind(worker).unwrap();
+        for uid in [stranger, worker] {
+            let Some(mut command) = systemd_notify() else {
+                return;
+            };
+            command
+                .args(["--no-block", "--ready"])
+                .env("NOTIFY_SOCKET", socket.name());
+            assert!(command.uid(uid).gid(uid).status().unwrap().success());
+        }
+        let refused = socket.receive().unwrap();
+        assert!(matches!(refused, Some(Message::Refused { uid, .. }) if uid == stranger));
+        assert_eq!(report(&socket), ready());
+    }
+
+    #[test]
+    fn a_newline_on_the_pipe_means_ready() {
+        let mut pipe = ReadyPipe::open().unwrap();
+        let mut worker = fs::File::from(pipe.take_write_end().unwrap());
+        assert!(!pipe.is_ready().unwrap(), "nothing was said");
+        worker.write_all(b"almost").unwrap();
+        assert!(!pipe.is_ready().unwrap(), "no newline yet");
+        worker.write_all(b"there\n").unwrap();
+        assert!(pipe.is_ready().unwrap(), "said it");
+        drop(worker);
+        assert!(!pipe.is_ready().unwrap(), "an end is no newline");
+    }
+
+    fn wait_readable(socket: &WorkerSocket) {
+        let readable = poll_for(socket.as_fd(), PollFlags::POLLIN, 10_000);
+        assert!(readable, "waited 10 s for a datagram");
+    }
+}

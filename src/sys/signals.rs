@@ -1,0 +1,38 @@
+//! Who sent a SIGHUP: the kernel, because a terminal closed, or a process, because somebody wants
+//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static FROM_KERNEL: AtomicBool = AtomicBool::new(false);
+static FROM_PROCESS: AtomicBool = AtomicBool::new(false);
+
+/// Who has sent SIGHUP since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hangups {
+    pub from_kernel: bool,
+    pub from_process: bool,
+}
+
+/// Starts to take down the senders of SIGHUP. To be called before the signal's pipe is set up, so
+/// that whoever reads the number finds its sender.
+pub fn watch_hangups() -> io::Result<()> {
+    let note = |info: &libc::siginfo_t| {
+        let sender = if info.si_code == libc::SI_KERNEL {
+            &FROM_KERNEL
+        } else {
+            &FROM_PROCESS
+        };
+        sender.store(true, Ordering::SeqCst);
+    };
+    // SAFETY: the action only stores to an atomic, which is async-signal-safe.
+    unsafe { signal_hook_registry::register_sigaction(libc::SIGHUP, note) }.map(drop)
+}
+
+/// The senders since the last call.
+pub fn take_hangups() -> Hangups {
+    Hangups {
+        from_kernel: FROM_KERNEL.swap(false, Ordering::SeqCst),
+        from_process: FROM_PROCESS.swap(false, Ordering::SeqCst),
+    }
+}
