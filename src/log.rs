@@ -125,6 +125,8 @@ struct Core {
     next_note: Instant,
     header: Header,
     dropping: Dropping,
+    /// What is less than this is not said.
+    least: Level,
 }
 
 /// The beginnings of lines, made once a second and once a change of worker.
@@ -188,6 +190,11 @@ impl Log {
     /// next [`flush`](Self::flush), except to a syslog that takes it at once.
     pub fn logger(&self) -> slog::Logger {
         self.logger.clone()
+    }
+
+    /// Messages of our own below this level are not logged from now on.
+    pub fn set_least(&self, level: Level) {
+        self.core.borrow_mut().least = level;
     }
 
     /// Whether a worker's line would be taken now.
@@ -292,6 +299,7 @@ impl Core {
             next_note: Instant::default(),
             header: Header::new(pid),
             dropping: Dropping::default(),
+            least: Level::Trace,
         }
     }
 

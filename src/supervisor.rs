@@ -687,6 +687,11 @@ impl Supervisor {
 
     fn max_extra(&self) -> u32 {
         let workers = self.policy.workers;
+        // Nobody old goes before all of a fleet are there: with less room it could not be.
+        let fleet = |rollout: &Rollout| !rollout.is_rolling();
+        if self.rollout.as_ref().is_some_and(fleet) {
+            return workers;
+        }
         self.policy.max_extra.unwrap_or(workers).clamp(1, workers)
     }
 
