@@ -128,7 +128,7 @@ impl Daemon {
         let systemd = systemd::Outer::new(&mut watch, setup.systemd)?;
         let capacity = capacity(setup.nofile.1, setup.listeners.len());
         let logger = setup.log.logger();
-        Ok(Daemon {
+        let mut daemon = Daemon {
             core: Supervisor::new(policy(&setup.config, capacity)),
             sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
             stdin: crate::spawn::worker_stdin()?,
@@ -151,7 +151,9 @@ impl Daemon {
             last_verdict: String::new(),
             reminder: None,
             exit: None,
-        })
+        };
+        daemon.fill_store(setup.stored, &setup.forget);
+        Ok(daemon)
     }
 
     /// Runs until there is nothing left to run; returns our exit status.
@@ -183,7 +185,9 @@ impl Daemon {
         self.take_up_the_rest();
         self.log.flush(clock::now());
         self.watch_log();
+        self.ask_about_store();
         self.tell_systemd();
+        self.flush_systemd();
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
@@ -253,8 +257,8 @@ impl Daemon {
                 Source::Terminal => self.look_at_terminal(),
                 Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
-                Source::Systemd | Source::Store => self.on_systemd(),
-                Source::Log | Source::Signals => {}
+                // Flushed and asked at the end of each turn.
+                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
                     self.watch.inbox.insert(early);
@@ -289,17 +293,14 @@ impl Daemon {
 
     fn on_stop_signal(&mut self, signal: i32) {
         let name = signal_name(signal);
-        let count = self.core.workers().len();
+        let workers = status::workers_text(self.core.workers().len());
         if self.core.is_stopping() {
             info!(
                 self.logger,
-                "{name}: forwarding it to {count} workers, we are stopping already"
+                "{name}: forwarding it to {workers}, we are stopping already"
             );
         } else {
-            info!(
-                self.logger,
-                "{name}: stopping, {count} workers are asked to finish"
-            );
+            info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
         self.tell(Event::Stop(signal));
         self.reminder = Some(clock::now() + REMINDER);
@@ -310,11 +311,8 @@ impl Daemon {
             SIGHUP => self.on_hangup(),
             SIGUSR2 => self.tell(Event::Reload(None)),
             SIGQUIT => {
-                info!(
-                    self.logger,
-                    "SIGQUIT: forwarding it to {} workers",
-                    self.core.workers().len()
-                );
+                let workers = status::workers_text(self.core.workers().len());
+                info!(self.logger, "SIGQUIT: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
             SIGUSR1 => warn!(
@@ -377,12 +375,9 @@ impl Daemon {
     }
 
     fn on_begin(&mut self, generation: u64, first: bool) {
-        let workers = self.core.policy().workers;
+        let workers = status::workers_text(self.core.policy().workers as usize);
         if !first {
-            info!(
-                self.logger,
-                "reload {generation}: starting {workers} new workers"
-            );
+            info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
         }
     }
@@ -424,10 +419,10 @@ impl Daemon {
         }
         self.reminder = Some(now + REMINDER);
         let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
+        let workers = status::workers_text(pids.len());
         info!(
             self.logger,
-            "waiting for {} workers to finish: {}",
-            pids.len(),
+            "waiting for {workers} to finish: {}",
             pids.join(", ")
         );
     }

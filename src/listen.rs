@@ -134,6 +134,7 @@ pub struct Listener {
     pub(crate) trouble: Option<Error>,
     name: String,
     store_name: Option<String>,
+    is_stored: bool,
 }
 
 impl Listener {
@@ -181,6 +182,7 @@ impl Listener {
             trouble: None,
             name,
             store_name: None,
+            is_stored: false,
         }
     }
 
@@ -206,6 +208,11 @@ impl Listener {
     /// `FDNAME=` (sd_pid_notify_with_fds(3)). `None`: inherited, so somebody else keeps it for us.
     pub fn store_name(&self) -> Option<&str> {
         self.store_name.as_deref()
+    }
+
+    /// systemd's fd store holds it already: it came back from there.
+    pub fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     /// It came by `fd://` or `systemd://`: another process made it and may still use it.
@@ -321,4 +328,4 @@ fn usable_kind(fd: BorrowedFd<'_>) -> Result<Kind, &'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

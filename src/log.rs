@@ -353,11 +353,11 @@ impl Core {
         self.queue.push_line(&[line]);
     }
 
-    /// Adds a line of our own in the form of the way out.
+    /// Adds a line of our own in the form of the way out; for syslog it is escaped already.
     fn say(&mut self, level: Level, text: &str) {
         match &self.way {
             Way::Syslog(syslog) if self.queue.len() < QUEUE_LIMIT => {
-                syslog.queue(&mut self.queue, level, &escape(text.as_bytes()));
+                syslog.queue(&mut self.queue, level, text);
             }
             Way::Syslog(_) => self.lost += 1,
             Way::Stderr(_) => {
@@ -373,12 +373,15 @@ impl Core {
             State::Absent { retry } | State::Broken { retry } if now < retry => return,
             _ => {}
         }
-        self.note_lost(now);
+        if self.state == State::Open {
+            self.note_lost(now);
+        }
         if self.queue.is_empty() {
             self.queue.rest();
             self.state = State::Open;
             return;
         }
+        let waiting = self.queue.len();
         let outcome = match &mut self.way {
             Way::Stderr(stderr) => stderr.flush(&mut self.queue),
             Way::Syslog(syslog) => syslog.flush(&mut self.queue),
@@ -386,17 +389,18 @@ impl Core {
         let retry = after(now, RETRY);
         self.state = match outcome {
             Outcome::Open => State::Open,
-            Outcome::Full if self.queue.is_empty() => State::Open,
             Outcome::Full => State::Full,
             Outcome::Absent => State::Absent { retry },
             Outcome::Broken => State::Broken { retry },
         };
+        if self.queue.len() < waiting {
+            self.note_lost(now);
+        }
     }
 
-    /// Says how much was lost, once the log moves again.
+    /// The log moves: says how much was lost while it did not.
     fn note_lost(&mut self, now: Instant) {
-        let moves = self.state == State::Open && self.queue.len() < WORKERS_LIMIT / 2;
-        if self.lost == 0 || !moves || now < self.next_note {
+        if self.lost == 0 || now < self.next_note {
             return;
         }
         let lost = std::mem::take(&mut self.lost);
@@ -559,12 +563,8 @@ fn printable(form: Form, line: &[u8]) -> Cow<'_, [u8]> {
 
 /// Whether JOURNAL_STREAM, `device:inode`, names this descriptor.
 fn is_journal(stderr: BorrowedFd<'_>, journal_stream: Option<&OsStr>) -> bool {
-    let named = journal_stream
-        .and_then(OsStr::to_str)
-        .and_then(|value| value.split_once(':'))
-        .and_then(|(device, inode)| Some((device.parse::<u64>().ok()?, inode.parse().ok()?)));
-    match (named, fstat(stderr)) {
-        (Some(named), Ok(stat)) => named == (stat.st_dev as u64, stat.st_ino as u64),
+    match (journal_stream, fstat(stderr)) {
+        (Some(named), Ok(stat)) => named == &*format!("{}:{}", stat.st_dev, stat.st_ino),
         _ => false,
     }
 }

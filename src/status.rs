@@ -72,6 +72,11 @@ pub fn signal_text(signal: i32) -> String {
     word.map_or_else(|| format!("signal {signal}"), |word| (*word).to_owned())
 }
 
+/// `1 worker`, `3 workers`.
+pub fn workers_text(count: usize) -> String {
+    format!("{count} worker{}", if count == 1 { "" } else { "s" })
+}
+
 /// `12 ms`, `3.0 s`, `5 min`, `26 h`.
 pub fn duration_text(duration: Duration) -> String {
     match duration.as_secs() {

@@ -30,7 +30,6 @@ const GRAVES: usize = 64;
 /// A worker's process and what we hold of it.
 pub(super) struct Child {
     pub pid: i32,
-    pub generation: u64,
     pidfd: Option<(OwnedFd, Ticket)>,
     report: Option<(OwnedFd, Ticket)>,
     notify: Option<(WorkerSocket, Ticket)>,
@@ -156,14 +155,7 @@ impl Daemon {
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
-        self.take_charge(
-            id,
-            generation,
-            program,
-            spawned,
-            notify,
-            output.map(|(ours, _)| ours),
-        );
+        self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
         Ok(())
     }
 
@@ -239,7 +231,6 @@ impl Daemon {
     fn take_charge(
         &mut self,
         id: ChildId,
-        generation: u64,
         program: PathBuf,
         spawned: spawn::Spawned,
         notify: Option<WorkerSocket>,
@@ -267,7 +258,6 @@ impl Daemon {
         }
         let child = Child {
             pid,
-            generation,
             pidfd,
             report,
             notify,
@@ -387,8 +377,8 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
-        self.close_stream(id, text);
         let last_lines = self.children.last_lines(id);
+        self.close_stream(id, text);
         self.children.bury(
             id,
             Culprit {

@@ -39,7 +39,6 @@ pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
         inherited,
         opened,
         taken: Vec::new(),
-        recovered: Vec::new(),
     };
     for uri in uris {
         if let Err(error) = opening.open(uri) {
@@ -57,8 +56,6 @@ struct Opening<'a> {
     opened: Opened,
     /// The inherited descriptors that have found their address, or are of no use.
     taken: Vec<RawFd>,
-    /// The names of the listeners that came back from the fd store.
-    recovered: Vec<String>,
 }
 
 impl Opening<'_> {
@@ -202,11 +199,11 @@ impl Opening<'_> {
             }
             self.taken.push(passed.fd);
             match restored(uri, passed.fd, candidates) {
-                Ok(listener) => {
+                Ok(mut listener) => {
                     let address = listener.address();
                     let line = format!("Took {address} back from systemd's fd store");
                     self.opened.notices.push(line);
-                    self.recovered.push(name.to_owned());
+                    listener.is_stored = true;
                     return Some(listener);
                 }
                 Err(Error(why)) => self.opened.notices.push(format!("{why}; opening it anew")),
@@ -270,12 +267,7 @@ impl Opening<'_> {
 
     fn give_up(&mut self) {
         for listener in &mut self.opened.listeners {
-            let name = listener.store_name();
-            match self
-                .recovered
-                .iter()
-                .any(|recovered| Some(&**recovered) == name)
-            {
+            match listener.is_stored {
                 true => listener.file.iter_mut().for_each(SocketFile::forget_link),
                 false => listener.remove(),
             }
