@@ -59,12 +59,14 @@ pub fn write(out: &mut String, value: &Value) {
 }
 
 /// A float always with its point and never with an exponent: `1e300` is a string to Psych, and
-/// the plus in `1.0e+300` a space to go-einhorn.
+/// the plus in `1.0e+300` a space to go-einhorn. (serde_json's own
+/// words for a number would bring a second printer of floats into the binary.)
 fn write_number(out: &mut String, number: &serde_json::Number) {
     let start = out.len();
-    let written = match number.as_f64().filter(|_| number.is_f64()) {
-        Some(float) => write!(out, "{float}"),
-        None => write!(out, "{number}"),
+    let written = match (number.as_i64(), number.as_u64(), number.as_f64()) {
+        (Some(integer), _, _) => write!(out, "{integer}"),
+        (_, Some(integer), _) => write!(out, "{integer}"),
+        (_, _, float) => write!(out, "{}", float.unwrap_or_default()),
     };
     written.expect("a String takes everything");
     if number.is_f64() && !out[start..].contains('.') {
