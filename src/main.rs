@@ -2,16 +2,18 @@
 
 use slog::{error, info, warn};
 use socketmaster::args::{self, Call, Config};
+use socketmaster::control::{Access, Control, Face};
 use socketmaster::daemon::{self, Daemon, Setup};
 use socketmaster::listen::{self, Inherited, Opened};
 use socketmaster::log::Log;
 use socketmaster::notify::Systemd;
 use socketmaster::pidfile::PidFile;
 use socketmaster::user::User;
-use socketmaster::{program, sys, user};
+use socketmaster::{ctl, program, sys, user};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,10 +23,19 @@ fn main() -> ExitCode {
 
 /// Chooses by the name that we are called by, or by the first word.
 fn face(mut words: Vec<OsString>) -> i32 {
-    if !words.is_empty() {
-        words.remove(0);
+    let called = if words.is_empty() {
+        OsString::new()
+    } else {
+        words.remove(0)
+    };
+    let called = Path::new(&called).file_name();
+    if called.is_some_and(|name| name == "socketmaster-ctl") {
+        return ctl::main(words);
     }
-    serve(words)
+    match words.first().and_then(|word| word.to_str()) {
+        Some("ctl") => ctl::main(words.split_off(1)),
+        _ => serve(words),
+    }
 }
 
 /// The supervisor itself.
@@ -119,6 +130,7 @@ fn set_up(
         warn!(logger, "cannot notify systemd: {error}; going on without");
         None
     });
+    let control = open_control(&config, user.as_ref())?;
     let inherited = Inherited::parse(pid, &variable);
     let opened = listen::open_all(&config.listen, &inherited).map_err(|error| error.to_string())?;
     announce(&logger, &opened);
@@ -152,6 +164,7 @@ fn set_up(
             systemd,
             stored,
             forget,
+            control,
         };
         match Daemon::new(setup) {
             Ok(daemon) => daemon.run(),
@@ -182,6 +195,12 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
         .map(user::lookup)
         .transpose()
         .map_err(|error| error.to_string())
+}
+
+fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {
+    let path = config.control.as_deref();
+    let open = |path| Control::open(path, Access::of(user), Face::Socketmaster);
+    path.map(open).transpose().map_err(|error| error.to_string())
 }
 
 fn announce(logger: &slog::Logger, opened: &Opened) {

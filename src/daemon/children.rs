@@ -345,6 +345,7 @@ impl Daemon {
             let worker = self.children.by_pid.get(&pid).copied();
             if let Some(id) = worker {
                 self.on_notify(id);
+                self.hear_last_acks();
                 self.on_report(id);
             }
             match (process::reap(pid), worker) {
@@ -387,6 +388,7 @@ impl Daemon {
             },
         );
         self.on_listeners_in_doubt();
+        self.control_gone(id, child.pid);
         self.tell(Event::Gone(id, end));
     }
 
