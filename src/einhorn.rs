@@ -19,6 +19,7 @@ use crate::supervisor;
 pub use help::SWITCHES;
 use nix::unistd::{SysconfVar, sysconf};
 use options::{Item, Words};
+use slog::Level;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -47,6 +48,24 @@ pub enum Verbosity {
 }
 
 impl Verbosity {
+    /// The least that is logged.
+    pub fn level(self) -> Level {
+        match self {
+            Verbosity::Debug => Level::Trace,
+            Verbosity::Info => Level::Info,
+            Verbosity::Errors => Level::Warning,
+        }
+    }
+
+    /// The opposite of `level`.
+    pub fn of(level: Level) -> Verbosity {
+        match level {
+            Level::Debug | Level::Trace => Verbosity::Debug,
+            Level::Info => Verbosity::Info,
+            _ => Verbosity::Errors,
+        }
+    }
+
     /// einhorn's number for it: 0, 1 or 2.
     pub fn number(self) -> u8 {
         self as u8

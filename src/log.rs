@@ -197,6 +197,11 @@ impl Log {
         self.core.borrow_mut().least = level;
     }
 
+    /// The level below which they are not.
+    pub fn least(&self) -> Level {
+        self.core.borrow().least
+    }
+
     /// Whether a worker's line would be taken now.
     pub fn room(&self) -> Room {
         self.core.borrow().room()

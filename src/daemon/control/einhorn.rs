@@ -43,8 +43,8 @@ impl Daemon {
             Some("set_workers") => self.on_set_workers(&request.args),
             Some("signal") => self.on_signal_asked(incoming),
             Some("die") => return self.on_die(incoming),
-            Some("quieter") => self.set_verbosity(self.control.verbosity.quieter()),
-            Some("louder") => self.set_verbosity(self.control.verbosity.louder()),
+            Some("quieter") => self.set_verbosity(self.verbosity().quieter()),
+            Some("louder") => self.set_verbosity(self.verbosity().louder()),
             Some("config") => self.on_config(&request.args),
             Some(other) => self.unrecognized(other),
         };
@@ -159,13 +159,17 @@ impl Daemon {
         let signal = if named { signal } else { self.core.policy().stop_signal };
         self.log_request(incoming, "die");
         self.control.say(incoming, answers::GOING_DOWN);
-        self.on_stop_signal(signal);
+        self.on_stop_signal("die", signal);
     }
 
     // ---- verbosity ----
 
+    fn verbosity(&self) -> Verbosity {
+        Verbosity::of(self.log.least())
+    }
+
     fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
-        self.control.verbosity = verbosity;
+        self.log.set_least(verbosity.level());
         answers::verbosity(verbosity)
     }
 
