@@ -544,13 +544,14 @@ impl Daemon {
         let extras = Extras::default();
         let environment =
             Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let order = Order {
             program: shell,
             arguments: &["-c".into(), command.into()],
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: std::io::stdout().as_fd(),
-            stderr: std::io::stderr().as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
             descriptors: &[],
             user: None,
             directory: None,
