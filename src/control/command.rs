@@ -50,8 +50,9 @@ impl Command {
     pub fn of(request: &Request) -> Result<Option<Command>, String> {
         let word = |allowed: &str| flag(&request.args, allowed);
         Ok(Some(match request.command.as_deref().unwrap_or_default() {
+            // `now` says nothing, but that socketmaster's reload is meant and not einhorn's.
             "reload" => Command::Reload {
-                wait: word("wait")?,
+                wait: word("now") != Ok(true) && word("wait")?,
             },
             "status" => Command::Status {
                 json: word("json")?,

@@ -499,9 +499,9 @@ impl Daemon {
         let (message, object) = match json {
             true => (
                 crate::status::summary(&self.core, ""),
-                Some(self.with_view(View::json)),
+                Some(self.with_view(|view| view.json())),
             ),
-            false => (self.with_view(View::table), None),
+            false => (self.with_view(|view| view.table()), None),
         };
         let answer = Answer {
             message: &message,
@@ -512,7 +512,7 @@ impl Daemon {
         self.control.answer(incoming.connection, &answer);
     }
 
-    fn with_view<T>(&self, look: impl Fn(&View) -> T) -> T {
+    fn with_view(&self, look: impl Fn(&View) -> String) -> String {
         let sockets: Vec<SocketView> = (self.listeners.iter())
             .map(|listener| SocketView {
                 uri: listener.uri().to_string(),
