@@ -332,7 +332,8 @@ impl Draft {
 /// As for `-workers`.
 const WORKERS_MAX: u32 = 10_000;
 
-const STATE_FD: &str = "--with-state-fd: cannot take over from a running einhorn; stop it, then start this one";
+const STATE_FD: &str =
+    "--with-state-fd: cannot take over from a running einhorn; stop it, then start this one";
 
 const PRELOAD: &str = "-p loads Ruby code into the master, which only the Ruby einhorn can: start the program without it";
 

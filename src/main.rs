@@ -16,7 +16,7 @@ use socketmaster::{ctl, program, sys, user};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -145,7 +145,8 @@ struct Plan {
     /// The listeners, by index, that get O_NONBLOCK when they are made.
     nonblocking: Vec<usize>,
     /// Of the face that takes a lock while it starts.
-    lockfile: Option<PathBuf>,
+    #[cfg(feature = "einhorn")]
+    lockfile: Option<std::path::PathBuf>,
 }
 
 impl Plan {
@@ -158,6 +159,7 @@ impl Plan {
             least: Level::Trace,
             warnings: Vec::new(),
             nonblocking: Vec::new(),
+            #[cfg(feature = "einhorn")]
             lockfile: None,
             config,
         }
@@ -349,7 +351,9 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
 fn open_control(plan: &Plan, user: Option<&User>) -> Result<Option<Control>, String> {
     let path = plan.config.control.as_deref();
     let open = |path| Control::open(path, (plan.access)(user), plan.voice.clone());
-    path.map(open).transpose().map_err(|error| error.to_string())
+    path.map(open)
+        .transpose()
+        .map_err(|error| error.to_string())
 }
 
 fn open_listeners(plan: &Plan, inherited: &Inherited) -> Result<Opened, String> {
@@ -361,7 +365,10 @@ fn open_listeners(plan: &Plan, inherited: &Inherited) -> Result<Opened, String> 
         if let Err(errno) = fcntl(listener, flags) {
             let address = listener.address();
             opened.abandon();
-            return Err(format!("cannot set O_NONBLOCK on {address}: {}", errno.desc()));
+            return Err(format!(
+                "cannot set O_NONBLOCK on {address}: {}",
+                errno.desc()
+            ));
         }
     }
     Ok(opened)

@@ -30,7 +30,7 @@ const LAST_WORDS: usize = 8;
 /// What clients do wrong is logged this often at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
 
-const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
+const NOT_PERMITTED: &str = "Not permitted: that is for root and the user that the master runs as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
 const FAILED: Option<(&str, &str)> = Some(("failed", "true"));
 
@@ -41,7 +41,10 @@ enum Wish {
     Reload(Option<u64>),
     /// The same in einhorn's words.
     #[cfg(feature = "einhorn")]
-    Upgrade { generation: Option<u64>, smooth: bool },
+    Upgrade {
+        generation: Option<u64>,
+        smooth: bool,
+    },
     /// Our end.
     End,
 }
@@ -207,6 +210,16 @@ impl State {
             self.waiters.retain(|waiter| waiter.connection != id);
             self.heard.retain(|incoming| incoming.connection != id);
         }
+    }
+}
+
+/// What a client must be allowed for what it asks.
+fn needed(incoming: &Incoming) -> Rights {
+    match Command::of(&incoming.request) {
+        Ok(Some(command)) => command.needs(),
+        #[cfg(feature = "einhorn")]
+        Ok(None) => Daemon::einhorn_needs(incoming.request.command.as_deref()),
+        _ => Rights::Everything,
     }
 }
 
@@ -377,7 +390,7 @@ impl Daemon {
     }
 
     fn on_request(&mut self, incoming: &Incoming) {
-        if incoming.rights < Rights::Everything {
+        if incoming.rights < needed(incoming) {
             return self.control.refuse(incoming, NOT_PERMITTED);
         }
         #[cfg(feature = "einhorn")]
@@ -435,7 +448,9 @@ impl Daemon {
             return self.control.answer(incoming.connection, &answer);
         }
         if wait && self.control.is_crowded() {
-            return self.control.refuse(incoming, "too many clients wait already");
+            return self
+                .control
+                .refuse(incoming, "too many clients wait already");
         }
         self.log_request(incoming, "reload");
         if wait {
@@ -446,7 +461,9 @@ impl Daemon {
         let begun = self.control.begun;
         match (begun > before, wait) {
             (true, true) => {}
-            (true, false) => self.control.say(incoming, &format!("reload {begun} begins")),
+            (true, false) => self
+                .control
+                .say(incoming, &format!("reload {begun} begins")),
             (false, _) => self.control.say_and_wait(incoming, FOLLOWS, wait),
         }
     }
@@ -623,8 +640,7 @@ impl Daemon {
     /// We end: whoever waits hears it, and the socket's file goes.
     pub(super) fn end_control(&mut self, status: i32) {
         let text = format!("stopped, exit status {status}");
-        self.control
-            .conclude(&text, None, |wish| wish == Wish::End);
+        self.control.conclude(&text, None, |wish| wish == Wish::End);
         let abandoned = Some(("verdict", "{\"outcome\": \"abandoned\"}"));
         self.control.conclude(&text, abandoned, |_| true);
         self.control.tidy(&mut self.watch);
