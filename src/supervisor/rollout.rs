@@ -283,7 +283,8 @@ impl Supervisor {
             first: rollout.first,
             ..verdict
         });
-        if self.resized && self.mode == Mode::Serving {
+        // What supersedes it brings as many as are wanted.
+        if self.resized && self.mode == Mode::Serving && outcome != Outcome::Superseded {
             self.fit(now);
         }
     }
