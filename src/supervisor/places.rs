@@ -268,7 +268,7 @@ impl Supervisor {
         } else {
             worker.streak
         };
-        let paced = self.policy.pace.is_some();
+        let paced = (self.policy.pace).is_some_and(|pace| !pace.interval.is_zero());
         let delay = if paced {
             Duration::ZERO
         } else {

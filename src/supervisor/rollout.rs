@@ -99,6 +99,9 @@ impl Supervisor {
             }
         }
         self.pending = None;
+        if self.unfilled && self.rollout.is_none() && self.style(style) == Style::Fleet {
+            self.fill(now);
+        }
         self.begin(now, style);
     }
 

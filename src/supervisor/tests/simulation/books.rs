@@ -2,7 +2,7 @@
 //! and what was done, never from what the core remembers.
 
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Policy, Style};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,11 @@ pub struct Books {
     pub left_by_quit: bool,
     pub was_quit: bool,
     pub was_resized: bool,
+    pub was_superseded: bool,
+    pub live: u64,
+    pub most_workers: u32,
+    /// What was started in the last second: when, how many, on somebody's demand.
+    pub recent: VecDeque<(Instant, u32, bool)>,
     /// Ticks in a row that left a deadline in the past and started nobody.
     pub idle_ticks: u32,
     /// As many ready workers as must be there: N once they were, less those that died.

@@ -5,6 +5,7 @@ use super::books::{Seen, State};
 use super::witness::{Result, Witness, promise};
 use crate::supervisor::{ChildId, Event, Outcome, Phase, Tally, Verdict};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 impl Witness {
     pub(super) fn judge(&mut self) -> Result {
@@ -18,7 +19,9 @@ impl Witness {
         self.leaves_when_nobody_serves()?;
         self.misses_no_deadline()?;
         self.cannot_hang()?;
-        self.replaces_the_dead()
+        self.replaces_the_dead()?;
+        self.does_not_spin()?;
+        self.numbers_the_live()
     }
 
     /// Nobody is asked to stop but for one of the reasons that there are.
@@ -185,8 +188,15 @@ impl Witness {
         if self.told(&Event::Tick) {
             let is_past = next.is_some_and(|next| next <= self.now());
             let is_idle = is_past && self.turn.spawned == 0;
-            self.books.idle_ticks = if is_idle { self.books.idle_ticks + 1 } else { 0 };
-            promise!(self.books.idle_ticks < 2, "the deadline {next:?} stays in the past");
+            self.books.idle_ticks = if is_idle {
+                self.books.idle_ticks + 1
+            } else {
+                0
+            };
+            promise!(
+                self.books.idle_ticks < 2,
+                "the deadline {next:?} stays in the past"
+            );
         }
         promise!(
             next.is_none() || !self.has_exited(),
@@ -215,16 +225,71 @@ impl Witness {
         Ok(())
     }
 
-    /// With -respawn the live set is refilled to N.
+    /// With -respawn the live set is refilled to N, also while a fleet comes up.
     fn replaces_the_dead(&self) -> Result {
         let books = &self.books;
-        let exempt = books.was_quit || books.is_closed || books.current.is_some();
+        let by_reload = books.current.as_ref().is_some_and(|it| it.rolling);
+        let exempt = books.was_quit || books.is_closed || by_reload || books.was_superseded;
         if exempt || !self.policy().respawn || books.due_ready == 0 {
             return Ok(());
         }
-        let there = books.unasked() as usize + self.core.backoffs().count();
-        let workers = self.policy().workers;
-        promise!(there >= workers as usize, "{there} of {workers}");
+        let waiting = self.core.vacancies.dues().count();
+        let current = books.current.as_ref().map(|it| it.generation);
+        let there = books.count(|it| it.state != State::Asked && Some(it.generation) != current);
+        let (there, workers) = (there as usize + waiting, self.policy().workers);
+        let is_resized = books.was_resized && current.is_some();
+        promise!(
+            is_resized || there >= workers as usize,
+            "{there} of {workers}"
+        );
+        Ok(())
+    }
+
+    /// Within a second a place (N that serve, N that come up) is filled at most five times (at once, after 0.1, 0.2 and 0.4 s,
+    /// and once by whoever asks for something).
+    fn does_not_spin(&mut self) -> Result {
+        let (now, second) = (self.now(), Duration::from_secs(1));
+        let is_asked = matches!(
+            self.turn.event,
+            Some(Event::Reload(_) | Event::Rebound | Event::Resize(_) | Event::Start)
+        );
+        self.books
+            .recent
+            .push_back((now, self.turn.spawned, is_asked));
+        while (self.books.recent.front()).is_some_and(|(at, ..)| *at + second <= now) {
+            self.books.recent.pop_front();
+        }
+        let started: u32 = self
+            .books
+            .recent
+            .iter()
+            .map(|(_, started, _)| started)
+            .sum();
+        let asked = self
+            .books
+            .recent
+            .iter()
+            .filter(|(.., asked)| *asked)
+            .count() as u32;
+        let most = self.books.most_workers * (10 + 3 * asked);
+        promise!(started <= most, "{started} starts in a second");
+        Ok(())
+    }
+
+    fn numbers_the_live(&mut self) -> Result {
+        let live = self.core.live_generation();
+        let is_known = self.books.live <= live && live <= self.books.last_generation;
+        promise!(
+            is_known,
+            "generation {live} is live after {}",
+            self.books.live
+        );
+        self.books.live = live;
+        let is_up = self.core.has_been_up() == (live > 0);
+        promise!(is_up, "up without a live generation, or the reverse");
+        let is_idle = self.books.current.is_none() && !self.books.is_stopped;
+        let serves = is_idle && self.books.ready() > 0;
+        promise!(!serves || live > 0, "somebody serves, and we are not up");
         Ok(())
     }
 

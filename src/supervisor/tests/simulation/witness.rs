@@ -25,7 +25,6 @@ pub struct Turn {
     pub forwarded: Vec<ChildId>,
     pub verdicts: Vec<Verdict>,
     pub spawned: u32,
-    pub unasked_before: u32,
     pub current_before: Option<Current>,
 }
 
@@ -81,9 +80,10 @@ impl Witness {
         let live = self.core.live_generation();
         let policy = self.core.policy().clone();
         self.books.hear(self.now, &event, &policy, live);
-        self.turn.unasked_before = self.books.unasked();
         self.turn.current_before = self.books.current.clone();
         self.core.handle(self.now, event);
+        let workers = self.core.policy().workers;
+        self.books.most_workers = self.books.most_workers.max(workers);
         while let Some(action) = self.core.outbox.pop_front() {
             self.see(action)?;
         }
@@ -278,6 +278,7 @@ impl Witness {
             );
             books.last_generation += 1;
         }
+        books.was_superseded |= verdict.outcome == Outcome::Superseded;
         if verdict.outcome == Outcome::Live {
             books.due_ready = books.due_ready.min(ready);
         }
