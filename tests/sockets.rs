@@ -488,19 +488,20 @@ fn a_stop_closes_our_copies_at_once_while_a_worker_drains() {
         "-start=0".to_owned(),
     ];
     let daemon = Run::worker(&listen, &["drain", &dir.word("end")]).start();
-    daemon.worker_that_said("up");
-    let pid = daemon.real_pid();
+    let worker = daemon.worker_that_said("up");
+    let sockets: Vec<String> = facts::open_fds(worker)
+        .into_iter()
+        .filter(|(number, _)| (3..=4).contains(number))
+        .map(|(_, socket)| socket)
+        .collect();
+    assert_eq!(sockets.len(), 2);
     daemon.signal(Signal::SIGTERM);
     daemon.worker_that_said("draining");
     daemon.wait_until(
         "our copies of the sockets to be closed and the path removed",
         || {
-            let listening = |fd: &(i32, String)| fd.0 == 3 || fd.0 == 4;
-            let open = facts::open_fds(pid)
-                .iter()
-                .filter(|fd| listening(fd))
-                .count();
-            open == 0 && !dir.join("s").exists()
+            let ours = facts::open_fds(daemon.pid());
+            ours.iter().all(|(_, what)| !sockets.contains(what)) && !dir.join("s").exists()
         },
     );
     assert!(daemon.exit_status().is_none(), "it waits for its worker");

@@ -512,7 +512,6 @@ impl Daemon {
         if self.exit_status().is_none() {
             kill_tree(self.pid());
         }
-        let _ = self.child.wait();
     }
 }
 
@@ -557,9 +556,11 @@ impl Drop for Daemon {
         }
         self.kill_all();
         self.child.stderr.take();
-        // The first thread waits for the process only. The log's reader ends with the last holder
-        // of the pipe, which may be a grandchild that its test's directory ends: not joined.
+        // The first thread waits for the process only, which must be a zombie for it until then.
+        // The log's reader ends with the last holder of the pipe, which may be a grandchild that
+        // its test's directory ends: not joined.
         let _ = self.threads.remove(0).join();
+        let _ = self.child.wait();
     }
 }
 
