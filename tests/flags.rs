@@ -186,6 +186,18 @@ fn booleans_are_go_booleans_and_take_their_value_only_after_an_equals_sign() {
 }
 
 #[test]
+fn the_word_after_a_boolean_is_the_command_s_first_argument() {
+    let daemon = Run::bare()
+        .args(&[
+            "-listen=tcp://127.0.0.1:0",
+            &format!("-command={}", worker()),
+        ])
+        .args(&["-die-with-parent", "false"])
+        .start();
+    daemon.wait_for_line("no behaviour is called \"false\"");
+}
+
+#[test]
 fn the_last_of_a_repeated_flag_wins_but_listen_adds_up() {
     let daemon = Run::bare()
         .args(&[

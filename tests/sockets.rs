@@ -408,6 +408,20 @@ fn inherit(number: i32) -> String {
 }
 
 #[test]
+fn a_socket_from_systemd_is_taken_by_its_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web";
+    let daemon = listening(&["systemd://web"], &["http"])
+        .after_shell(script)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .start();
+    let pid = daemon.worker_that_said("up");
+    assert_eq!(Address::Tcp(address).answering_pid(), pid);
+    refuses(listening(&["systemd://web"], &["http"]), &["systemd://web"]);
+}
+
+#[test]
 fn an_inherited_descriptor_is_checked_before_anything_is_promised() {
     let plain = || Stdio::from(fs::File::open("/dev/null").expect("it is there"));
     let start = |stdin: Stdio| reporting(&["fd://7"]).after_shell(&inherit(7)).stdin(stdin);
