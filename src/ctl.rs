@@ -150,7 +150,9 @@ pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, U
             return Err(usage(format!("{command} has no -{name}")));
         }
     }
-    let control = value("control").or(variable).filter(|path| !path.is_empty());
+    let control = value("control")
+        .or(variable)
+        .filter(|path| !path.is_empty());
     let control = control.ok_or_else(|| {
         usage(format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
@@ -211,7 +213,10 @@ fn command(
         }
         ["workers"] => return Err(usage("workers needs a number".to_owned())),
         [] => return Err(usage("no command given".to_owned())),
-        [known @ ("reload" | "status" | "stop" | "ping" | "upgrade" | "workers"), ..] => {
+        [
+            known @ ("reload" | "status" | "stop" | "ping" | "upgrade" | "workers"),
+            ..,
+        ] => {
             return Err(usage(format!("{known} takes no such arguments")));
         }
         [other, ..] => {
@@ -238,7 +243,9 @@ fn duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (number, after) = rest.split_at(digits);
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let unit = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit);
         let millis: u64 = match unit {
             "ms" => 1,

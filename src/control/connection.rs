@@ -141,11 +141,7 @@ impl Connection {
     /// Reads once. Returns whether there may be more.
     fn receive(&mut self) -> Result<bool, Gone> {
         let mut chunk = [0; CHUNK];
-        match recv(
-            self.stream.as_raw_fd(),
-            &mut chunk,
-            MsgFlags::MSG_DONTWAIT,
-        ) {
+        match recv(self.stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => {
                 self.ended = true;
                 // A last line may lack its end.

@@ -40,7 +40,10 @@ enum Wish {
     Reload(Option<u64>),
     /// The same in einhorn's words.
     #[cfg(feature = "einhorn")]
-    Upgrade { generation: Option<u64>, smooth: bool },
+    Upgrade {
+        generation: Option<u64>,
+        smooth: bool,
+    },
     /// Our end.
     End,
 }
@@ -78,6 +81,8 @@ pub(super) struct State {
     waiters: Vec<Waiter>,
     /// The last generation that began to come up.
     begun: u64,
+    /// How many of its workers were said to be ready.
+    ready: u32,
     began: Instant,
     last: Option<Told>,
     next_complaint: Instant,
@@ -98,6 +103,7 @@ impl State {
             heard: VecDeque::new(),
             waiters: Vec::new(),
             begun: 0,
+            ready: 0,
             began: clock::now(),
             last: None,
             next_complaint: Instant(0),
@@ -428,7 +434,9 @@ impl Daemon {
             return self.control.answer(incoming.connection, &answer);
         }
         if wait && self.control.is_crowded() {
-            return self.control.refuse(incoming, "too many clients wait already");
+            return self
+                .control
+                .refuse(incoming, "too many clients wait already");
         }
         self.log_request(incoming, "reload");
         if wait {
@@ -439,7 +447,9 @@ impl Daemon {
         let begun = self.control.begun;
         match (begun > before, wait) {
             (true, true) => {}
-            (true, false) => self.control.say(incoming, &format!("reload {begun} begins")),
+            (true, false) => self
+                .control
+                .say(incoming, &format!("reload {begun} begins")),
             (false, _) => self.control.say_and_wait(incoming, FOLLOWS, wait),
         }
     }
@@ -538,6 +548,7 @@ impl Daemon {
     /// A reload begins: it is what all those wanted that are not bound to one yet.
     pub(super) fn control_begins(&mut self, generation: u64, first: bool) {
         self.control.begun = generation;
+        self.control.ready = 0;
         if first {
             return;
         }
@@ -568,7 +579,13 @@ impl Daemon {
             return;
         };
         let generation = worker.generation;
-        let ready = self.core.workers().tally(generation).ready;
+        if generation != self.control.begun {
+            return;
+        }
+        // Several may have become ready at once: one after the other here.
+        self.control.ready += 1;
+        let tally = self.core.workers().tally(generation);
+        let ready = self.control.ready.min(tally.ready);
         let text = format!("{ready}/{} ready", self.core.policy().workers);
         self.control
             .progress(&text, |wish| wish == Wish::Reload(Some(generation)));
@@ -616,8 +633,7 @@ impl Daemon {
     /// We end: whoever waits hears it, and the socket's file goes.
     pub(super) fn end_control(&mut self, status: i32) {
         let text = format!("stopped, exit status {status}");
-        self.control
-            .conclude(&text, None, |wish| wish == Wish::End);
+        self.control.conclude(&text, None, |wish| wish == Wish::End);
         let abandoned = Some(("verdict", "{\"outcome\": \"abandoned\"}"));
         self.control.conclude(&text, abandoned, |_| true);
         self.control.tidy(&mut self.watch);

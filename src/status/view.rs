@@ -111,7 +111,9 @@ impl View<'_> {
         let row = |(id, worker): (ChildId, &Worker)| {
             let process = (self.process)(id);
             [
-                process.pid.map_or_else(|| "-".to_owned(), |p| p.to_string()),
+                process
+                    .pid
+                    .map_or_else(|| "-".to_owned(), |p| p.to_string()),
                 worker.generation.to_string(),
                 state_word(worker).to_owned(),
                 duration_text(worker.age(self.now)),
@@ -153,7 +155,9 @@ impl View<'_> {
             "workers",
             workers.map(|(id, worker)| self.worker_json(id, worker)),
         );
-        let backoffs = core.backoffs().map(|due| millis(due - self.now).to_string());
+        let backoffs = core
+            .backoffs()
+            .map(|due| millis(due - self.now).to_string());
         object.list("replacements_due_ms", backoffs);
         object.option("last_verdict", self.last.map(|told| self.last_json(told)));
         object.end()

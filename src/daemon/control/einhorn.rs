@@ -54,14 +54,14 @@ impl Daemon {
     fn help(&self) -> String {
         match self.einhorn_face() {
             Some(_) => answers::help(),
-            None => format!("{}{}", answers::help(), command::HELP),
+            None => with_ours(&answers::help()),
         }
     }
 
     fn unrecognized(&self, command: &str) -> String {
         match self.einhorn_face() {
             Some(_) => answers::unrecognized(command),
-            None => format!("{}{}", answers::unrecognized(command), command::HELP),
+            None => with_ours(&answers::unrecognized(command)),
         }
     }
 
@@ -156,7 +156,11 @@ impl Daemon {
         };
         let named = matches!(&incoming.request.args, Args::List(words) if !words.is_empty());
         // Workers that are not einhorn's know no USR2.
-        let signal = if named { signal } else { self.core.policy().stop_signal };
+        let signal = if named {
+            signal
+        } else {
+            self.core.policy().stop_signal
+        };
         self.log_request(incoming, "die");
         self.control.say(incoming, answers::GOING_DOWN);
         self.on_stop_signal(signal);
@@ -289,4 +293,10 @@ impl Daemon {
             self.control.conclude(&line, None, is_meant);
         }
     }
+}
+
+/// einhorn's list and ours; `reload` is ours.
+fn with_ours(text: &str) -> String {
+    let others = text.replace("reload: Reload Einhorn\n", "");
+    format!("{others}{}", command::HELP)
 }
