@@ -18,6 +18,10 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the reason for not starting may take to be written.
+const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let status = face(std::env::args_os().collect());
@@ -188,7 +192,7 @@ impl Plan {
 fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     let journal = std::env::var_os("JOURNAL_STREAM");
     let target = &plan.config.log;
-    let mut log = match Log::open(target, std::io::stderr().as_fd(), journal.as_deref()) {
+    let log = match Log::open(target, std::io::stderr().as_fd(), journal.as_deref()) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("socketmaster: {error}");
@@ -197,21 +201,25 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     };
     log.set_least(plan.least);
     let logger = log.logger();
-    match set_up(plan, signals, &mut log) {
-        Ok((daemon, files)) => {
-            let status = daemon(log);
+    let refuse = |mut log: Log, reason: String| {
+        error!(logger, "{reason}");
+        log.finish(FINAL_FLUSH);
+        1
+    };
+    match set_up(plan, signals, &logger) {
+        Err(reason) => refuse(log, reason),
+        Ok((setup, files)) => {
+            let status = match Daemon::new(setup, log) {
+                Ok(daemon) => daemon.run(),
+                Err((error, log)) => refuse(log, format!("cannot start: {error}")),
+            };
             drop(files);
             status
-        }
-        Err(reason) => {
-            error!(logger, "{reason}");
-            log.finish(std::time::Duration::from_secs(1));
-            1
         }
     }
 }
 
-type Start = Box<dyn FnOnce(Log) -> i32>;
+type Start = (Setup, Files);
 
 /// The files that say who we are. They go when this is dropped.
 enum Files {
@@ -255,15 +263,20 @@ impl Files {
 fn set_up(
     plan: Plan,
     signals: std::io::Result<daemon::Signals>,
-    log: &mut Log,
-) -> Result<(Start, Files), String> {
-    let logger = log.logger();
+    logger: &slog::Logger,
+) -> Result<Start, String> {
     for warning in &plan.warnings {
         warn!(logger, "{warning}");
     }
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+    if let Some(pid) = plan.config.takeover {
+        return Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        ));
+    }
     resolve(&plan.config)?;
     let user = look_up_user(&plan.config)?;
+    let nofile = raise_limit(&plan)?;
     let pid = std::process::id();
     let mut files = Files::take(&plan, pid)?;
     let variable = |name: &str| std::env::var_os(name);
@@ -274,58 +287,51 @@ fn set_up(
     let control = open_control(&plan, user.as_ref())?;
     files.name_us()?;
     let inherited = Inherited::parse(pid, &variable);
+    let stored = inherited
+        .passed
+        .iter()
+        .filter(|passed| passed.is_stored())
+        .count();
     let opened = open_listeners(&plan, &inherited)?;
     files.unlock();
-    announce(&logger, &opened);
+    announce(logger, &opened);
     let Plan {
         config,
         policy,
         manners,
         ..
     } = plan;
-    let nofile = sys::process::raise_nofile()
-        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let capacity = daemon::capacity(nofile.1, opened.listeners.len(), &manners);
-    if config.workers > capacity {
-        return Err(format!(
-            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for \
-             {capacity}",
-            config.workers, nofile.1
-        ));
-    }
-    let stored = inherited
-        .passed
-        .iter()
-        .filter(|passed| passed.is_stored())
-        .count();
-    let start: Start = Box::new(move |log| {
-        let logger = log.logger();
-        let Opened {
-            listeners, forget, ..
-        } = opened;
-        let setup = Setup {
+    Ok((
+        Setup {
             config,
             policy,
             manners,
             signals,
-            log,
-            listeners,
+            opened,
             user,
             nofile,
             systemd,
             stored,
-            forget,
             control,
-        };
-        match Daemon::new(setup) {
-            Ok(daemon) => daemon.run(),
-            Err(error) => {
-                error!(logger, "cannot start: {error}");
-                1
-            }
-        }
-    });
-    Ok((start, files))
+        },
+        files,
+    ))
+}
+
+/// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
+fn raise_limit(plan: &Plan) -> Result<(u64, u64), String> {
+    let nofile = sys::process::raise_nofile()
+        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let (workers, sockets) = (plan.config.workers, plan.config.listen.len());
+    let capacity = daemon::capacity(nofile.1, sockets, &plan.manners);
+    match workers <= capacity {
+        true => Ok(nofile),
+        false => Err(format!(
+            "cannot run {workers} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices \
+             for {capacity}",
+            nofile.1
+        )),
+    }
 }
 
 fn resolve(config: &Config) -> Result<String, String> {

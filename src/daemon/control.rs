@@ -83,6 +83,8 @@ pub(super) struct State {
     waiters: Vec<Waiter>,
     /// The last generation that began to come up.
     begun: u64,
+    /// How many of its workers were said to be ready.
+    ready: u32,
     began: Instant,
     last: Option<Told>,
     next_complaint: Instant,
@@ -101,6 +103,7 @@ impl State {
             heard: VecDeque::new(),
             waiters: Vec::new(),
             begun: 0,
+            ready: 0,
             began: clock::now(),
             last: None,
             next_complaint: Instant(0),
@@ -567,6 +570,7 @@ impl Daemon {
     /// A reload begins: it is what all those wanted that are not bound to one yet.
     pub(super) fn control_begins(&mut self, generation: u64, first: bool) {
         self.control.begun = generation;
+        self.control.ready = 0;
         if first {
             return;
         }
@@ -597,7 +601,13 @@ impl Daemon {
             return;
         };
         let generation = worker.generation;
-        let ready = self.core.workers().tally(generation).ready;
+        if generation != self.control.begun {
+            return;
+        }
+        // Several may have become ready at once: one after the other here.
+        self.control.ready += 1;
+        let tally = self.core.workers().tally(generation);
+        let ready = self.control.ready.min(tally.ready);
         let text = format!("{ready}/{} ready", self.core.policy().workers);
         self.control
             .progress(&text, |wish| wish == Wish::Reload(Some(generation)));

@@ -62,14 +62,14 @@ impl Daemon {
     fn help(&self) -> String {
         match self.einhorn_face() {
             Some(_) => answers::help(),
-            None => format!("{}{}", answers::help(), command::HELP),
+            None => with_ours(&answers::help()),
         }
     }
 
     fn unrecognized(&self, command: &str) -> String {
         match self.einhorn_face() {
             Some(_) => answers::unrecognized(command),
-            None => format!("{}{}", answers::unrecognized(command), command::HELP),
+            None => with_ours(&answers::unrecognized(command)),
         }
     }
 
@@ -308,4 +308,10 @@ impl Daemon {
             self.control.conclude(&line, None, is_meant);
         }
     }
+}
+
+/// einhorn's list and ours; `reload` is ours.
+fn with_ours(text: &str) -> String {
+    let others = text.replace("reload: Reload Einhorn\n", "");
+    format!("{others}{}", command::HELP)
 }
