@@ -380,8 +380,8 @@ impl Daemon {
         } else {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
-        self.tell(Event::Stop(signal));
         self.reminder = Some(clock::now() + REMINDER);
+        self.tell(Event::Stop(signal));
     }
 
     /// The workers get the signal, and nobody is waited for.

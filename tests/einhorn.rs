@@ -457,6 +457,7 @@ fn the_usual_umask_keeps_other_users_out() {
 fn the_commands_answer_as_einhorns_do() {
     let place = Place::new();
     let daemon = place.live("-n 2 -m 0 -c demo", "einhorn never");
+    daemon.wait_for_count("] up", 2);
     let mut client = place.client();
     client.send("{\"command\":\"ehlo\",\"user\":\"root\"}");
     let answer = client.read().expect("an answer");
@@ -496,7 +497,7 @@ fn the_commands_answer_as_einhorns_do() {
     ] {
         assert_eq!(client.ask(command, args), expected, "{command} {args:?}");
     }
-    daemon.wait_until("three workers", || daemon.workers().len() == 3);
+    daemon.wait_for_line("] up, index 2");
     assert!(
         client
             .ask("nonsense", &[])
@@ -511,7 +512,7 @@ fn the_commands_answer_as_einhorns_do() {
     );
     assert_eq!(
         daemon.count(&format!("asked by signal {}", libc::SIGUSR2)),
-        4
+        3
     );
 }
 
@@ -519,6 +520,7 @@ fn the_commands_answer_as_einhorns_do() {
 fn die_sends_the_signal_that_it_is_told() {
     let place = Place::new();
     let daemon = place.live("-m 0", "einhorn never");
+    daemon.worker_that_said("up");
     assert_eq!(
         place.client().ask("die", &["SIGTERM"]),
         "Einhorn is going down! "

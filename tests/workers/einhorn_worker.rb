@@ -18,7 +18,7 @@ until asked
   (ready || []).each do |socket|
     client, = socket.accept_nonblock(exception: false)
     next unless client.is_a?(Socket)
-    client.readpartial(4096)
+    nil until client.gets.to_s.strip.empty?
     body = "pid #{$$} version ruby\n"
     client.write("HTTP/1.1 200 OK\r\nContent-Length: #{body.size}\r\nConnection: close\r\n\r\n#{body}")
     client.close
