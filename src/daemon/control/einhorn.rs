@@ -8,6 +8,7 @@ use crate::einhorn::{Verbosity, answers};
 use crate::protocol::Args;
 use crate::status::Told;
 use crate::supervisor::{ChildId, Event, Outcome, Style};
+use slog::Drain;
 use std::fmt::Write;
 
 impl Daemon {
@@ -168,8 +169,18 @@ impl Daemon {
 
     // ---- verbosity ----
 
-    fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
+    /// From now on our own messages are warnings and errors only, or all. The workers' lines are
+    /// theirs.
+    pub(in crate::daemon) fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
         self.control.verbosity = verbosity;
+        let all = self.log.logger();
+        self.logger = match verbosity {
+            Verbosity::Errors => {
+                let filter = slog::LevelFilter::new(all, slog::Level::Warning);
+                slog::Logger::root(filter.fuse(), slog::o!())
+            }
+            _ => all,
+        };
         answers::verbosity(verbosity)
     }
 
