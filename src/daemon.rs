@@ -37,7 +37,7 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: u64 = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, a few connections.
 const OUR_OWN: u64 = 64;
-/// While we stop, the log says this often whom we wait for.
+/// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
 /// The signals that we handle. They are set up before anything else is done.
@@ -333,7 +333,6 @@ impl Daemon {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
         self.tell(Event::Stop(signal));
-        self.reminder = Some(clock::now() + REMINDER);
     }
 
     fn on_signal(&mut self, signal: i32) {
@@ -441,20 +440,42 @@ impl Daemon {
         }
     }
 
-    /// While we stop: whom we wait for.
+    /// A long wait says what it waits for, every now and then.
     fn remind(&mut self) {
         let now = clock::now();
-        if self.reminder.is_none_or(|at| now < at) {
-            return;
+        let coming = self.core.rolling_out();
+        match self.reminder {
+            _ if !self.core.is_stopping() && coming.is_none() => self.reminder = None,
+            None => self.reminder = Some(now + REMINDER),
+            Some(at) if at <= now => {
+                self.reminder = Some(now + REMINDER);
+                self.say_what_we_wait_for(coming);
+            }
+            Some(_) => {}
         }
-        self.reminder = Some(now + REMINDER);
-        let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
-        let workers = status::workers_text(pids.len());
-        info!(
-            self.logger,
-            "waiting for {workers} to finish: {}",
-            pids.join(", ")
-        );
+    }
+
+    fn say_what_we_wait_for(&self, coming: Option<u64>) {
+        let awaited = (self.core.workers().iter())
+            .filter(|(_, worker)| coming.is_none() || worker.is_unready())
+            .filter_map(|(id, _)| self.children.pid(id));
+        let pids: Vec<_> = awaited.map(|pid| pid.to_string()).collect();
+        let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
+        match coming {
+            None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
+            Some(generation) if pids.is_empty() => {
+                info!(
+                    self.logger,
+                    "generation {generation}: no worker is up, backing off"
+                );
+            }
+            Some(generation) => {
+                info!(
+                    self.logger,
+                    "generation {generation}: waiting for {workers} to be ready: {pids}"
+                );
+            }
+        }
     }
 
     // ---- the log ----
