@@ -220,7 +220,7 @@ impl Supervisor {
     /// Whether `Event::Settled` would do something.
     pub fn awaits_settling(&self) -> bool {
         self.mode == Mode::Serving
-            && (self.is_decided() || self.rolling_excess() || self.is_overfull())
+            && (self.is_decided() || self.rolling_excess() > 0 || self.is_overfull())
     }
 
     // ---- what others may know ----

@@ -2,10 +2,7 @@
 //! how many workers there may be. It starts workers and asks those who are too many to leave; it
 //! must never judge a generation.
 
-use super::{
-    Action, Cause, ChildId, Failure, Instant, Mode, Note, Phase, Supervisor, Worker,
-    rollout::Rollout,
-};
+use super::{Action, Cause, ChildId, Failure, Instant, Mode, Note, Phase, Supervisor, Worker};
 use std::collections::VecDeque;
 use std::time::Duration;
 

@@ -152,17 +152,15 @@ impl Supervisor {
         }
     }
 
-    /// Whether a rolling reload has made an old worker dispensable.
-    pub(super) fn rolling_excess(&self) -> bool {
-        let Some(rollout) = &self.rollout else {
-            return false;
+    /// How many old workers a rolling reload has made dispensable.
+    pub(super) fn rolling_excess(&self) -> u32 {
+        let Some(rollout) = self.rollout.as_ref().filter(|it| it.is_rolling()) else {
+            return 0;
         };
-        let tally = self.workers.tally(rollout.generation);
-        let old = self.old();
-        rollout.is_rolling()
-            && old > 0
-            && tally.ready > 0
-            && tally.ready + old > self.policy.workers
+        match (self.workers.tally(rollout.generation).ready, self.old()) {
+            (0, _) => 0,
+            (ready, old) => (ready + old).saturating_sub(self.policy.workers).min(old),
+        }
     }
 
     /// Whether more than N are there besides those that come up: a rolling reload ended half-way
@@ -179,24 +177,36 @@ impl Supervisor {
 
     /// Promotes: what is ready was alive a moment ago.
     pub(super) fn on_settled(&mut self, now: Instant) {
-        if self.mode == Mode::Serving && self.is_overfull() {
+        if self.mode == Mode::Serving {
             let coming_up = self.rolling_out();
-            self.trim(now, |worker| Some(worker.generation) != coming_up);
+            if self.is_overfull() {
+                self.trim(now, |worker| Some(worker.generation) != coming_up);
+            }
+            self.ask_dispensable(now);
+            self.promote(now);
         }
-        while self.mode == Mode::Serving && self.rolling_excess() {
-            let Some(id) = self.dispensable() else { break };
-            self.ask(now, id);
-        }
-        let Some(generation) = self.rolling_out() else {
+    }
+
+    /// A rolling reload asks old workers: those that do not serve yet first, then the oldest.
+    fn ask_dispensable(&mut self, now: Instant) {
+        let excess = self.rolling_excess();
+        let Some(generation) = self.rolling_out().filter(|_| excess > 0) else {
             return;
         };
-        if self.mode != Mode::Serving || !self.is_decided() {
-            return;
+        let mut old = self.unasked_where(|worker| worker.generation != generation);
+        old.sort_by_key(|id| self.workers.find(*id).is_some_and(Worker::is_ready));
+        for id in old.into_iter().take(excess as usize) {
+            self.ask(now, id);
         }
-        if self.workers.tally(generation).ready > 0 {
-            self.go_live(now, generation);
-        } else {
-            self.end_without_workers(now);
+    }
+
+    fn promote(&mut self, now: Instant) {
+        let Some(generation) = self.rolling_out().filter(|_| self.is_decided()) else {
+            return;
+        };
+        match self.workers.tally(generation).ready {
+            0 => self.end_without_workers(now),
+            _ => self.go_live(now, generation),
         }
     }
 
@@ -209,18 +219,6 @@ impl Supervisor {
             Some(_) => Outcome::Failed,
         };
         self.conclude(now, outcome, failure);
-    }
-
-    /// The old worker that a rolling reload asks next: one that does not serve yet, else the
-    /// oldest.
-    fn dispensable(&self) -> Option<ChildId> {
-        let generation = self.rolling_out()?;
-        let old = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.generation != generation && !worker.is_asked());
-        old.min_by_key(|(id, worker)| (worker.is_ready(), *id))
-            .map(|(id, _)| id)
     }
 
     fn go_live(&mut self, now: Instant, generation: u64) {
