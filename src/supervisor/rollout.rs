@@ -113,12 +113,13 @@ impl Supervisor {
         };
         let unlimited = self.policy.gate == Gate::Report && self.policy.start.is_zero();
         let is_running = |worker: &Worker| matches!(worker.phase, Phase::Running { .. });
-        if unlimited && self.members(rollout.generation).any(is_running) {
+        let mut unready = self.workers.unready_of(rollout.generation);
+        if unlimited && unready.any(is_running) {
             return true;
         }
-        let is_retry = |worker: &Worker| worker.is_unready() && worker.streak > 0;
-        !rollout.vacancies.is_empty()
-            && (self.members(rollout.generation)).all(|w| w.is_asked() || is_retry(w))
+        let is_ready = self.workers.tally(rollout.generation).ready > 0;
+        let mut unready = self.workers.unready_of(rollout.generation);
+        !rollout.vacancies.is_empty() && !is_ready && unready.all(|worker| worker.streak > 0)
     }
 
     /// Whether an older generation serves, so that there is something to go back to.
@@ -143,12 +144,13 @@ impl Supervisor {
         if tally.ready >= self.policy.workers || rollout.quota > 0 {
             return tally.ready >= self.policy.workers;
         }
-        let is_settled = |worker: &Worker| !worker.is_unready() || worker.streak > 1;
+        let is_waited_for = |worker: &Worker| worker.streak < 2;
         match (tally.ready, tally.unready) {
             (0, 0) => rollout.vacancies.is_empty(),
             (0, _) => false,
             (_, 0) => true,
-            _ => rollout.failure.is_some() && self.members(rollout.generation).all(is_settled),
+            _ if rollout.failure.is_none() => false,
+            _ => !(self.workers.unready_of(rollout.generation)).any(is_waited_for),
         }
     }
 
@@ -193,9 +195,10 @@ impl Supervisor {
         let Some(generation) = self.rolling_out().filter(|_| excess > 0) else {
             return;
         };
-        let mut old = self.unasked_where(|worker| worker.generation != generation);
-        old.sort_by_key(|id| self.workers.find(*id).is_some_and(Worker::is_ready));
-        for id in old.into_iter().take(excess as usize) {
+        let old = self.workers.unasked_in_order();
+        let old = old.filter(|(_, worker)| worker.generation != generation);
+        let ids: Vec<_> = old.take(excess as usize).map(|(id, _)| id).collect();
+        for id in ids {
             self.ask(now, id);
         }
     }
@@ -260,14 +263,6 @@ impl Supervisor {
     /// One of the new workers is lost, and costs only itself: there is nothing to go back to.
     pub(super) fn lose_member(&mut self, failure: Failure) {
         if let Some(rollout) = &mut self.rollout {
-            rollout.failure = Some(failure);
-        }
-    }
-
-    /// The new workers that are still to be started are lost.
-    pub(super) fn lose_quota(&mut self, failure: Failure) {
-        if let Some(rollout) = &mut self.rollout {
-            rollout.quota = 0;
             rollout.failure = Some(failure);
         }
     }
@@ -387,16 +382,9 @@ impl Supervisor {
         self.outbox.push_back(Action::Verdict(verdict));
     }
 
-    fn members(&self, generation: u64) -> impl Iterator<Item = &Worker> {
-        let workers = self.workers.iter().map(|(_, worker)| worker);
-        workers.filter(move |worker| worker.generation == generation)
-    }
-
     fn unasked_where(&self, is_meant: impl Fn(&Worker) -> bool) -> Vec<ChildId> {
-        let unasked = self.workers.iter().filter(|(_, worker)| !worker.is_asked());
-        unasked
-            .filter(|(_, worker)| is_meant(worker))
-            .map(|(id, _)| id)
-            .collect()
+        let unasked = self.workers.unasked_in_order();
+        let meant = unasked.filter(|(_, worker)| is_meant(worker));
+        meant.map(|(id, _)| id).collect()
     }
 }
