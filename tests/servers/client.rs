@@ -14,7 +14,7 @@ pub fn http(address: &Address) -> io::Result<String> {
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.contains(" 200 OK") => whole(body),
+        Some((head, body)) if head.contains(" 200 ") => whole(body),
         _ => Err(io::Error::other(format!("not a whole answer: {answer:?}"))),
     }
 }

@@ -4,8 +4,8 @@
 use super::client::Fetch;
 use super::recipes::Recipe;
 use crate::common::{Address, Daemon, LIMIT, Run, TempDir, facts, net};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,9 @@ use std::{process, thread};
 
 /// Clients that ask over a new connection each time.
 const CLIENTS: usize = 3;
+
+/// The load takes at least this long, however fast the reloads are.
+const LOAD: Duration = Duration::from_secs(2);
 
 static TURN: Mutex<()> = Mutex::new(());
 
@@ -39,6 +42,11 @@ pub struct Site {
 
 impl Site {
     pub fn new(recipe: &Recipe, kind: Kind) -> Site {
+        Site::with_line(recipe, recipe.line, kind)
+    }
+
+    /// The same, started in another way.
+    pub fn with_line(recipe: &Recipe, line: &str, kind: Kind) -> Site {
         let dir = TempDir::new();
         let socket = dir.word("s");
         let place = |text: &str| {
@@ -65,7 +73,7 @@ impl Site {
             dir.write(name, place(text));
         }
         (recipe.build)(&dir);
-        let words = recipe.line.split_whitespace().skip(1).map(place).collect();
+        let words = line.split_whitespace().skip(1).map(place).collect();
         Site {
             dir,
             address,
@@ -99,29 +107,39 @@ pub fn free_port() -> u16 {
 #[derive(Default)]
 pub struct Seen {
     pub requests: usize,
-    pub failures: Vec<(ErrorKind, String)>,
+    /// Each with how often it was.
+    pub failures: BTreeMap<String, usize>,
     pub slowest: Duration,
+    /// The longest time that one client met nothing but failures.
+    pub gap: Duration,
     pub log: String,
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (failed, slowest) = (self.failures.len(), self.slowest);
+        let (failed, slowest) = (self.failed(), self.slowest);
         write!(f, "{failed} of {} requests failed, ", self.requests)?;
         write!(f, "the slowest took {slowest:.0?}")?;
-        for (kind, text) in self.failures.iter().take(20) {
-            write!(f, "\n  {kind:?}: {text}")?;
+        if failed > 0 {
+            write!(f, ", the longest gap was {:.1?}", self.gap)?;
+        }
+        for (failure, count) in &self.failures {
+            write!(f, "\n  {count} times {failure}")?;
         }
         Ok(())
     }
 }
 
-/// Rolls it so many times under load, looking each time at who answers, and stops it.
+/// Rolls it at least so many times under load, looking each time at who answers, and stops it.
 pub fn roll(site: &Site, fetch: Fetch, reloads: usize) -> Seen {
     let daemon = site.start();
     serving(&daemon, &site.address, fetch);
     let mut seen = under_load(&site.address, fetch, || {
-        for _ in 0..reloads {
+        let enough = Instant::now() + LOAD;
+        for n in 0.. {
+            if n >= reloads && Instant::now() > enough {
+                break;
+            }
             let verdict = daemon.reload();
             assert!(verdict.contains("is live"), "{verdict}");
             serving(&daemon, &site.address, fetch);
@@ -170,21 +188,33 @@ pub fn under_load(address: &Address, fetch: Fetch, work: impl FnOnce()) -> Seen 
 }
 
 impl Seen {
+    pub fn failed(&self) -> usize {
+        self.failures.values().sum()
+    }
+
     fn and(mut self, other: Seen) -> Seen {
         self.requests += other.requests;
-        self.failures.extend(other.failures);
+        for (failure, count) in other.failures {
+            *self.failures.entry(failure).or_default() += count;
+        }
         self.slowest = self.slowest.max(other.slowest);
+        self.gap = self.gap.max(other.gap);
         self
     }
 }
 
 fn client(address: &Address, fetch: Fetch, end: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
+    let mut fine_until = Instant::now();
     while !end.load(Ordering::Relaxed) && seen.slowest < LIMIT {
         let start = Instant::now();
         seen.requests += 1;
-        if let Err(error) = fetch(address) {
-            seen.failures.push((error.kind(), error.to_string()));
+        match fetch(address) {
+            Ok(_) => fine_until = Instant::now(),
+            Err(error) => {
+                *seen.failures.entry(error.to_string()).or_default() += 1;
+                seen.gap = seen.gap.max(fine_until.elapsed());
+            }
         }
         seen.slowest = seen.slowest.max(start.elapsed());
     }
