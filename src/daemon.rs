@@ -11,7 +11,7 @@ mod systemd;
 mod watch;
 
 use crate::args::{Config, Gate};
-use crate::listen::Listener;
+use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::status::{self, Culprit};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
@@ -50,16 +50,44 @@ pub fn install_signals() -> io::Result<Signals> {
 pub struct Setup {
     pub config: Config,
     pub signals: Signals,
-    pub log: Log,
-    pub listeners: Vec<Listener>,
+    pub opened: Opened,
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (u64, u64),
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
-    /// Names in the fd store that hold nothing of use any more.
-    pub forget: Vec<String>,
+}
+
+/// What the system may still refuse.
+struct Registered {
+    watch: Watch,
+    terminal: Terminal,
+    guard: sockets::GuardState,
+    systemd: systemd::Outer,
+    stdin: OwnedFd,
+}
+
+impl Registered {
+    fn new(setup: &mut Setup) -> io::Result<Registered> {
+        let mut watch = Watch::new()?;
+        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+        let terminal = Terminal::open();
+        if let Some(tty) = terminal.fd() {
+            // There is no empty interest; a hang-up is told whatever was asked for.
+            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+        }
+        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
+        let stdin = crate::spawn::worker_stdin()?;
+        Ok(Registered {
+            watch,
+            terminal,
+            guard,
+            systemd,
+            stdin,
+        })
+    }
 }
 
 pub struct Daemon {
@@ -114,44 +142,48 @@ fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
 
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
-    /// descriptor; nothing has been started then.
-    pub fn new(setup: Setup) -> io::Result<Daemon> {
-        let mut watch = Watch::new()?;
-        let mut signals = setup.signals;
-        watch.add_raw(&mut signals, Source::Signals, Interest::READABLE)?;
-        let terminal = Terminal::open();
-        if let Some(tty) = terminal.fd() {
-            // There is no empty interest; a hang-up is told whatever was asked for.
-            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+    /// descriptor; nothing has been started then, and no path of ours is left.
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+        match Registered::new(&mut setup) {
+            Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
+            Err(error) => {
+                setup.opened.abandon();
+                Err((error, log))
+            }
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd)?;
-        let capacity = capacity(setup.nofile.1, setup.listeners.len());
-        let logger = setup.log.logger();
-        Ok(Daemon {
+    }
+
+    fn assemble(setup: Setup, registered: Registered, log: Log) -> Daemon {
+        let Opened {
+            listeners, forget, ..
+        } = setup.opened;
+        let capacity = capacity(setup.nofile.1, listeners.len());
+        let mut daemon = Daemon {
             core: Supervisor::new(policy(&setup.config, capacity)),
-            sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
-            stdin: crate::spawn::worker_stdin()?,
+            sockets: listeners.iter().map(sockets::Texts::new).collect(),
+            stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
-            watch,
-            signals,
+            watch: registered.watch,
+            signals: setup.signals,
             waiting: BTreeSet::new(),
-            log: setup.log,
-            logger,
+            logger: log.logger(),
+            log,
             log_ticket: None,
             children: Children::default(),
-            listeners: setup.listeners,
-            guard,
-            terminal,
-            systemd,
+            listeners,
+            guard: registered.guard,
+            terminal: registered.terminal,
+            systemd: registered.systemd,
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
             exit: None,
-        })
+        };
+        daemon.fill_store(setup.stored, &forget);
+        daemon
     }
 
     /// Runs until there is nothing left to run; returns our exit status.
@@ -183,7 +215,9 @@ impl Daemon {
         self.take_up_the_rest();
         self.log.flush(clock::now());
         self.watch_log();
+        self.ask_about_store();
         self.tell_systemd();
+        self.flush_systemd();
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
@@ -253,8 +287,8 @@ impl Daemon {
                 Source::Terminal => self.look_at_terminal(),
                 Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
-                Source::Systemd | Source::Store => self.on_systemd(),
-                Source::Log | Source::Signals => {}
+                // Flushed and asked at the end of each turn.
+                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
                     self.watch.inbox.insert(early);
@@ -289,17 +323,14 @@ impl Daemon {
 
     fn on_stop_signal(&mut self, signal: i32) {
         let name = signal_name(signal);
-        let count = self.core.workers().len();
+        let workers = status::workers_text(self.core.workers().len());
         if self.core.is_stopping() {
             info!(
                 self.logger,
-                "{name}: forwarding it to {count} workers, we are stopping already"
+                "{name}: forwarding it to {workers}, we are stopping already"
             );
         } else {
-            info!(
-                self.logger,
-                "{name}: stopping, {count} workers are asked to finish"
-            );
+            info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
         self.tell(Event::Stop(signal));
         self.reminder = Some(clock::now() + REMINDER);
@@ -310,11 +341,8 @@ impl Daemon {
             SIGHUP => self.on_hangup(),
             SIGUSR2 => self.tell(Event::Reload(None)),
             SIGQUIT => {
-                info!(
-                    self.logger,
-                    "SIGQUIT: forwarding it to {} workers",
-                    self.core.workers().len()
-                );
+                let workers = status::workers_text(self.core.workers().len());
+                info!(self.logger, "SIGQUIT: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
             SIGUSR1 => warn!(
@@ -377,12 +405,9 @@ impl Daemon {
     }
 
     fn on_begin(&mut self, generation: u64, first: bool) {
-        let workers = self.core.policy().workers;
+        let workers = status::workers_text(self.core.policy().workers as usize);
         if !first {
-            info!(
-                self.logger,
-                "reload {generation}: starting {workers} new workers"
-            );
+            info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
         }
     }
@@ -424,10 +449,10 @@ impl Daemon {
         }
         self.reminder = Some(now + REMINDER);
         let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
+        let workers = status::workers_text(pids.len());
         info!(
             self.logger,
-            "waiting for {} workers to finish: {}",
-            pids.len(),
+            "waiting for {workers} to finish: {}",
             pids.join(", ")
         );
     }

@@ -3,7 +3,7 @@
 //! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
 //! socket that answers, and closes nothing that the loop still has registered.
 
-use crate::listen::file::Place;
+use crate::listen::file::{Place, SocketFile};
 use crate::listen::open::{bind_abstract, bind_path};
 use crate::listen::{Bound, Error, Listener, cannot};
 use crate::sys::socket::{hung_up, listen};
@@ -66,10 +66,7 @@ pub fn heal(listener: &mut Listener) -> Healing {
     let healed = match (check(listener), &listener.bound) {
         (Harm::None, _) => {
             listener.trouble = None;
-            listener
-                .file
-                .iter_mut()
-                .for_each(|file| drop(file.keep_link()));
+            listener.file.iter_mut().for_each(SocketFile::keep_link);
             return Healing::Nothing;
         }
         (Harm::ShutDown, Bound::Inet(address)) => revive(listener, *address),
@@ -133,6 +130,7 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
         // Refused while a worker holds the old socket: an abstract name lives as long as that.
         _ => bind_abstract(&listener.uri, listener.kind)?,
     };
+    listener.is_stored = false;
     Ok(Healing::Rebound(std::mem::replace(&mut listener.fd, fd)))
 }
 

@@ -134,6 +134,7 @@ pub struct Listener {
     pub(crate) trouble: Option<Error>,
     name: String,
     store_name: Option<String>,
+    pub(crate) is_stored: bool,
 }
 
 impl Listener {
@@ -153,6 +154,9 @@ impl Listener {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| cannot("use", &uri, errno.desc()))?;
         let mut listener = Listener::new(uri, fd, kind, bound, None);
+        if !listener.is_inherited() {
+            listener.store_name = Some(open::store_name(&listener.uri));
+        }
         if let Some(name) = name.filter(|_| listener.uri.options.name.is_none()) {
             listener.name = name.to_owned();
         }
@@ -181,6 +185,7 @@ impl Listener {
             trouble: None,
             name,
             store_name: None,
+            is_stored: false,
         }
     }
 
@@ -206,6 +211,11 @@ impl Listener {
     /// `FDNAME=` (sd_pid_notify_with_fds(3)). `None`: inherited, so somebody else keeps it for us.
     pub fn store_name(&self) -> Option<&str> {
         self.store_name.as_deref()
+    }
+
+    /// systemd's fd store holds it already: it came back from there.
+    pub fn is_stored(&self) -> bool {
+        self.is_stored
     }
 
     /// It came by `fd://` or `systemd://`: another process made it and may still use it.
@@ -321,4 +331,4 @@ fn usable_kind(fd: BorrowedFd<'_>) -> Result<Kind, &'static str> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

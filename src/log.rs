@@ -25,10 +25,8 @@ use slog::Level;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
-use std::io;
+use std::fmt::{self, Write as _};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stderr::Stderr;
@@ -96,25 +94,14 @@ enum Way {
 
 /// Why the log could not be opened.
 #[derive(Debug)]
-pub enum Error {
-    Stderr(nix::Error),
-    Syslog(PathBuf, io::Error),
+pub struct Error {
+    what: String,
+    errno: nix::Error,
 }
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Stderr(errno) => write!(f, "cannot open stderr for the log: {}", errno.desc()),
-            Error::Syslog(path, error) => {
-                let errno = nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-                write!(
-                    f,
-                    "cannot connect to syslog at {}: {}",
-                    path.display(),
-                    errno.desc()
-                )
-            }
-        }
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.errno.desc())
     }
 }
 
@@ -168,29 +155,31 @@ impl Log {
         stderr: BorrowedFd<'_>,
         journal_stream: Option<&OsStr>,
     ) -> Result<Log, Error> {
+        let what = match target {
+            LogTarget::Stderr => "open stderr for the log".into(),
+            LogTarget::Syslog(path) => format!("connect to syslog at {}", path.display()),
+        };
+        Log::open_way(target, stderr, journal_stream).map_err(|errno| Error { what, errno })
+    }
+
+    fn open_way(
+        target: &LogTarget,
+        stderr: BorrowedFd<'_>,
+        journal_stream: Option<&OsStr>,
+    ) -> nix::Result<Log> {
         let pid = std::process::id();
         let (form, way) = match target {
-            LogTarget::Stderr if is_journal(stderr, journal_stream) => (
-                Form::Journal,
-                Way::Stderr(Stderr::open(stderr).map_err(Error::Stderr)?),
-            ),
-            LogTarget::Stderr => (
-                Form::Stderr,
-                Way::Stderr(Stderr::open(stderr).map_err(Error::Stderr)?),
-            ),
-            LogTarget::Syslog(path) => {
-                let syslog =
-                    Syslog::open(path, pid).map_err(|error| Error::Syslog(path.clone(), error))?;
-                (Form::Syslog, Way::Syslog(syslog))
+            LogTarget::Syslog(path) => (Form::Syslog, Way::Syslog(Syslog::open(path, pid)?)),
+            LogTarget::Stderr => {
+                let form = match is_journal(stderr, journal_stream) {
+                    true => Form::Journal,
+                    false => Form::Stderr,
+                };
+                (form, Way::Stderr(Stderr::open(stderr)?))
             }
         };
         let core = Rc::new(RefCell::new(Core::new(form, way, pid)));
-        let logger = drain::logger(&core).map_err(|error| match target {
-            LogTarget::Syslog(path) => Error::Syslog(path.clone(), error),
-            LogTarget::Stderr => Error::Stderr(nix::Error::from_raw(
-                error.raw_os_error().unwrap_or(libc::EIO),
-            )),
-        })?;
+        let logger = drain::logger(&core)?;
         Ok(Log { core, logger })
     }
 
@@ -353,11 +342,11 @@ impl Core {
         self.queue.push_line(&[line]);
     }
 
-    /// Adds a line of our own in the form of the way out.
+    /// Adds a line of our own in the form of the way out; for syslog it is escaped already.
     fn say(&mut self, level: Level, text: &str) {
         match &self.way {
             Way::Syslog(syslog) if self.queue.len() < QUEUE_LIMIT => {
-                syslog.queue(&mut self.queue, level, &escape(text.as_bytes()));
+                syslog.queue(&mut self.queue, level, text);
             }
             Way::Syslog(_) => self.lost += 1,
             Way::Stderr(_) => {
@@ -373,12 +362,15 @@ impl Core {
             State::Absent { retry } | State::Broken { retry } if now < retry => return,
             _ => {}
         }
-        self.note_lost(now);
+        if self.state == State::Open {
+            self.note_lost(now);
+        }
         if self.queue.is_empty() {
             self.queue.rest();
             self.state = State::Open;
             return;
         }
+        let waiting = self.queue.len();
         let outcome = match &mut self.way {
             Way::Stderr(stderr) => stderr.flush(&mut self.queue),
             Way::Syslog(syslog) => syslog.flush(&mut self.queue),
@@ -386,17 +378,18 @@ impl Core {
         let retry = after(now, RETRY);
         self.state = match outcome {
             Outcome::Open => State::Open,
-            Outcome::Full if self.queue.is_empty() => State::Open,
             Outcome::Full => State::Full,
             Outcome::Absent => State::Absent { retry },
             Outcome::Broken => State::Broken { retry },
         };
+        if self.queue.len() < waiting {
+            self.note_lost(now);
+        }
     }
 
-    /// Says how much was lost, once the log moves again.
+    /// The log moves: says how much was lost while it did not.
     fn note_lost(&mut self, now: Instant) {
-        let moves = self.state == State::Open && self.queue.len() < WORKERS_LIMIT / 2;
-        if self.lost == 0 || !moves || now < self.next_note {
+        if self.lost == 0 || now < self.next_note {
             return;
         }
         let lost = std::mem::take(&mut self.lost);
@@ -559,12 +552,8 @@ fn printable(form: Form, line: &[u8]) -> Cow<'_, [u8]> {
 
 /// Whether JOURNAL_STREAM, `device:inode`, names this descriptor.
 fn is_journal(stderr: BorrowedFd<'_>, journal_stream: Option<&OsStr>) -> bool {
-    let named = journal_stream
-        .and_then(OsStr::to_str)
-        .and_then(|value| value.split_once(':'))
-        .and_then(|(device, inode)| Some((device.parse::<u64>().ok()?, inode.parse().ok()?)));
-    match (named, fstat(stderr)) {
-        (Some(named), Ok(stat)) => named == (stat.st_dev as u64, stat.st_ino as u64),
+    match (journal_stream, fstat(stderr)) {
+        (Some(named), Ok(stat)) => named == &*format!("{}:{}", stat.st_dev, stat.st_ino),
         _ => false,
     }
 }

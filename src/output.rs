@@ -49,6 +49,17 @@ fn set_nonblocking(end: &OwnedFd) -> nix::Result<()> {
     fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
+/// Where a worker's last byte is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// It is alive and may write more.
+    Unknown,
+    /// So many bytes further in the pipe.
+    Ahead(usize),
+    /// Logged, or dropped and counted.
+    Passed,
+}
+
 /// The read end of a worker's pipe.
 #[derive(Debug)]
 pub struct Pipe {
@@ -57,8 +68,7 @@ pub struct Pipe {
     lines: LineBuffer,
     /// Lines may be lost rather than the worker held back.
     may_drop: bool,
-    /// After its death: how much of what the worker wrote is still in the pipe.
-    left: Option<usize>,
+    last: Last,
     at_end: bool,
     tail: Option<Tail>,
 }
@@ -71,7 +81,7 @@ impl Pipe {
             pid,
             lines: LineBuffer::default(),
             may_drop: false,
-            left: None,
+            last: Last::Unknown,
             at_end: false,
             tail: Some(Tail::default()),
         }
@@ -96,13 +106,15 @@ impl Pipe {
     /// The worker is dead: what is in the pipe now is all it said, whatever others who hold the
     /// pipe still write. [`is_complete`](Self::is_complete) tells when that is logged.
     pub fn mark_death(&mut self) {
-        self.left = Some(bytes_waiting(self.fd()).unwrap_or(0));
-        self.end_at_last_byte();
+        self.set_ahead(bytes_waiting(self.fd()).unwrap_or(0));
+        if self.last == Last::Ahead(0) && self.lines.is_empty() {
+            self.last = Last::Passed;
+        }
     }
 
     /// Whether all that a dead worker said is logged (or dropped and counted).
     pub fn is_complete(&self) -> bool {
-        (self.left == Some(0) || self.at_end) && self.lines.is_empty()
+        self.last == Last::Passed
     }
 
     /// Reads about `budget` bytes and hands their lines to the log, as far as that takes them.
@@ -121,7 +133,12 @@ impl Pipe {
                 },
             }
             if self.at_end {
+                self.last = Last::Passed;
                 return Drained::Eof;
+            }
+            if self.last == Last::Ahead(0) {
+                self.last = Last::Passed;
+                return Drained::More;
             }
             if budget == 0 {
                 return Drained::More;
@@ -178,8 +195,8 @@ impl Pipe {
 
     /// One read, no further than to a dead worker's last byte.
     fn read(&mut self) -> nix::Result<usize> {
-        let limit = match self.left {
-            Some(left) if left > 0 => left.min(CHUNK),
+        let limit = match self.last {
+            Last::Ahead(left) => left.min(CHUNK),
             _ => CHUNK,
         };
         let fd = self.fd.as_fd();
@@ -195,15 +212,15 @@ impl Pipe {
             self.at_end = true;
             self.lines.end();
         }
-        if let Some(left) = self.left.filter(|left| *left > 0) {
-            self.left = Some(left - count);
-            self.end_at_last_byte();
+        if let Last::Ahead(left) = self.last {
+            self.set_ahead(left - count);
         }
         Ok(count)
     }
 
-    fn end_at_last_byte(&mut self) {
-        if self.left == Some(0) {
+    fn set_ahead(&mut self, left: usize) {
+        self.last = Last::Ahead(left);
+        if left == 0 {
             self.lines.end();
         }
     }

@@ -72,6 +72,11 @@ pub fn signal_text(signal: i32) -> String {
     word.map_or_else(|| format!("signal {signal}"), |word| (*word).to_owned())
 }
 
+/// `1 worker`, `3 workers`.
+pub fn workers_text(count: usize) -> String {
+    format!("{count} worker{}", if count == 1 { "" } else { "s" })
+}
+
 /// `12 ms`, `3.0 s`, `5 min`, `26 h`.
 pub fn duration_text(duration: Duration) -> String {
     match duration.as_secs() {
@@ -186,6 +191,9 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             "a reload is running and one more will follow it, this request is part of that one"
                 .to_owned()
         }
+        Note::ResizeRefused { wanted, capacity } => format!(
+            "cannot run {wanted} workers: the limit of descriptors suffices for {capacity}"
+        ),
         Note::ReloadRefused => "stopping: the reload is ignored".to_owned(),
         Note::ReboundAgain => "a listener had to be bound anew again within one generation: \
              no second reload by ourselves; send SIGHUP when its cause is mended"

@@ -30,13 +30,14 @@ const GRAVES: usize = 64;
 /// A worker's process and what we hold of it.
 pub(super) struct Child {
     pub pid: i32,
-    pub generation: u64,
     pidfd: Option<(OwnedFd, Ticket)>,
     report: Option<(OwnedFd, Ticket)>,
     notify: Option<(WorkerSocket, Ticket)>,
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
+    /// Its last lines, once its output is closed: that is seen before its end is.
+    last_lines: Vec<String>,
     /// One message from somebody who must not speak for it has been logged.
     refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
@@ -91,10 +92,14 @@ impl Children {
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
-        self.streams
-            .get(&id)
-            .map(|stream| stream.pipe.last_lines())
-            .unwrap_or_default()
+        match self.streams.get(&id) {
+            Some(stream) => stream.pipe.last_lines(),
+            None => self
+                .alive
+                .get(&id)
+                .map(|child| child.last_lines.clone())
+                .unwrap_or_default(),
+        }
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -156,14 +161,7 @@ impl Daemon {
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
-        self.take_charge(
-            id,
-            generation,
-            program,
-            spawned,
-            notify,
-            output.map(|(ours, _)| ours),
-        );
+        self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
         Ok(())
     }
 
@@ -239,7 +237,6 @@ impl Daemon {
     fn take_charge(
         &mut self,
         id: ChildId,
-        generation: u64,
         program: PathBuf,
         spawned: spawn::Spawned,
         notify: Option<WorkerSocket>,
@@ -267,12 +264,12 @@ impl Daemon {
         }
         let child = Child {
             pid,
-            generation,
             pidfd,
             report,
             notify,
             failure: None,
             program,
+            last_lines: Vec::new(),
             refused: false,
             status: None,
         };
@@ -369,6 +366,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
+        let last_lines = self.children.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -388,7 +386,6 @@ impl Daemon {
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
         self.close_stream(id, text);
-        let last_lines = self.children.last_lines(id);
         self.children.bury(
             id,
             Culprit {
@@ -460,6 +457,9 @@ impl Daemon {
     fn drop_stream(&mut self, id: ChildId) {
         if let Some(stream) = self.children.streams.remove(&id) {
             self.watch.remove(stream.pipe.fd(), stream.ticket);
+            if let Some(child) = self.children.alive.get_mut(&id) {
+                child.last_lines = stream.pipe.last_lines();
+            }
         }
     }
 

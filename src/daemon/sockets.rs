@@ -55,7 +55,7 @@ impl GuardState {
             watch.add(guard, Source::Paths, Interest::READABLE)?;
             listeners
                 .iter()
-                .for_each(|listener| drop(guard.watch(listener)));
+                .for_each(|listener| _ = guard.watch(listener));
         }
         let tickets = listeners.iter().enumerate().map(|(index, listener)| {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
@@ -124,9 +124,10 @@ impl Daemon {
         if let Some(guard) = &self.guard.guard {
             let _ = guard.watch(listener);
         }
+        self.systemd.store_again(listener);
         warn!(
             self.logger,
-            "{} was shut down{}: bound anew, reloading so that the workers get it",
+            "{} was cut off{}: bound anew, reloading so that the workers get it",
             listener.address(),
             self.suspects()
         );

@@ -2,13 +2,16 @@
 //! around each reload, STATUS when it changes, the watchdog from a loop that really turns.
 
 use super::Daemon;
-use super::watch::{Source, Watch};
-use crate::notify::Systemd;
+use super::watch::{Source, Ticket, Watch};
+use crate::listen::Listener;
+use crate::notify::{HandOver, StoreCheck, Stored, Systemd, hand_over};
 use crate::status;
 use crate::supervisor::Instant;
 use crate::sys::clock;
 use mio::Interest;
+use slog::{info, warn};
 use std::io;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// systemd's limit and ours must not be the same moment: ours comes first, with its reason.
@@ -20,6 +23,8 @@ pub(super) struct Outer {
     next_watchdog: Option<Instant>,
     extended: Option<Instant>,
     stopping: bool,
+    /// The question whether the fd store has room, while it is open.
+    asking: Option<(StoreCheck, Vec<Ticket>)>,
 }
 
 impl Outer {
@@ -29,28 +34,89 @@ impl Outer {
         }
         let watched = systemd.as_ref().and_then(Systemd::watchdog_interval);
         let next_watchdog = watched.map(|_| clock::now());
+        let stopping = false;
         Ok(Outer {
             systemd,
             next_watchdog,
             extended: None,
-            stopping: false,
+            stopping,
+            asking: None,
         })
     }
 
+    /// Puts our own listening sockets into the fd store, so that they outlive us: once each, under
+    /// a name that a later start finds again. `already` are there, `forget` are of no use.
+    pub fn store(
+        &mut self,
+        watch: &mut Watch,
+        listeners: &[Listener],
+        already: usize,
+        forget: &[String],
+    ) -> io::Result<Option<Stored>> {
+        let Some(systemd) = &mut self.systemd else {
+            return Ok(None);
+        };
+        for name in forget {
+            systemd.remove(name);
+        }
+        let fresh: Vec<_> = (listeners.iter())
+            .filter(|listener| !listener.is_stored())
+            .filter_map(|listener| Some((listener.as_fd(), listener.store_name()?)))
+            .collect();
+        match hand_over(systemd, already.saturating_sub(forget.len()), &fresh)? {
+            HandOver::Done(_) if fresh.is_empty() => Ok(None),
+            HandOver::Done(stored) => Ok(Some(stored)),
+            HandOver::Asking(check) => {
+                let add = |fd| watch.add(fd, Source::Store, Interest::READABLE);
+                let tickets = check
+                    .fds()
+                    .into_iter()
+                    .map(add)
+                    .collect::<io::Result<_>>()?;
+                self.asking = Some((check, tickets));
+                Ok(None)
+            }
+        }
+    }
+
+    /// A listener was bound anew: the store is to hold the new socket.
+    pub fn store_again(&mut self, listener: &Listener) {
+        if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+            systemd.remove(name);
+            let _ = systemd.store(listener.as_fd(), name);
+        }
+    }
+
+    /// Takes the question on; the answer when there is one.
+    fn ask(&mut self, watch: &mut Watch) -> Option<Stored> {
+        let (check, _) = self.asking.as_mut()?;
+        let answer = match check.turn(clock::now(), self.systemd.as_mut()?) {
+            Ok(None) => return None,
+            Ok(answer) => answer,
+            Err(_) => None,
+        };
+        let (check, tickets) = self.asking.take()?;
+        for (fd, ticket) in check.fds().into_iter().zip(tickets) {
+            watch.remove(fd, ticket);
+        }
+        answer
+    }
+
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_watchdog
+        let asking = self.asking.as_ref().and_then(|(check, _)| check.deadline());
+        [self.next_watchdog, asking].into_iter().flatten().min()
     }
 
     pub fn reloading(&mut self) {
         if let Some(systemd) = &mut self.systemd {
-            let _ = systemd.reloading(clock::now().0 / 1000);
+            systemd.reloading(clock::now().0 / 1000);
         }
     }
 
     /// A generation has its verdict; `up`: one has been live.
     pub fn on_verdict(&mut self, up: bool) {
         if let Some(systemd) = self.systemd.as_mut().filter(|_| up) {
-            let _ = systemd.ready();
+            systemd.ready();
         }
     }
 }
@@ -64,9 +130,9 @@ impl Daemon {
         let now = clock::now();
         if self.core.is_stopping() && !self.systemd.stopping {
             self.systemd.stopping = true;
-            let _ = systemd.stopping();
+            systemd.stopping();
         }
-        let _ = systemd.status(&status::summary(&self.core, &self.last_verdict));
+        systemd.status(&status::summary(&self.core, &self.last_verdict));
         let limit = self.core.gate_deadline();
         if limit > self.systemd.extended {
             let _ = limit.map(|limit| systemd.extend_timeout(limit - now + SLACK));
@@ -75,16 +141,51 @@ impl Daemon {
         if let (Some(due), Some(every)) = (self.systemd.next_watchdog, systemd.watchdog_interval())
         {
             if due <= now {
-                let _ = systemd.watchdog();
+                systemd.watchdog();
                 self.systemd.next_watchdog = Some(now + every);
             }
         }
     }
 
-    /// systemd's socket can take more.
-    pub(super) fn on_systemd(&mut self) {
-        if let Some(systemd) = &mut self.systemd.systemd {
-            let _ = systemd.flush();
+    /// Sends what waits for systemd.
+    pub(super) fn flush_systemd(&mut self) {
+        let flushed = self.systemd.systemd.as_mut().map_or(Ok(()), Systemd::flush);
+        if let Err(error) = flushed {
+            warn!(self.logger, "cannot notify systemd: {error}; trying on");
+        }
+    }
+
+    /// The question about the fd store goes on, if there is one.
+    pub(super) fn ask_about_store(&mut self) {
+        if let Some(stored) = self.systemd.ask(&mut self.watch) {
+            self.on_stored(stored);
+        }
+    }
+
+    pub(super) fn fill_store(&mut self, already: usize, forget: &[String]) {
+        match self
+            .systemd
+            .store(&mut self.watch, &self.listeners, already, forget)
+        {
+            Ok(Some(stored)) => self.on_stored(stored),
+            Ok(None) => {}
+            Err(error) => warn!(self.logger, "cannot use systemd's fd store: {error}"),
+        }
+    }
+
+    fn on_stored(&self, stored: Stored) {
+        match stored {
+            Stored::All => info!(
+                self.logger,
+                "systemd's fd store holds our listening sockets: \
+                they outlive a crash of socketmaster"
+            ),
+            Stored::NotAll => warn!(
+                self.logger,
+                "systemd's fd store is too small for our \
+                listening sockets: raise FileDescriptorStoreMax=, or a crash closes some"
+            ),
+            Stored::NoStore => {}
         }
     }
 }

@@ -1,1 +1,268 @@
+use super::*;
+use crate::listen::tests::{
+    Folder, accepts, close, free_address, leave_stale, open, open_unix, pass_on, port, uri,
+};
+use crate::listen::{Inherited, open_all};
+use nix::sys::socket::{Shutdown, shutdown};
+use std::fs;
+use std::net::TcpStream;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
+/// What a worker does to a socket that it shares with us.
+fn shut_down(listener: &Listener, how: Shutdown) {
+    shutdown(listener.fd.as_raw_fd(), how).unwrap();
+}
+
+fn failure(healing: Healing) -> String {
+    match healing {
+        Healing::Failed(error) => error.to_string(),
+        other => panic!("{other:?} instead of a failure"),
+    }
+}
+
+#[test]
+fn a_tcp_socket_that_was_shut_down_accepts_again() {
+    for (text, how) in [
+        ("127.0.0.1:0", Shutdown::Both),
+        (":0", Shutdown::Both),
+        ("127.0.0.1:0", Shutdown::Read),
+    ] {
+        let mut listener = open(&format!("tcp://{text}"));
+        let port = port(&listener);
+        shut_down(&listener, how);
+        TcpStream::connect(("127.0.0.1", port)).expect_err("it was shut down");
+        assert_eq!(check(&listener), Harm::ShutDown);
+        assert!(matches!(heal(&mut listener), Healing::Revived));
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        accepts(&listener);
+        assert!(matches!(heal(&mut listener), Healing::Nothing));
+    }
+}
+
+#[test]
+fn a_tcp_socket_with_a_port_of_its_own_choice_is_revived_too() {
+    let mut listener = open(&free_address());
+    shut_down(&listener, Shutdown::Both);
+    assert!(matches!(heal(&mut listener), Healing::Revived));
+    TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    accepts(&listener);
+}
+
+#[test]
+fn running_workers_have_the_revived_socket() {
+    let mut listener = open("tcp://127.0.0.1:0");
+    let workers = std::net::TcpListener::from(listener.fd.try_clone().unwrap());
+    workers.set_nonblocking(true).unwrap();
+    shut_down(&listener, Shutdown::Both);
+    heal(&mut listener);
+    let _client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+    workers.accept().unwrap();
+}
+
+#[test]
+fn a_half_closed_tcp_listener_still_serves_and_is_left_alone() {
+    let listener = open("tcp://127.0.0.1:0");
+    shut_down(&listener, Shutdown::Write);
+    assert_eq!(check(&listener), Harm::None);
+    TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
+}
+
+#[test]
+fn a_removed_path_is_linked_back_and_the_queue_is_kept() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    let _early = UnixStream::connect(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(check(&listener), Harm::PathLost);
+    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    let _late = UnixStream::connect(&path).unwrap();
+    accepts(&listener);
+    accepts(&listener);
+    assert!(matches!(heal(&mut listener), Healing::Nothing));
+    listener.remove();
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
+fn the_path_of_a_datagram_socket_is_linked_back_too() {
+    let folder = Folder::new();
+    let path = folder.join("d");
+    let mut listener = open(&format!("unixgram://{}", path.display()));
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    UnixDatagram::unbound()
+        .unwrap()
+        .send_to(b"x", &path)
+        .unwrap();
+}
+
+#[test]
+fn a_renamed_path_and_a_stale_socket_in_its_place_are_healed() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    fs::rename(&path, folder.join("elsewhere")).unwrap();
+    leave_stale(&path);
+    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    UnixStream::connect(&path).unwrap();
+    accepts(&listener);
+}
+
+#[test]
+fn a_path_with_a_socket_that_answers_is_not_taken_and_said_once() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    fs::remove_file(&path).unwrap();
+    let theirs = UnixListener::bind(&path).unwrap();
+    let wanted = format!(
+        "cannot link back unix://{}: Address already in use",
+        path.display()
+    );
+    assert_eq!(failure(heal(&mut listener)), wanted);
+    assert!(
+        matches!(heal(&mut listener), Healing::Nothing),
+        "it is said already"
+    );
+    close(theirs);
+    assert!(
+        matches!(heal(&mut listener), Healing::Relinked),
+        "the other one is gone"
+    );
+}
+
+#[test]
+fn a_unix_socket_that_was_shut_down_is_bound_anew() {
+    for how in [Shutdown::Both, Shutdown::Read] {
+        let folder = Folder::new();
+        let path = folder.join("s");
+        let mut listener = open_unix(&path);
+        let before = listener.fd.as_raw_fd();
+        shut_down(&listener, how);
+        UnixStream::connect(&path).expect_err("it was shut down");
+        assert_eq!(check(&listener), Harm::ShutDown);
+        let Healing::Rebound(old) = heal(&mut listener) else {
+            panic!("not bound anew")
+        };
+        assert_eq!(old.as_raw_fd(), before);
+        UnixStream::connect(&path).unwrap();
+        accepts(&listener);
+        assert!(matches!(heal(&mut listener), Healing::Nothing));
+        listener.remove();
+        assert_eq!(folder.names(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_path_is_bound_anew_when_both_names_are_gone() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    folder
+        .names()
+        .iter()
+        .for_each(|name| fs::remove_file(folder.join(name)).unwrap());
+    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    UnixStream::connect(&path).unwrap();
+    accepts(&listener);
+}
+
+#[test]
+fn a_directory_that_vanished_is_said_and_healed_when_it_is_back() {
+    let folder = Folder::new();
+    let inner = folder.join("run");
+    fs::create_dir(&inner).unwrap();
+    let mut listener = open_unix(&inner.join("s"));
+    fs::remove_dir_all(&inner).unwrap();
+    let error = failure(heal(&mut listener));
+    assert!(
+        error.ends_with("run/s: No such file or directory"),
+        "{error}"
+    );
+    assert!(
+        matches!(heal(&mut listener), Healing::Nothing),
+        "it is said already"
+    );
+    fs::create_dir(&inner).unwrap();
+    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    UnixStream::connect(inner.join("s")).unwrap();
+}
+
+#[test]
+fn an_abstract_name_is_bound_anew_when_the_last_worker_has_let_go() {
+    let name = format!("unix://@socketmaster-test-{}-guard", std::process::id());
+    let mut listener = open(&name);
+    shut_down(&listener, Shutdown::Both);
+    let error = failure(heal(&mut listener));
+    assert_eq!(error, format!("cannot bind {name}: Address already in use"));
+}
+
+#[test]
+fn an_inherited_unix_socket_that_was_shut_down_is_not_ours_to_replace() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let number = pass_on(UnixListener::bind(&path).unwrap());
+    let mut opened = open_all(&[uri(&format!("fd://{number}"))], &Inherited::default()).unwrap();
+    let listener = &mut opened.listeners[0];
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(heal(listener), Healing::Relinked));
+    shut_down(listener, Shutdown::Both);
+    let error = failure(heal(listener));
+    assert!(
+        error.ends_with("it belongs to whoever passed it to us"),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_guard_hears_of_a_removed_renamed_or_replaced_path_and_of_nothing_else() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    let guard = Guard::new().unwrap();
+    guard.watch(&listener).unwrap();
+    fs::write(folder.join("other"), "noise").unwrap();
+    fs::remove_file(folder.join("other")).unwrap();
+    assert!(!guard.drain(), "other files are not ours to watch");
+    let harms: [&dyn Fn(); 3] = [
+        &|| fs::remove_file(&path).unwrap(),
+        &|| fs::rename(&path, folder.join("moved")).unwrap(),
+        &|| {
+            leave_stale(&folder.join("new"));
+            fs::rename(folder.join("new"), &path).unwrap();
+        },
+    ];
+    for harm in harms {
+        harm();
+        assert!(guard.drain());
+        assert!(matches!(heal(&mut listener), Healing::Relinked));
+        guard.drain();
+        assert!(
+            matches!(heal(&mut listener), Healing::Nothing),
+            "our own repair is no news"
+        );
+    }
+}
+
+#[test]
+fn the_guard_watches_what_was_bound_anew() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    let guard = Guard::new().unwrap();
+    guard.watch(&listener).unwrap();
+    shut_down(&listener, Shutdown::Both);
+    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    guard.watch(&listener).unwrap();
+    guard.drain();
+    fs::remove_file(&path).unwrap();
+    assert!(guard.drain());
+    assert!(matches!(heal(&mut listener), Healing::Relinked));
+}
+
+#[test]
+fn sockets_without_a_path_need_no_watch() {
+    let guard = Guard::new().unwrap();
+    assert_eq!(guard.watch(&open("tcp://127.0.0.1:0")), Ok(()));
+}

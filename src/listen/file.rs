@@ -257,15 +257,14 @@ impl SocketFile {
         })
     }
 
-    /// Makes the second name, or makes it again if somebody tidied it away. Says whether there is
-    /// one now.
-    pub(crate) fn keep_link(&mut self) -> bool {
+    /// Makes the second name, or makes it again if somebody tidied it away.
+    pub(crate) fn keep_link(&mut self) {
         let path = self.path.clone();
-        self.link_from(&path)
+        self.link_from(&path);
     }
 
-    fn link_from(&mut self, source: &Path) -> bool {
-        let Some(id) = self.id else { return false };
+    fn link_from(&mut self, source: &Path) {
+        let Some(id) = self.id else { return };
         let link = link_path(&self.path, &Pid::this().to_string());
         if !is_file(&link, id) && is_file(source, id) {
             // Left by an earlier process with our pid: pid 1 of a container comes again and again.
@@ -275,7 +274,6 @@ impl SocketFile {
             let _ = fs::hard_link(source, &link);
         }
         self.link = is_file(&link, id).then_some(link);
-        self.link.is_some()
     }
 
     /// Brings our inode back to its path. A stale socket in its place is removed.

@@ -67,8 +67,10 @@ impl Stderr {
             SFlag::S_IFCHR if stderr.is_terminal() => Way::Probed(PROBED_TERMINAL),
             _ => Way::Plain,
         };
-        let fd = copy_above(stderr, OWN_FDS_FROM).or_else(|_| copy_above(stderr, 3))?;
-        Ok(Stderr { fd, way })
+        Ok(Stderr {
+            fd: copy_above(stderr, OWN_FDS_FROM)?,
+            way,
+        })
     }
 
     /// The descriptor that becomes writable when there is room again; a file never does.
@@ -95,6 +97,8 @@ impl Stderr {
                 self.way = Way::Probed(PROBED_PIPE);
                 Outcome::Open
             }
+            // No poll(2) will tell when: a device that is neither a terminal nor a pipe.
+            Err(Errno::EAGAIN) if self.way == Way::Plain => Outcome::Absent,
             Err(errno) => outcome_of(errno),
         }
     }
@@ -153,4 +157,71 @@ fn reopen_controlling(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
 fn open_nonblocking(path: &str) -> Option<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     open(path, flags, Mode::empty()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{pipe2, read};
+
+    fn through(way: Way, fd: OwnedFd) -> (Stderr, Queue) {
+        let mut queue = Queue::default();
+        for _ in 0..200 {
+            queue.push_line(&[&[b'x'; 999]]);
+        }
+        (Stderr { fd, way }, queue)
+    }
+
+    /// Fills a blocking pipe, takes a page out, and looks whether writing goes on.
+    fn fills_and_goes_on(way: Way) {
+        let (end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (mut stderr, mut queue) = through(way, start);
+        let mut turns = 0;
+        while stderr.flush(&mut queue) == Outcome::Open {
+            turns += 1;
+            assert!(turns < 1000, "a pipe that nobody reads is full at last");
+        }
+        let left = queue.len();
+        assert!(left > 0 && left < 200_000, "{left}");
+        assert_eq!(stderr.flush(&mut queue), Outcome::Full);
+        assert_eq!(queue.len(), left);
+        read(&end, &mut [0; 16 * 1024]).unwrap();
+        stderr.flush(&mut queue);
+        assert!(queue.len() < left);
+        drop(end);
+        assert_eq!(stderr.flush(&mut queue), Outcome::Broken);
+    }
+
+    #[test]
+    fn a_pipe_that_cannot_be_reopened_is_written_without_waiting() {
+        fills_and_goes_on(Way::NoWait);
+    }
+
+    #[test]
+    fn a_pipe_of_an_old_kernel_is_probed_and_written_without_waiting() {
+        fills_and_goes_on(Way::Probed(PROBED_PIPE));
+    }
+
+    #[test]
+    fn what_cannot_do_nowait_is_probed_from_then_on() {
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let (mut stderr, mut queue) = through(Way::NoWait, terminal.slave);
+        stderr.flush(&mut queue);
+        assert_eq!(stderr.way, Way::Probed(PROBED_PIPE));
+    }
+
+    #[test]
+    fn each_kind_of_stderr_has_its_way() {
+        let (_end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        assert_eq!(Stderr::open(start.as_fd()).unwrap().way, Way::Reopened);
+        let terminal = nix::pty::openpty(None, None).unwrap();
+        let way = Stderr::open(terminal.slave.as_fd()).unwrap().way;
+        assert_eq!(way, Way::Reopened);
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(Stderr::open(socket.as_fd()).unwrap().way, Way::Send);
+        let null = std::fs::File::create("/dev/null").unwrap();
+        let null = Stderr::open(null.as_fd()).unwrap();
+        assert_eq!(null.way, Way::Plain);
+        assert!(null.fd().is_none() && null.fd.as_raw_fd() >= OWN_FDS_FROM);
+    }
 }

@@ -244,3 +244,266 @@ fn hung_up(pipe: BorrowedFd<'_>) -> io::Result<bool> {
     let events = fds[0].revents().unwrap_or(PollFlags::empty());
     Ok(events.contains(PollFlags::POLLHUP))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    use nix::unistd::close;
+    use std::ffi::OsString;
+    use std::hash::{BuildHasher, RandomState};
+    use std::io::IoSliceMut;
+    use std::net::TcpListener;
+    use std::os::fd::{AsRawFd, RawFd};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    const LISTENERS: [&str; 3] = ["tcp%3A//[%3A%3A]%3A8080", "admin", "unix%3A///run/x.sock"];
+    const START: Instant = Instant(0);
+    const LATER: Instant = Instant(200_000_000);
+
+    /// A systemd with so many places in its store, which reads when the test says so.
+    struct Fake {
+        socket: UnixDatagram,
+        room: usize,
+        store: Vec<(String, RawFd)>,
+        refused: usize,
+    }
+
+    impl Fake {
+        fn new(room: usize, announced: bool) -> (Fake, Systemd) {
+            let name = format!("fake-store-{:x}", RandomState::new().hash_one(0));
+            let address = SocketAddr::from_abstract_name(&name).unwrap();
+            let socket = UnixDatagram::bind_addr(&address).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let variable = |variable: &str| match variable {
+                "NOTIFY_SOCKET" => Some(OsString::from(format!("@{name}"))),
+                "FDSTORE" if announced => Some(OsString::from(room.to_string())),
+                _ => None,
+            };
+            let systemd = Systemd::from_env(&variable, 1).unwrap().unwrap();
+            (
+                Fake {
+                    socket,
+                    room,
+                    store: Vec::new(),
+                    refused: 0,
+                },
+                systemd,
+            )
+        }
+
+        fn read(&mut self) {
+            while let Some((text, fd)) = self.datagram() {
+                let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+                let name = value("FDNAME=").unwrap_or_default().to_owned();
+                match text.lines().next() {
+                    Some("FDSTORE=1") if self.store.len() < self.room => {
+                        assert_eq!(value("FDPOLL=") == Some("0"), name != PROBE, "{text}");
+                        self.store.push((name, fd.unwrap()));
+                    }
+                    Some("FDSTORE=1") => {
+                        self.refused += 1;
+                        close(fd.unwrap()).unwrap();
+                    }
+                    Some("FDSTOREREMOVE=1") => self.remove(&name),
+                    Some("BARRIER=1") => close(fd.unwrap()).unwrap(),
+                    _ => panic!("{text}"),
+                }
+            }
+        }
+
+        fn datagram(&self) -> Option<(String, Option<RawFd>)> {
+            let (mut text, mut fd) = ([0; 512], None);
+            let mut space = nix::cmsg_space!([RawFd; 1]);
+            let mut iov = [IoSliceMut::new(&mut text)];
+            let (socket, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_CMSG_CLOEXEC);
+            let message = recvmsg::<()>(socket, &mut iov, Some(&mut space), flags).ok()?;
+            for control in message.cmsgs().unwrap() {
+                if let ControlMessageOwned::ScmRights(fds) = control {
+                    fd = fds.first().copied();
+                }
+            }
+            let length = message.bytes;
+            Some((String::from_utf8(text[..length].to_vec()).unwrap(), fd))
+        }
+
+        fn remove(&mut self, name: &str) {
+            self.store.retain(|(stored, fd)| {
+                let kept = stored != name;
+                if !kept {
+                    close(*fd).unwrap();
+                }
+                kept
+            });
+        }
+
+        fn names(&self) -> Vec<&str> {
+            self.store.iter().map(|(name, _)| name.as_str()).collect()
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            self.store.drain(..).for_each(|(_, fd)| close(fd).unwrap());
+        }
+    }
+
+    /// Hands over this many listeners to a store with that much room, and returns what we learnt
+    /// and what the store then had.
+    fn learn(count: usize, room: usize, announced: bool) -> (Stored, Fake) {
+        let (mut fake, mut systemd) = Fake::new(room, announced);
+        let sockets: Vec<_> = LISTENERS
+            .map(|name| (TcpListener::bind("127.0.0.1:0").unwrap(), name))
+            .into();
+        let given: Vec<_> = sockets[..count]
+            .iter()
+            .map(|(socket, name)| (socket.as_fd(), *name))
+            .collect();
+        let stored = match hand_over(&mut systemd, 0, &given).unwrap() {
+            HandOver::Done(stored) => stored,
+            HandOver::Asking(mut check) => answer(&mut check, &mut systemd, &mut fake),
+        };
+        systemd.flush().unwrap();
+        fake.read();
+        (stored, fake)
+    }
+
+    fn answer(check: &mut StoreCheck, systemd: &mut Systemd, fake: &mut Fake) -> Stored {
+        for _round in 0..2 {
+            assert_eq!(
+                check.turn(START, systemd).unwrap(),
+                None,
+                "nothing was answered yet"
+            );
+            systemd.flush().unwrap();
+            fake.read();
+            wait_hang_up(check.round().barrier.as_fd());
+            if fake.refused > 0 {
+                wait_hang_up(check.round().probe.as_fd());
+            }
+            if let Some(stored) = check.turn(START, systemd).unwrap() {
+                return stored;
+            }
+            assert_eq!(check.deadline(), Some(Instant(100_000_000)));
+            if let Some(stored) = check.turn(LATER, systemd).unwrap() {
+                assert_eq!(check.deadline(), None, "a deadline was left");
+                return stored;
+            }
+        }
+        panic!("two rounds and no answer")
+    }
+
+    /// Other tests fork at the same time, and their children hold all our descriptors until exec.
+    fn wait_hang_up(pipe: BorrowedFd) {
+        let mut fds = [PollFd::new(pipe, PollFlags::empty())];
+        let events = poll(&mut fds, PollTimeout::from(10_000u16)).unwrap();
+        assert_eq!(
+            events, 1,
+            "waited 10 s for a pipe to be closed at its other end"
+        );
+    }
+
+    #[test]
+    fn a_store_that_is_exactly_large_enough_takes_all_and_keeps_no_probe() {
+        for count in 1..=3 {
+            let (stored, fake) = learn(count, count, false);
+            assert_eq!(
+                (stored, fake.names()),
+                (Stored::All, LISTENERS[..count].to_vec())
+            );
+            assert_eq!(fake.refused, 0);
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_too_small_is_noticed() {
+        let (stored, fake) = learn(3, 2, false);
+        assert_eq!(
+            (stored, fake.names()),
+            (Stored::NotAll, LISTENERS[..2].to_vec())
+        );
+        assert_eq!(learn(3, 1, false).0, Stored::NotAll);
+        assert_eq!(learn(2, 1, false).0, Stored::NotAll);
+    }
+
+    #[test]
+    fn a_unit_without_a_store_is_noticed_and_bothered_once() {
+        let (stored, fake) = learn(3, 0, false);
+        assert_eq!((stored, fake.refused), (Stored::NoStore, 1));
+    }
+
+    #[test]
+    fn a_systemd_that_says_its_limit_is_asked_nothing() {
+        let (stored, fake) = learn(3, 3, true);
+        assert_eq!((stored, fake.names()), (Stored::All, LISTENERS.to_vec()));
+        let (stored, fake) = learn(3, 2, true);
+        assert_eq!(
+            (stored, fake.names()),
+            (Stored::NotAll, LISTENERS[..2].to_vec())
+        );
+        assert_eq!(fake.refused, 0);
+    }
+
+    #[test]
+    fn nothing_to_hand_over_is_all_stored() {
+        assert_eq!(learn(0, 0, false).0, Stored::All);
+    }
+
+    #[test]
+    fn a_probe_that_is_closed_after_the_barrier_was_answered_still_counts() {
+        let (mut fake, mut systemd) = Fake::new(1, false);
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut check = StoreCheck::start(&mut systemd, &[(socket.as_fd(), "web")]).unwrap();
+        systemd.flush().unwrap();
+        fake.read();
+        wait_hang_up(check.alone.barrier.as_fd());
+        assert_eq!(check.turn(START, &mut systemd).unwrap(), None);
+        fake.remove(PROBE);
+        wait_hang_up(check.alone.probe.as_fd());
+        assert_eq!(
+            check.turn(LATER, &mut systemd).unwrap(),
+            Some(Stored::NoStore)
+        );
+    }
+
+    #[test]
+    fn a_socket_bound_anew_takes_the_place_of_the_old_one_in_the_queue_too() {
+        let (mut fake, mut systemd) = Fake::new(1, true);
+        let (old, new) = (
+            TcpListener::bind("127.0.0.1:0"),
+            TcpListener::bind("127.0.0.1:0"),
+        );
+        let (old, new) = (old.unwrap(), new.unwrap());
+        for socket in [&old, &new] {
+            systemd.remove("web");
+            systemd.store(socket.as_fd(), "web").unwrap();
+        }
+        systemd.flush().unwrap();
+        fake.read();
+        assert_eq!((fake.names(), fake.refused), (vec!["web"], 0));
+    }
+
+    #[test]
+    fn any_uri_becomes_a_name_that_systemd_takes() {
+        assert_eq!(fd_name("tcp://[::]:8080"), LISTENERS[0]);
+        assert_eq!(fd_name("unix:///run/ü%\n"), "unix%3A///run/%C3%BC%25%0A");
+        assert!(check_name(&fd_name("a:b\0\u{7f}")).is_ok());
+        for name in ["", "a:b", "a\nFDSTOREREMOVE=1", "ü", &"x".repeat(256)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (_fake, mut systemd) = Fake::new(1, true);
+        let error = systemd
+            .store(socket.as_fd(), "a:b")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "\"a:b\" cannot be a name in systemd's fd store");
+    }
+
+    #[test]
+    fn the_texts_are_what_systemd_reads() {
+        assert_eq!(store_text("web"), "FDSTORE=1\nFDNAME=web\nFDPOLL=0");
+        assert_eq!(remove_text("web"), "FDSTOREREMOVE=1\nFDNAME=web");
+    }
+}

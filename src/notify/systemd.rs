@@ -304,3 +304,234 @@ fn errno_of(error: &io::Error) -> Errno {
         .raw_os_error()
         .map_or(Errno::UnknownErrno, Errno::from_raw)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+    use std::fs;
+    use std::hash::{BuildHasher, RandomState};
+
+    fn systemd_at(value: &str) -> io::Result<Option<Systemd>> {
+        let variable = |name: &str| (name == "NOTIFY_SOCKET").then(|| value.into());
+        Systemd::from_env(&variable, 1)
+    }
+
+    /// A bound socket that reads when the test says so, and our way to it.
+    fn fake() -> (UnixDatagram, Systemd) {
+        let name = format!("fake-systemd-{:x}", RandomState::new().hash_one(0));
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let fake = UnixDatagram::bind_addr(&address).unwrap();
+        fake.set_nonblocking(true).unwrap();
+        (fake, systemd_at(&format!("@{name}")).unwrap().unwrap())
+    }
+
+    fn heard(fake: &UnixDatagram) -> Vec<String> {
+        let mut buffer = [0; 8192];
+        let mut texts = Vec::new();
+        while let Ok(length) = fake.recv(&mut buffer) {
+            texts.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        }
+        texts
+    }
+
+    /// Says things until systemd's queue is full, and returns how many it took.
+    fn fill(systemd: &mut Systemd) -> usize {
+        for count in 0..10_000 {
+            systemd.status(&format!("filling {count}"));
+            systemd.flush().unwrap();
+            if systemd.is_blocked() {
+                systemd.queue.clear();
+                return count;
+            }
+        }
+        panic!("10000 datagrams and still not full");
+    }
+
+    fn queued(systemd: &Systemd) -> Vec<&str> {
+        systemd
+            .queue
+            .iter()
+            .map(|pending| pending.text.as_str())
+            .collect()
+    }
+
+    fn interval(usec: &str, watched: Option<&str>) -> Option<Duration> {
+        watchdog_interval(Some(usec.as_ref()), watched.map(OsStr::new), 812)
+    }
+
+    #[test]
+    fn without_notify_socket_there_is_no_systemd() {
+        assert!(Systemd::from_env(&|_| None, 1).unwrap().is_none());
+        assert!(systemd_at("").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named() {
+        for value in ["run/systemd/notify", "@", "vsock:2:1234"] {
+            let error = systemd_at(value).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("NOTIFY_SOCKET={value}: ")),
+                "{error}"
+            );
+        }
+        assert!(systemd_at(&format!("/{}", "x".repeat(200))).is_err());
+    }
+
+    #[test]
+    fn all_that_is_said_arrives_in_order_each_in_its_own_datagram() {
+        let (fake, mut systemd) = fake();
+        systemd.ready();
+        systemd.reloading(17);
+        systemd.status("generation 2\nof 3");
+        systemd.extend_timeout(Duration::from_secs(2));
+        systemd.watchdog();
+        systemd.ready();
+        systemd.stopping();
+        systemd.flush().unwrap();
+        let expected = [
+            "READY=1",
+            "RELOADING=1\nMONOTONIC_USEC=17",
+            "STATUS=generation 2 of 3",
+            "EXTEND_TIMEOUT_USEC=2000000",
+            "WATCHDOG=1",
+            "READY=1",
+            "STOPPING=1",
+        ];
+        assert_eq!(heard(&fake), expected);
+    }
+
+    #[test]
+    fn a_path_will_do_and_may_appear_and_be_replaced() {
+        let name = format!("sm-notify-{:x}", RandomState::new().hash_one(0));
+        let path = std::env::temp_dir().join(name);
+        let mut systemd = systemd_at(path.to_str().unwrap()).unwrap().unwrap();
+        systemd.ready();
+        let error = systemd.flush().unwrap_err().to_string();
+        let expected = format!("cannot notify systemd at {}: No such file", path.display());
+        assert!(error.starts_with(&expected), "{error}");
+        systemd.flush().expect("the same failure is told once");
+        for round in ["first", "second"] {
+            let fake = UnixDatagram::bind(&path).unwrap();
+            fake.set_nonblocking(true).unwrap();
+            systemd.status(round);
+            systemd.flush().unwrap();
+            assert_eq!(heard(&fake).last().unwrap(), &format!("STATUS={round}"));
+            fs::remove_file(&path).unwrap();
+        }
+        systemd.status("third");
+        systemd
+            .flush()
+            .expect_err("and told again after something got through");
+    }
+
+    #[test]
+    fn a_systemd_that_does_not_read_never_holds_us_up_and_loses_nothing_that_counts() {
+        let (fake, mut systemd) = fake();
+        let taken = fill(&mut systemd);
+        systemd.ready();
+        systemd.reloading(1);
+        for count in 0..100 {
+            systemd.status(&format!("status {count}"));
+            systemd.watchdog();
+            systemd.flush().unwrap();
+        }
+        systemd.ready();
+        systemd.stopping();
+        systemd.flush().unwrap();
+        assert!(systemd.is_blocked());
+        assert_eq!(heard(&fake).len(), taken);
+        systemd.flush().unwrap();
+        assert!(!systemd.is_blocked());
+        let expected = [
+            "READY=1",
+            "RELOADING=1\nMONOTONIC_USEC=1",
+            "STATUS=status 99",
+            "WATCHDOG=1",
+            "READY=1",
+            "STOPPING=1",
+        ];
+        assert_eq!(heard(&fake), expected);
+    }
+
+    #[test]
+    fn thousands_of_reloads_unheard_do_not_grow_the_queue() {
+        let (_fake, mut systemd) = fake();
+        systemd.ready();
+        for count in 0..1000 {
+            systemd.reloading(count);
+            systemd.ready();
+            systemd.ready();
+        }
+        systemd.reloading(1000);
+        let expected = ["READY=1", "RELOADING=1\nMONOTONIC_USEC=1000"];
+        assert_eq!(queued(&systemd), expected);
+    }
+
+    #[test]
+    fn an_end_of_a_reload_that_systemd_heard_begin_is_kept() {
+        let (fake, mut systemd) = fake();
+        systemd.reloading(1);
+        systemd.flush().unwrap();
+        heard(&fake);
+        fill(&mut systemd);
+        systemd.ready();
+        systemd.reloading(2);
+        systemd.ready();
+        systemd.reloading(3);
+        let expected = ["READY=1", "RELOADING=1\nMONOTONIC_USEC=3"];
+        assert_eq!(queued(&systemd), expected);
+    }
+
+    #[test]
+    fn the_socket_turns_writable_when_systemd_reads_again() {
+        let (fake, mut systemd) = fake();
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let event = EpollEvent::new(EpollFlags::EPOLLOUT | EpollFlags::EPOLLET, 7);
+        epoll.add(systemd.wait_fd(), event).unwrap();
+        fill(&mut systemd);
+        let mut events = [EpollEvent::empty()];
+        while epoll.wait(&mut events, EpollTimeout::ZERO).unwrap() > 0 {}
+        heard(&fake);
+        let woken = epoll
+            .wait(&mut events, EpollTimeout::from(10_000u16))
+            .unwrap();
+        assert_eq!(woken, 1, "waited 10 s for WRITABLE");
+        let mut fds = [PollFd::new(systemd.wait_fd(), PollFlags::POLLOUT)];
+        assert_eq!(poll(&mut fds, PollTimeout::ZERO).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_status_is_one_datagram_that_systemd_takes_whole() {
+        let text = status_text(&"ü".repeat(5000));
+        assert!((4090..4096).contains(&text.len()), "{}", text.len());
+        assert!(text.ends_with("üü"), "cut within a character");
+        assert_eq!(status_text(" a\nb\0c\t\n"), "STATUS=a b c");
+    }
+
+    #[test]
+    fn the_same_status_again_is_not_sent() {
+        let (fake, mut systemd) = fake();
+        for text in ["same", "same", "other", "same"] {
+            systemd.status(text);
+            systemd.flush().unwrap();
+        }
+        assert_eq!(heard(&fake), ["STATUS=same", "STATUS=other", "STATUS=same"]);
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_at_half_its_time_and_only_if_it_watches_us() {
+        assert_eq!(interval("30000000", None), Some(Duration::from_secs(15)));
+        assert_eq!(
+            interval("30000000", Some("812")),
+            Some(Duration::from_secs(15))
+        );
+        assert_eq!(interval("30000000", Some("813")), None);
+        assert_eq!(interval("30000000", Some("x")), None);
+        assert_eq!(interval("0", None), None);
+        assert_eq!(interval("soon", None), None);
+        assert_eq!(interval("1", None), Some(Duration::from_micros(1)));
+        assert_eq!(watchdog_interval(None, None, 812), None);
+    }
+}

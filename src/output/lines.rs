@@ -94,12 +94,8 @@ impl LineBuffer {
 
     /// The output ends here, newline or not: a last line without one becomes a line.
     pub fn end(&mut self) {
-        let unfinished = self.data[self.start..].last().is_some_and(|b| *b != b'\n');
-        if unfinished && !self.torn {
-            self.data.push(b'\n');
-        }
-        if unfinished && self.torn {
-            // The torn line's rest may be followed by whole ones.
+        // A torn line's rest is dropped by its newline, as ever.
+        if self.data[self.start..].last().is_some_and(|b| *b != b'\n') {
             self.data.push(b'\n');
         }
         if self.is_empty() {
@@ -156,5 +152,172 @@ impl LineBuffer {
         self.data.drain(..self.start);
         self.scanned -= self.start;
         self.start = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All complete lines there are, owned.
+    fn all(buffer: &mut LineBuffer) -> Vec<(Vec<u8>, u64)> {
+        let mut lines = Vec::new();
+        while let Some(line) = buffer.next_line() {
+            lines.push((line.bytes.to_vec(), line.cut));
+        }
+        lines
+    }
+
+    fn whole(lines: &[&[u8]]) -> Vec<(Vec<u8>, u64)> {
+        lines.iter().map(|line| (line.to_vec(), 0)).collect()
+    }
+
+    /// A small generator of the same numbers each time.
+    fn numbers() -> impl FnMut(usize) -> usize {
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        move |below| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        }
+    }
+
+    #[test]
+    fn a_line_comes_when_its_newline_does() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(b"GET");
+        assert_eq!(all(&mut buffer), whole(&[]));
+        buffer.push(b" /\nPUT");
+        assert_eq!(all(&mut buffer), whole(&[b"GET /"]));
+        buffer.push(b" /\n");
+        assert_eq!(all(&mut buffer), whole(&[b"PUT /"]));
+    }
+
+    #[test]
+    fn empty_lines_carriage_returns_nul_and_invalid_utf8_pass_unchanged() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(b"\n\r\n\0x\xff\xfe\r\n\n");
+        assert_eq!(
+            all(&mut buffer),
+            whole(&[b"", b"\r", b"\0x\xff\xfe\r", b""])
+        );
+    }
+
+    #[test]
+    fn an_unterminated_last_line_is_a_line_at_the_end() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(b"one\ntwo");
+        buffer.end();
+        assert_eq!(all(&mut buffer), whole(&[b"one", b"two"]));
+        buffer.end();
+        assert_eq!(all(&mut buffer), whole(&[]));
+    }
+
+    #[test]
+    fn a_line_of_fifty_megabytes_costs_one_line_and_no_memory() {
+        let mut buffer = LineBuffer::default();
+        let block = vec![b'x'; 16 * 1024];
+        for _ in 0..3200 {
+            buffer.push(&block);
+            assert_eq!(buffer.next_line(), None);
+            assert!(buffer.data.capacity() <= 64 * 1024);
+        }
+        buffer.push(b"yy\nnext\n");
+        let lines = all(&mut buffer);
+        assert_eq!(lines[0].0, block[..MAX_LINE]);
+        assert_eq!(lines[0].1, (3200 * 16 * 1024 + 2 - MAX_LINE) as u64);
+        assert_eq!(lines[1..], whole(&[b"next"]));
+    }
+
+    #[test]
+    fn a_line_of_just_the_limit_is_whole() {
+        let mut buffer = LineBuffer::default();
+        let mut line = vec![b'x'; MAX_LINE];
+        buffer.push(&line);
+        assert_eq!(buffer.next_line(), None);
+        buffer.push(b"\n");
+        assert_eq!(all(&mut buffer), whole(&[&line]));
+        line.extend_from_slice(b"y\n");
+        buffer.push(&line);
+        assert_eq!(all(&mut buffer)[0].1, 1);
+    }
+
+    #[test]
+    fn no_memory_is_held_for_nothing() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(&[b'\n'; 10_000]);
+        assert_eq!(all(&mut buffer).len(), 10_000);
+        buffer.rest();
+        assert_eq!(buffer.data.capacity(), 0);
+        buffer.push(&[b'\n'; 10_000]);
+        buffer.push(b"half");
+        assert_eq!(all(&mut buffer).len(), 10_000);
+        buffer.rest();
+        assert_eq!(buffer.data.capacity(), 4);
+    }
+
+    #[test]
+    fn each_dropped_line_is_counted_once_and_no_half_line_remains() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(b"one\ntwo\nthr");
+        assert_eq!(buffer.discard(), 3);
+        buffer.push(b"e");
+        assert_eq!(buffer.discard(), 0);
+        buffer.push(b"e\nfour\nfi");
+        assert_eq!(buffer.discard(), 2);
+        buffer.push(b"ve\nsix\n");
+        assert_eq!(all(&mut buffer), whole(&[b"six"]));
+        assert_eq!(buffer.discard(), 0);
+    }
+
+    #[test]
+    fn a_torn_line_without_end_is_gone_at_the_end() {
+        let mut buffer = LineBuffer::default();
+        buffer.push(b"on");
+        assert_eq!(buffer.discard(), 1);
+        buffer.push(b"e");
+        buffer.end();
+        assert_eq!(all(&mut buffer), whole(&[]));
+        buffer.end();
+        buffer.push(b"grandchild\n");
+        assert_eq!(all(&mut buffer), whole(&[b"grandchild"]));
+    }
+
+    #[test]
+    fn any_bytes_in_any_pieces_make_the_lines_that_splitting_makes() {
+        let mut below = numbers();
+        let mut text = Vec::new();
+        for _ in 0..400 {
+            let length = match below(10) {
+                0 => 0,
+                1 => MAX_LINE - 2 + below(5),
+                2 => below(3 * MAX_LINE),
+                _ => below(100),
+            };
+            text.extend((0..length).map(|_| 1 + below(9) as u8));
+            text.push(b'\n');
+        }
+        let expected: Vec<(Vec<u8>, u64)> = text[..text.len() - 1]
+            .split(|byte| *byte == b'\n')
+            .map(|line| {
+                let kept = line.len().min(MAX_LINE);
+                (line[..kept].to_vec(), (line.len() - kept) as u64)
+            })
+            .collect();
+        let mut buffer = LineBuffer::default();
+        let mut lines = Vec::new();
+        let mut rest = &text[..];
+        while !rest.is_empty() {
+            let (piece, later) = rest.split_at(rest.len().min(1 + below(20_000)));
+            buffer.push(piece);
+            rest = later;
+            lines.extend(all(&mut buffer));
+            if below(3) == 0 {
+                let (bytes, cut, torn) = buffer.state();
+                buffer = LineBuffer::from_state(bytes, cut, torn);
+            }
+        }
+        assert!(lines == expected, "{} {}", lines.len(), expected.len());
     }
 }

@@ -226,6 +226,7 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::tests::Folder;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsFd, IntoRawFd};
     use std::os::unix::fs::MetadataExt;
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn sock_diag_knows_the_queue_and_the_file_of_a_unix_listener() {
-        let folder = tempfolder("diag");
+        let folder = Folder::new();
         let path = folder.join("s");
         let listener = UnixListener::bind(&path).unwrap();
         listen(listener.as_fd(), 9).unwrap();
@@ -274,7 +275,6 @@ mod tests {
             diag.file,
             Some(std::fs::metadata(&path).unwrap().ino() as u32)
         );
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
@@ -302,12 +302,5 @@ mod tests {
     fn a_listener_that_serves_is_not_hung_up() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         assert!(!hung_up(listener.as_fd()));
-    }
-
-    fn tempfolder(name: &str) -> std::path::PathBuf {
-        let name = format!("socketmaster-{name}-{}", std::process::id());
-        let folder = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
     }
 }

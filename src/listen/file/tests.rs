@@ -1,1 +1,206 @@
+use super::*;
+use crate::listen::tests::{Folder, leave_stale};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
+/// A pid that is nobody's: above the highest that Linux gives (PID_MAX_LIMIT).
+const DEAD: &str = "4194305";
+
+#[test]
+fn the_hidden_link_is_beside_the_path_and_names_its_process() {
+    let link = link_path(Path::new("/run/x.sock"), "812");
+    assert_eq!(link, Path::new("/run/.x.sock.812.socketmaster"));
+    assert_eq!(
+        link_path(Path::new("x"), "1"),
+        Path::new(".x.1.socketmaster")
+    );
+    let pid = |entry: &str| link_pid(entry.as_ref(), "x.sock".as_ref());
+    assert_eq!(pid(".x.sock.812.socketmaster"), Some(Pid::from_raw(812)));
+    for other in [
+        ".x.sock.socketmaster",
+        ".y.sock.812.socketmaster",
+        ".x.sock.-1.socketmaster",
+    ] {
+        assert_eq!(pid(other), None, "{other}");
+    }
+}
+
+#[test]
+fn a_stale_socket_is_cleared_away() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    leave_stale(&path);
+    assert_eq!(clear(&path, Kind::Stream), Ok(true));
+    assert_eq!(clear(&path, Kind::Stream), Ok(false));
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
+fn a_socket_that_answers_is_left_alone() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _listener = UnixListener::bind(&path).unwrap();
+    assert_eq!(clear(&path, Kind::Stream), Err(Errno::EADDRINUSE));
+    assert_eq!(
+        clear(&path, Kind::Datagram),
+        Err(Errno::EADDRINUSE),
+        "EPROTOTYPE is an answer"
+    );
+    let _log = UnixDatagram::bind(folder.join("d")).unwrap();
+    assert_eq!(
+        clear(&folder.join("d"), Kind::Datagram),
+        Err(Errno::EADDRINUSE)
+    );
+}
+
+#[test]
+fn a_full_queue_is_an_answer() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    crate::sys::socket::listen(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
+    let _client = UnixStream::connect(&path).unwrap();
+    assert_eq!(clear(&path, Kind::Stream), Err(Errno::EADDRINUSE));
+}
+
+#[test]
+fn what_is_not_a_socket_is_left_alone() {
+    let folder = Folder::new();
+    fs::write(folder.join("file"), "precious").unwrap();
+    std::os::unix::fs::symlink("nowhere", folder.join("link")).unwrap();
+    for name in ["file", "link"] {
+        assert_eq!(
+            clear(&folder.join(name), Kind::Stream),
+            Err(Errno::EEXIST),
+            "{name}"
+        );
+    }
+    assert_eq!(
+        clear(&folder.join("file/s"), Kind::Stream),
+        Err(Errno::ENOTDIR)
+    );
+    assert_eq!(folder.names(), ["file", "link"]);
+}
+
+#[test]
+fn both_names_go_at_the_end() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mut file = SocketFile::bound(&path).unwrap();
+    assert_eq!(folder.names().len(), 2);
+    assert_eq!(file.link().unwrap().parent(), Some(folder.path()));
+    file.remove();
+    assert_eq!(folder.names(), [""; 0]);
+}
+
+#[test]
+fn a_path_that_is_somebody_elses_by_now_stays() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _ours = UnixListener::bind(&path).unwrap();
+    let mut file = SocketFile::bound(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    assert_eq!(file.place(), Ok(Place::Taken));
+    assert_eq!(file.restore(Kind::Stream), Err(Errno::EADDRINUSE));
+    file.remove();
+    assert_eq!(folder.names(), ["s"]);
+}
+
+#[test]
+fn a_removed_path_is_restored_with_the_same_inode() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let file = SocketFile::bound(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(file.place(), Ok(Place::Empty));
+    file.restore(Kind::Stream).unwrap();
+    assert_eq!(file.place(), Ok(Place::Ours));
+    UnixStream::connect(&path).unwrap();
+}
+
+#[test]
+fn a_second_name_that_was_tidied_away_is_made_again() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let mut file = SocketFile::bound(&path).unwrap();
+    fs::remove_file(file.link().unwrap()).unwrap();
+    file.keep_link();
+    assert_eq!(folder.names().len(), 2);
+    // A path that is not ours is not linked.
+    fs::remove_file(file.link().unwrap()).unwrap();
+    fs::remove_file(&path).unwrap();
+    let _theirs = UnixListener::bind(&path).unwrap();
+    file.keep_link();
+    assert_eq!((folder.names().len(), file.link()), (1, None));
+}
+
+#[test]
+fn links_of_dead_processes_are_swept_and_those_of_living_ones_are_not() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    fs::hard_link(&path, link_path(&path, DEAD)).unwrap();
+    fs::hard_link(&path, link_path(&path, "1")).unwrap();
+    fs::write(folder.join(".s.4194306.socketmaster"), "not a socket").unwrap();
+    let mut file = SocketFile::bound(&path).unwrap();
+    let names = folder.names();
+    assert!(
+        !names.contains(&format!(".s.{DEAD}.socketmaster")),
+        "{names:?}"
+    );
+    assert!(names.contains(&".s.1.socketmaster".to_owned()), "{names:?}");
+    assert!(
+        names.contains(&".s.4194306.socketmaster".to_owned()),
+        "{names:?}"
+    );
+    file.remove();
+    drop(listener);
+}
+
+#[test]
+fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
+    for know_inode in [true, false] {
+        let folder = Folder::new();
+        let path = folder.join("s");
+        let listener = UnixListener::bind(&path).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino() as u32;
+        fs::rename(&path, link_path(&path, DEAD)).unwrap();
+        let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), Kind::Stream);
+        assert_eq!(file.place(), Ok(Place::Ours));
+        UnixStream::connect(&path).unwrap();
+        assert_eq!(
+            folder.names().len(),
+            2,
+            "the path and our own link: {:?}",
+            folder.names()
+        );
+        file.remove();
+        drop(listener);
+    }
+}
+
+#[test]
+fn after_a_crash_somebody_elses_socket_is_not_taken_for_ours() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _theirs = UnixListener::bind(&path).unwrap();
+    let other = fs::metadata(&path).unwrap().ino() as u32 ^ 1;
+    let mut file = SocketFile::reclaim(&path, Some(other), Kind::Stream);
+    assert_ne!(file.place(), Ok(Place::Ours));
+    file.remove();
+    assert_eq!(folder.names(), ["s"]);
+}
+
+#[test]
+fn numbers_need_no_user_and_unknown_names_are_said() {
+    let uri = crate::listen::tests::uri("unix:///x?owner=54321&group=54322&mode=0640");
+    let rights = Rights::of(&uri.options).unwrap();
+    assert_eq!(rights.owner, Some(Uid::from_raw(54321)));
+    assert_eq!(rights.group, Some(Gid::from_raw(54322)));
+    let uri = crate::listen::tests::uri("unix:///x?owner=nobody-has-this-name");
+    let error = Rights::of(&uri.options).unwrap_err();
+    assert_eq!(error, "no user is called \"nobody-has-this-name\"");
+}
