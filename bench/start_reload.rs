@@ -289,9 +289,8 @@ fn machine() -> String {
         .filter(|line| line.starts_with("processor"))
         .count();
     let model = model.map_or("unknown processor", |(_, name)| name);
-    format!(
-        "{}, {cores} × {model}, Linux {}",
-        said("date", "+%Y-%m-%d"),
-        said("uname", "-r")
-    )
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or_default();
+    let (day, kernel) = (said("date", "+%Y-%m-%d"), said("uname", "-r"));
+    format!("{day}, {cores} × {model}, Linux {kernel}, load average {load}")
 }

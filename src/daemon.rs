@@ -11,7 +11,7 @@ mod systemd;
 mod watch;
 
 use crate::args::{Config, Gate};
-use crate::listen::Listener;
+use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::status::{self, Culprit};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
@@ -50,16 +50,44 @@ pub fn install_signals() -> io::Result<Signals> {
 pub struct Setup {
     pub config: Config,
     pub signals: Signals,
-    pub log: Log,
-    pub listeners: Vec<Listener>,
+    pub opened: Opened,
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (u64, u64),
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
-    /// Names in the fd store that hold nothing of use any more.
-    pub forget: Vec<String>,
+}
+
+/// What the system may still refuse.
+struct Registered {
+    watch: Watch,
+    terminal: Terminal,
+    guard: sockets::GuardState,
+    systemd: systemd::Outer,
+    stdin: OwnedFd,
+}
+
+impl Registered {
+    fn new(setup: &mut Setup) -> io::Result<Registered> {
+        let mut watch = Watch::new()?;
+        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+        let terminal = Terminal::open();
+        if let Some(tty) = terminal.fd() {
+            // There is no empty interest; a hang-up is told whatever was asked for.
+            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+        }
+        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
+        let stdin = crate::spawn::worker_stdin()?;
+        Ok(Registered {
+            watch,
+            terminal,
+            guard,
+            systemd,
+            stdin,
+        })
+    }
 }
 
 pub struct Daemon {
@@ -114,46 +142,48 @@ fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
 
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
-    /// descriptor; nothing has been started then.
-    pub fn new(setup: Setup) -> io::Result<Daemon> {
-        let mut watch = Watch::new()?;
-        let mut signals = setup.signals;
-        watch.add_raw(&mut signals, Source::Signals, Interest::READABLE)?;
-        let terminal = Terminal::open();
-        if let Some(tty) = terminal.fd() {
-            // There is no empty interest; a hang-up is told whatever was asked for.
-            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+    /// descriptor; nothing has been started then, and no path of ours is left.
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+        match Registered::new(&mut setup) {
+            Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
+            Err(error) => {
+                setup.opened.abandon();
+                Err((error, log))
+            }
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd)?;
-        let capacity = capacity(setup.nofile.1, setup.listeners.len());
-        let logger = setup.log.logger();
+    }
+
+    fn assemble(setup: Setup, registered: Registered, log: Log) -> Daemon {
+        let Opened {
+            listeners, forget, ..
+        } = setup.opened;
+        let capacity = capacity(setup.nofile.1, listeners.len());
         let mut daemon = Daemon {
             core: Supervisor::new(policy(&setup.config, capacity)),
-            sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
-            stdin: crate::spawn::worker_stdin()?,
+            sockets: listeners.iter().map(sockets::Texts::new).collect(),
+            stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
-            watch,
-            signals,
+            watch: registered.watch,
+            signals: setup.signals,
             waiting: BTreeSet::new(),
-            log: setup.log,
-            logger,
+            logger: log.logger(),
+            log,
             log_ticket: None,
             children: Children::default(),
-            listeners: setup.listeners,
-            guard,
-            terminal,
-            systemd,
+            listeners,
+            guard: registered.guard,
+            terminal: registered.terminal,
+            systemd: registered.systemd,
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
             exit: None,
         };
-        daemon.fill_store(setup.stored, &setup.forget);
-        Ok(daemon)
+        daemon.fill_store(setup.stored, &forget);
+        daemon
     }
 
     /// Runs until there is nothing left to run; returns our exit status.

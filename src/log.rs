@@ -25,10 +25,8 @@ use slog::Level;
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
-use std::io;
+use std::fmt::{self, Write as _};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use stderr::Stderr;
@@ -96,25 +94,14 @@ enum Way {
 
 /// Why the log could not be opened.
 #[derive(Debug)]
-pub enum Error {
-    Stderr(nix::Error),
-    Syslog(PathBuf, io::Error),
+pub struct Error {
+    what: String,
+    errno: nix::Error,
 }
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Error::Stderr(errno) => write!(f, "cannot open stderr for the log: {}", errno.desc()),
-            Error::Syslog(path, error) => {
-                let errno = nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
-                write!(
-                    f,
-                    "cannot connect to syslog at {}: {}",
-                    path.display(),
-                    errno.desc()
-                )
-            }
-        }
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot {}: {}", self.what, self.errno.desc())
     }
 }
 
@@ -168,29 +155,31 @@ impl Log {
         stderr: BorrowedFd<'_>,
         journal_stream: Option<&OsStr>,
     ) -> Result<Log, Error> {
+        let what = match target {
+            LogTarget::Stderr => "open stderr for the log".into(),
+            LogTarget::Syslog(path) => format!("connect to syslog at {}", path.display()),
+        };
+        Log::open_way(target, stderr, journal_stream).map_err(|errno| Error { what, errno })
+    }
+
+    fn open_way(
+        target: &LogTarget,
+        stderr: BorrowedFd<'_>,
+        journal_stream: Option<&OsStr>,
+    ) -> nix::Result<Log> {
         let pid = std::process::id();
         let (form, way) = match target {
-            LogTarget::Stderr if is_journal(stderr, journal_stream) => (
-                Form::Journal,
-                Way::Stderr(Stderr::open(stderr).map_err(Error::Stderr)?),
-            ),
-            LogTarget::Stderr => (
-                Form::Stderr,
-                Way::Stderr(Stderr::open(stderr).map_err(Error::Stderr)?),
-            ),
-            LogTarget::Syslog(path) => {
-                let syslog =
-                    Syslog::open(path, pid).map_err(|error| Error::Syslog(path.clone(), error))?;
-                (Form::Syslog, Way::Syslog(syslog))
+            LogTarget::Syslog(path) => (Form::Syslog, Way::Syslog(Syslog::open(path, pid)?)),
+            LogTarget::Stderr => {
+                let form = match is_journal(stderr, journal_stream) {
+                    true => Form::Journal,
+                    false => Form::Stderr,
+                };
+                (form, Way::Stderr(Stderr::open(stderr)?))
             }
         };
         let core = Rc::new(RefCell::new(Core::new(form, way, pid)));
-        let logger = drain::logger(&core).map_err(|error| match target {
-            LogTarget::Syslog(path) => Error::Syslog(path.clone(), error),
-            LogTarget::Stderr => Error::Stderr(nix::Error::from_raw(
-                error.raw_os_error().unwrap_or(libc::EIO),
-            )),
-        })?;
+        let logger = drain::logger(&core)?;
         Ok(Log { core, logger })
     }
 

@@ -13,6 +13,10 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the reason for not starting may take to be written.
+const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let status = face(std::env::args_os().collect());
@@ -73,7 +77,7 @@ fn check(config: &Config) -> i32 {
 
 fn run(config: Config, signals: std::io::Result<daemon::Signals>) -> i32 {
     let journal = std::env::var_os("JOURNAL_STREAM");
-    let mut log = match Log::open(&config.log, std::io::stderr().as_fd(), journal.as_deref()) {
+    let log = match Log::open(&config.log, std::io::stderr().as_fd(), journal.as_deref()) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("socketmaster: {error}");
@@ -81,32 +85,39 @@ fn run(config: Config, signals: std::io::Result<daemon::Signals>) -> i32 {
         }
     };
     let logger = log.logger();
-    match set_up(config, signals, &mut log) {
-        Ok((daemon, pidfile)) => {
-            let status = daemon(log);
+    let refuse = |mut log: Log, reason: String| {
+        error!(logger, "{reason}");
+        log.finish(FINAL_FLUSH);
+        1
+    };
+    match set_up(config, signals, &logger) {
+        Err(reason) => refuse(log, reason),
+        Ok((setup, pidfile)) => {
+            let status = match Daemon::new(setup, log) {
+                Ok(daemon) => daemon.run(),
+                Err((error, log)) => refuse(log, format!("cannot start: {error}")),
+            };
             drop(pidfile);
             status
-        }
-        Err(reason) => {
-            error!(logger, "{reason}");
-            log.finish(std::time::Duration::from_secs(1));
-            1
         }
     }
 }
 
-type Start = Box<dyn FnOnce(Log) -> i32>;
+type Start = (Setup, Option<PidFile>);
 
 /// Everything that may fail before the first worker is started; nothing is left behind then.
 fn set_up(
     config: Config,
     signals: std::io::Result<daemon::Signals>,
-    log: &mut Log,
-) -> Result<(Start, Option<PidFile>), String> {
-    let logger = log.logger();
+    logger: &slog::Logger,
+) -> Result<Start, String> {
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+    if let Some(pid) = config.takeover {
+        return Err(format!("cannot take over from process {pid}: not available in this version"));
+    }
     resolve(&config)?;
     let user = look_up_user(&config)?;
+    let nofile = raise_limit(&config)?;
     let pid = std::process::id();
     let pidfile = config
         .pidfile
@@ -120,48 +131,40 @@ fn set_up(
         None
     });
     let inherited = Inherited::parse(pid, &variable);
-    let opened = listen::open_all(&config.listen, &inherited).map_err(|error| error.to_string())?;
-    announce(&logger, &opened);
-    let nofile = sys::process::raise_nofile()
-        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let capacity = daemon::capacity(nofile.1, opened.listeners.len());
-    if config.workers > capacity {
-        return Err(format!(
-            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for \
-             {capacity}",
-            config.workers, nofile.1
-        ));
-    }
     let stored = inherited
         .passed
         .iter()
         .filter(|passed| passed.is_stored())
         .count();
-    let start: Start = Box::new(move |log| {
-        let logger = log.logger();
-        let Opened {
-            listeners, forget, ..
-        } = opened;
-        let setup = Setup {
+    let opened = listen::open_all(&config.listen, &inherited).map_err(|error| error.to_string())?;
+    announce(logger, &opened);
+    Ok((
+        Setup {
             config,
             signals,
-            log,
-            listeners,
+            opened,
             user,
             nofile,
             systemd,
             stored,
-            forget,
-        };
-        match Daemon::new(setup) {
-            Ok(daemon) => daemon.run(),
-            Err(error) => {
-                error!(logger, "cannot start: {error}");
-                1
-            }
-        }
-    });
-    Ok((start, pidfile))
+        },
+        pidfile,
+    ))
+}
+
+/// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
+fn raise_limit(config: &Config) -> Result<(u64, u64), String> {
+    let nofile = sys::process::raise_nofile()
+        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let capacity = daemon::capacity(nofile.1, config.listen.len());
+    match config.workers <= capacity {
+        true => Ok(nofile),
+        false => Err(format!(
+            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for \
+             {capacity}",
+            config.workers, nofile.1
+        )),
+    }
 }
 
 fn resolve(config: &Config) -> Result<String, String> {

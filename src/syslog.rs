@@ -38,10 +38,10 @@ impl Syslog {
     /// Connects to the datagram socket at `path`; messages carry `socketmaster[pid]`.
     ///
     /// Errors: whatever connect(2) says, so that a daemon absent at start is noticed.
-    pub fn open(path: &Path, pid: u32) -> io::Result<Syslog> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect(path)?;
+    pub fn open(path: &Path, pid: u32) -> nix::Result<Syslog> {
+        let socket = UnixDatagram::unbound().map_err(errno_of)?;
+        socket.set_nonblocking(true).map_err(errno_of)?;
+        socket.connect(path).map_err(errno_of)?;
         Ok(Syslog {
             socket: copy(&socket)?,
             path: path.to_owned(),
@@ -55,7 +55,7 @@ impl Syslog {
     }
 
     /// slog's drain over a copy of the socket: reconnecting one reconnects both.
-    pub fn streamer(&self) -> io::Result<Streamer3164> {
+    pub fn streamer(&self) -> nix::Result<Streamer3164> {
         let backend = LoggerBackend::Unix(copy(&self.socket)?);
         let logger = syslog::Logger::new(backend, self.formatter.clone());
         // Its filter is upside down: Critical lets everything pass.
@@ -130,7 +130,7 @@ impl Syslog {
 }
 
 /// The same socket at a number that no listener will want.
-fn copy(socket: &UnixDatagram) -> io::Result<UnixDatagram> {
+fn copy(socket: &UnixDatagram) -> nix::Result<UnixDatagram> {
     Ok(copy_above(socket, OWN_FDS_FROM)?.into())
 }
 

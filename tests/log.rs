@@ -296,6 +296,23 @@ fn the_log_goes_on_when_somebody_reads_it_again() {
 }
 
 #[test]
+fn lossy_lets_the_service_go_on_while_the_log_is_stuck_and_counts_what_is_lost() {
+    let dir = TempDir::new();
+    // More than any pipe holds, then the file that shows that the worker came through.
+    let script = format!(
+        "yes 'a line' | head -c 8000000; touch {}; exec sleep 60",
+        dir.word("through")
+    );
+    let mut daemon = shell(&["-output=lossy"], &script).start_unread();
+    daemon.wait_until("the worker to have written it all", || {
+        dir.join("through").exists()
+    });
+    daemon.read_log();
+    daemon.wait_for_line("lost");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
 fn a_reader_that_went_away_does_not_end_the_service() {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
     let stderr = Stdio::from(writer);

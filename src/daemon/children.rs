@@ -36,6 +36,8 @@ pub(super) struct Child {
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
+    /// Its last lines, once its output is closed: that is seen before its end is.
+    last_lines: Vec<String>,
     /// One message from somebody who must not speak for it has been logged.
     refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
@@ -90,10 +92,14 @@ impl Children {
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
-        self.streams
-            .get(&id)
-            .map(|stream| stream.pipe.last_lines())
-            .unwrap_or_default()
+        match self.streams.get(&id) {
+            Some(stream) => stream.pipe.last_lines(),
+            None => self
+                .alive
+                .get(&id)
+                .map(|child| child.last_lines.clone())
+                .unwrap_or_default(),
+        }
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -263,6 +269,7 @@ impl Daemon {
             notify,
             failure: None,
             program,
+            last_lines: Vec::new(),
             refused: false,
             status: None,
         };
@@ -359,6 +366,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
+        let last_lines = self.children.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -377,7 +385,6 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
-        let last_lines = self.children.last_lines(id);
         self.close_stream(id, text);
         self.children.bury(
             id,
@@ -450,6 +457,9 @@ impl Daemon {
     fn drop_stream(&mut self, id: ChildId) {
         if let Some(stream) = self.children.streams.remove(&id) {
             self.watch.remove(stream.pipe.fd(), stream.ticket);
+            if let Some(child) = self.children.alive.get_mut(&id) {
+                child.last_lines = stream.pipe.last_lines();
+            }
         }
     }
 

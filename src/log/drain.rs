@@ -12,7 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 /// The logger for this way out. slog asks for unwind safety; a panic aborts us.
-pub(super) fn logger(core: &Rc<RefCell<Core>>) -> io::Result<Logger> {
+pub(super) fn logger(core: &Rc<RefCell<Core>>) -> nix::Result<Logger> {
     let streamer = match &core.borrow().way {
         Way::Syslog(syslog) => Some(syslog.streamer()?),
         Way::Stderr(_) => None,

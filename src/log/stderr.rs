@@ -67,8 +67,10 @@ impl Stderr {
             SFlag::S_IFCHR if stderr.is_terminal() => Way::Probed(PROBED_TERMINAL),
             _ => Way::Plain,
         };
-        let fd = copy_above(stderr, OWN_FDS_FROM).or_else(|_| copy_above(stderr, 3))?;
-        Ok(Stderr { fd, way })
+        Ok(Stderr {
+            fd: copy_above(stderr, OWN_FDS_FROM)?,
+            way,
+        })
     }
 
     /// The descriptor that becomes writable when there is room again; a file never does.

@@ -5,6 +5,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, read};
 use slog::{error, info, warn};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 const START: Instant = Instant(0);
 

@@ -133,6 +133,8 @@ pub struct Workers {
     map: BTreeMap<ChildId, Worker>,
     tallies: BTreeMap<u64, Tally>,
     total: Tally,
+    /// Whose time runs out when, soonest first.
+    deadlines: BTreeSet<(Instant, ChildId)>,
     last_id: u64,
     /// Indexes below `indexes` that nobody has.
     free: BTreeSet<u32>,
@@ -185,11 +187,17 @@ impl Workers {
         self.total.unready
     }
 
+    /// The soonest moment at which a worker's phase runs out.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Those whose phase has run out, oldest first.
     pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
-        let due = self
-            .iter()
-            .filter(|(_, worker)| worker.deadline().is_some_and(|at| at <= now));
-        due.map(|(id, _)| id).collect()
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        let mut ids: Vec<_> = due.map(|(_, id)| *id).collect();
+        ids.sort();
+        ids
     }
 
     pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
@@ -201,12 +209,16 @@ impl Workers {
         });
         let index = worker.index;
         self.count(worker.generation, worker.phase, 1);
+        self.deadlines.extend(worker.deadline().map(|at| (at, id)));
         self.map.insert(id, worker);
         (id, index)
     }
 
     pub(super) fn remove(&mut self, id: ChildId) -> Option<Worker> {
         let worker = self.map.remove(&id)?;
+        if let Some(at) = worker.deadline() {
+            self.deadlines.remove(&(at, id));
+        }
         self.free.insert(worker.index);
         self.count(worker.generation, worker.phase, -1);
         if self.tally(worker.generation) == Tally::default() {
@@ -219,7 +231,11 @@ impl Workers {
         let Some(worker) = self.map.get_mut(&id) else {
             return;
         };
+        if let Some(at) = worker.deadline() {
+            self.deadlines.remove(&(at, id));
+        }
         let before = std::mem::replace(&mut worker.phase, phase);
+        self.deadlines.extend(worker.deadline().map(|at| (at, id)));
         worker.superseded &= worker.is_unready();
         let generation = worker.generation;
         self.count(generation, before, -1);

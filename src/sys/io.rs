@@ -70,9 +70,10 @@ pub fn peek_pipe(fd: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
 }
 
 /// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
-/// free (F_DUPFD_CLOEXEC, fcntl(2)).
+/// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
 pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    let copy = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(least))
+        .or_else(|_| fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
     // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }

@@ -20,6 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// How long a client may take to send its request, in seconds.
 const PATIENCE: i64 = 10;
@@ -131,18 +132,18 @@ fn answer(mut connection: File, version: &str) -> io::Result<()> {
     let mut request = Vec::new();
     let mut chunk = [0; 1024];
     while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-        match connection.read(&mut chunk)? {
-            0 => return Ok(()),
-            n => request.extend_from_slice(&chunk[..n]),
+        match connection.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(n) => request.extend_from_slice(&chunk[..n]),
+            // With a time limit a read is not begun again by itself after SIGTERM (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
         if request.len() > 64 * 1024 {
             return Ok(());
         }
     }
-    let _ = poll(
-        &mut [],
-        PollTimeout::try_from(delay(&request)).unwrap_or(PollTimeout::ZERO),
-    );
+    thread::sleep(delay(&request));
     let body = format!("pid {} version {version}\n", process::id());
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";
     write!(
@@ -152,11 +153,12 @@ fn answer(mut connection: File, version: &str) -> io::Result<()> {
     )
 }
 
-/// The milliseconds that `GET /slow/MILLIS` asks for.
-fn delay(request: &[u8]) -> u32 {
+/// What `GET /slow/MILLIS` asks for.
+fn delay(request: &[u8]) -> Duration {
     let line = String::from_utf8_lossy(request);
     let path = line.split(' ').nth(1).unwrap_or_default();
-    path.strip_prefix("/slow/")
-        .and_then(|millis| millis.parse().ok())
-        .unwrap_or(0)
+    let millis = path
+        .strip_prefix("/slow/")
+        .and_then(|millis| millis.parse().ok());
+    Duration::from_millis(millis.unwrap_or(0))
 }

@@ -314,7 +314,7 @@ fn take_terminal(terminal: &Path) -> io::Result<()> {
 /// is the foreground job, and a SIGHUP to us is passed on to it.
 fn shell_on_terminal(terminal: &Path, words: &[OsString]) -> io::Result<u8> {
     take_terminal(terminal)?;
-    let mut signals = Signals::new([libc::SIGHUP])?;
+    let mut signals = Signals::new([libc::SIGHUP, libc::SIGCHLD])?;
     let job = Command::new(&words[0])
         .args(&words[1..])
         .process_group(0)
@@ -324,7 +324,8 @@ fn shell_on_terminal(terminal: &Path, words: &[OsString]) -> io::Result<u8> {
     // would be stopped.
     unsafe { signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
     nix::unistd::tcsetpgrp(io::stdin(), group)?;
-    signals.forever().next();
-    signal::killpg(group, Signal::SIGHUP)?;
+    if signals.forever().next() == Some(libc::SIGHUP) {
+        signal::killpg(group, Signal::SIGHUP)?;
+    }
     process::exit(129)
 }
