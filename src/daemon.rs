@@ -42,6 +42,7 @@ const REMINDER: Duration = Duration::from_secs(30);
 
 /// The signals that we handle. They are set up before anything else is done.
 pub fn install_signals() -> io::Result<Signals> {
+    signals::ignore_terminal_output_stop()?;
     signals::watch_hangups()?;
     Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])
 }
@@ -214,6 +215,7 @@ impl Daemon {
         self.settle();
         self.take_up_the_rest();
         self.log.flush(clock::now());
+        self.unpark();
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -280,12 +282,10 @@ impl Daemon {
 
     /// Takes up what no decision waits for.
     fn take_up_the_rest(&mut self) {
-        self.unpark();
-        for source in self.take(|_| true) {
+        for source in self.take(|source| !matches!(source, Source::Output(_))) {
             match source {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
-                Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
@@ -293,9 +293,10 @@ impl Daemon {
                 early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
                     self.watch.inbox.insert(early);
                 }
-                Source::Control(_) => {}
+                Source::Control(_) | Source::Output(_) => {}
             }
         }
+        self.take_up_outputs();
         self.remind();
     }
 
