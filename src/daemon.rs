@@ -5,15 +5,17 @@
 //! deadlines. What is promoted is decided after one more look that found no death.
 
 mod children;
+mod control;
 mod hangup;
 mod sockets;
 mod systemd;
 mod watch;
 
 use crate::args::{Config, Gate};
+use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
-use crate::status::{self, Culprit};
+use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::user::User;
@@ -35,8 +37,8 @@ use watch::{Source, Ticket, Watch};
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
 const PER_WORKER: u64 = 4;
-/// Descriptors that are ours whatever the workers need: the loop's, the log's, a few connections.
-const OUR_OWN: u64 = 64;
+/// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
+const OUR_OWN: u64 = 48 + MAX_CLIENTS as u64;
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -58,6 +60,7 @@ pub struct Setup {
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
+    pub control: Option<Control>,
 }
 
 /// What the system may still refuse.
@@ -66,6 +69,7 @@ struct Registered {
     terminal: Terminal,
     guard: sockets::GuardState,
     systemd: systemd::Outer,
+    control: control::State,
     stdin: OwnedFd,
 }
 
@@ -80,12 +84,14 @@ impl Registered {
         }
         let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
         let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
+        let control = control::State::new(&mut watch, setup.control.take())?;
         let stdin = crate::spawn::worker_stdin()?;
         Ok(Registered {
             watch,
             terminal,
             guard,
             systemd,
+            control,
             stdin,
         })
     }
@@ -107,6 +113,7 @@ pub struct Daemon {
     guard: sockets::GuardState,
     terminal: Terminal,
     systemd: systemd::Outer,
+    control: control::State,
     user: Option<User>,
     stdin: OwnedFd,
     directory: Option<PathBuf>,
@@ -178,6 +185,7 @@ impl Daemon {
             guard: registered.guard,
             terminal: registered.terminal,
             systemd: registered.systemd,
+            control: registered.control,
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
@@ -199,6 +207,7 @@ impl Daemon {
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
+                self.end_control(status);
                 self.finish();
                 return status;
             }
@@ -214,6 +223,7 @@ impl Daemon {
         self.tell(Event::Tick);
         self.settle();
         self.take_up_the_rest();
+        self.tidy_control();
         self.log.flush(clock::now());
         self.unpark();
         self.watch_log();
@@ -228,6 +238,7 @@ impl Daemon {
             self.log.retry_at(),
             self.children.retry_at(),
             self.systemd.deadline(),
+            self.control.deadline(),
             self.reminder,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
@@ -252,10 +263,17 @@ impl Daemon {
                 self.on_stop_signal(signal);
             }
         }
-        for source in self.take(|source| matches!(source, Source::Report(_) | Source::Notify(_))) {
+        let speaks = |source: &Source| {
+            matches!(
+                source,
+                Source::Report(_) | Source::Notify(_) | Source::Control(_)
+            )
+        };
+        for source in self.take(speaks) {
             match source {
                 Source::Report(id) => self.on_report(id),
                 Source::Notify(id) => self.on_notify(id),
+                Source::Control(number) => self.on_control(number),
                 _ => {}
             }
         }
@@ -266,6 +284,7 @@ impl Daemon {
         for signal in std::mem::take(&mut self.waiting) {
             self.on_signal(signal);
         }
+        self.obey();
         ended
     }
 
@@ -289,11 +308,14 @@ impl Daemon {
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
-                early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
+                early @ (Source::Report(_)
+                | Source::Notify(_)
+                | Source::Death(_)
+                | Source::Control(_)) => {
                     self.watch.inbox.insert(early);
                 }
-                Source::Control(_) | Source::Output(_) => {}
             }
         }
         self.take_up_outputs();
@@ -386,8 +408,14 @@ impl Daemon {
                     id,
                     generation,
                     index,
-                } => self.start(id, generation, index),
-                Action::Signal { id, signal } => self.signal(id, signal),
+                } => {
+                    self.start(id, generation, index);
+                    self.control_started(id, index);
+                }
+                Action::Signal { id, signal } => {
+                    self.control_asks(id, signal);
+                    self.signal(id, signal);
+                }
                 Action::Kill { id } => self.kill_group(id),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
@@ -410,12 +438,18 @@ impl Daemon {
             info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
         }
+        self.control_begins(generation, first);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
         let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
-        let text = status::verdict_text(verdict, &culprit);
+        let told = Told {
+            verdict: verdict.clone(),
+            culprit,
+            at: clock::now(),
+        };
+        let text = told.text();
         match (verdict.outcome, &verdict.failure) {
             (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
             (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
@@ -423,6 +457,7 @@ impl Daemon {
         }
         self.last_verdict = text;
         self.systemd.on_verdict(self.core.has_been_up());
+        self.control_verdict(told);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -438,6 +473,9 @@ impl Daemon {
         match note {
             Note::Ready { .. } | Note::ReloadRemembered { .. } => info!(self.logger, "{text}"),
             _ => warn!(self.logger, "{text}"),
+        }
+        if let Note::Ready { id } = note {
+            self.control_ready(*id);
         }
     }
 

@@ -2,16 +2,18 @@
 
 use slog::{error, info, warn};
 use socketmaster::args::{self, Call, Config};
+use socketmaster::control::{Access, Control, Face};
 use socketmaster::daemon::{self, Daemon, Setup};
 use socketmaster::listen::{self, Inherited, Opened};
 use socketmaster::log::Log;
 use socketmaster::notify::Systemd;
 use socketmaster::pidfile::PidFile;
 use socketmaster::user::User;
-use socketmaster::{program, sys, user};
+use socketmaster::{ctl, program, sys, user};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,10 +27,19 @@ fn main() -> ExitCode {
 
 /// Chooses by the name that we are called by, or by the first word.
 fn face(mut words: Vec<OsString>) -> i32 {
-    if !words.is_empty() {
-        words.remove(0);
+    let called = if words.is_empty() {
+        OsString::new()
+    } else {
+        words.remove(0)
+    };
+    let called = Path::new(&called).file_name();
+    if called.is_some_and(|name| name == "socketmaster-ctl") {
+        return ctl::main(words);
     }
-    serve(words)
+    match words.first().and_then(|word| word.to_str()) {
+        Some("ctl") => ctl::main(words.split_off(1)),
+        _ => serve(words),
+    }
 }
 
 /// The supervisor itself.
@@ -132,6 +143,7 @@ fn set_up(
         warn!(logger, "cannot notify systemd: {error}; going on without");
         None
     });
+    let control = open_control(&config, user.as_ref())?;
     let inherited = Inherited::parse(pid, &variable);
     let stored = inherited
         .passed
@@ -149,6 +161,7 @@ fn set_up(
             nofile,
             systemd,
             stored,
+            control,
         },
         pidfile,
     ))
@@ -185,6 +198,14 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
         .user
         .as_deref()
         .map(user::lookup)
+        .transpose()
+        .map_err(|error| error.to_string())
+}
+
+fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {
+    let path = config.control.as_deref();
+    let open = |path| Control::open(path, Access::of(user), Face::Socketmaster);
+    path.map(open)
         .transpose()
         .map_err(|error| error.to_string())
 }

@@ -354,6 +354,7 @@ impl Daemon {
             let worker = self.children.by_pid.get(&pid).copied();
             if let Some(id) = worker {
                 self.on_notify(id);
+                self.hear_last_acks();
                 self.on_report(id);
             }
             match (process::reap(pid), worker) {
@@ -396,6 +397,7 @@ impl Daemon {
             },
         );
         self.on_listeners_in_doubt();
+        self.control_gone(id, child.pid);
         self.tell(Event::Gone(id, end));
     }
 
