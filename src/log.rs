@@ -131,6 +131,8 @@ struct Core {
     next_note: Instant,
     header: Header,
     dropping: Dropping,
+    /// What is less than this is not said.
+    least: Level,
 }
 
 /// The beginnings of lines, made once a second and once a change of worker.
@@ -194,6 +196,16 @@ impl Log {
     /// next [`flush`](Self::flush), except to a syslog that takes it at once.
     pub fn logger(&self) -> slog::Logger {
         self.logger.clone()
+    }
+
+    /// Messages of our own below this level are not logged from now on.
+    pub fn set_least(&self, level: Level) {
+        self.core.borrow_mut().least = level;
+    }
+
+    /// The level below which they are not.
+    pub fn least(&self) -> Level {
+        self.core.borrow().least
     }
 
     /// Whether a worker's line would be taken now.
@@ -307,6 +319,7 @@ impl Core {
             next_note: Instant::default(),
             header: Header::new(pid),
             dropping: Dropping::default(),
+            least: Level::Trace,
         }
     }
 
