@@ -42,6 +42,8 @@ pub enum Rights {
     Nothing,
     /// `worker:ack` and `worker:ping`.
     Reports,
+    /// And what changes nothing.
+    Questions,
     Everything,
 }
 
@@ -67,6 +69,17 @@ impl Access {
             group: others.map(|user| user.gid.as_raw()),
             worker: others.map(|user| user.uid.as_raw()),
             others: Rights::Nothing,
+        }
+    }
+
+    /// einhorn's: whom the file's mode lets in may ask, and a worker that changed its user report.
+    #[cfg(feature = "einhorn")]
+    pub fn of_einhorn() -> Access {
+        Access {
+            mode: None,
+            group: None,
+            worker: None,
+            others: Rights::Questions,
         }
     }
 

@@ -73,6 +73,7 @@ impl Command {
     pub fn needs(&self) -> Rights {
         match self {
             Command::Ack | Command::WorkerPing => Rights::Reports,
+            Command::Status { .. } | Command::Ping => Rights::Questions,
             _ => Rights::Everything,
         }
     }
@@ -151,6 +152,7 @@ mod tests {
     fn workers_may_report_and_nothing_else() {
         let ack = of(r#"{"command":"worker:ack","pid":1}"#).unwrap().unwrap();
         assert_eq!(ack.needs(), Rights::Reports);
-        assert_eq!(Command::Ping.needs(), Rights::Everything);
+        assert_eq!(Command::Ping.needs(), Rights::Questions);
+        assert_eq!(Command::Workers(1).needs(), Rights::Everything);
     }
 }

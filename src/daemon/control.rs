@@ -20,6 +20,7 @@ use signal_hook::consts::SIGTERM;
 use slog::{info, warn};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// At most so many clients may wait for something; the others have room beside them.
@@ -29,7 +30,7 @@ const LAST_WORDS: usize = 8;
 /// What clients do wrong is logged this often at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
 
-const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
+const NOT_PERMITTED: &str = "Not permitted: that is for root and the user that the master runs as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
 const FAILED: Option<(&str, &str)> = Some(("failed", "true"));
 
@@ -86,8 +87,6 @@ pub(super) struct State {
     began: Instant,
     last: Option<Told>,
     next_complaint: Instant,
-    #[cfg(feature = "einhorn")]
-    verbosity: crate::einhorn::Verbosity,
 }
 
 impl State {
@@ -107,8 +106,6 @@ impl State {
             began: clock::now(),
             last: None,
             next_complaint: Instant(0),
-            #[cfg(feature = "einhorn")]
-            verbosity: crate::einhorn::Verbosity::Info,
         })
     }
 
@@ -219,6 +216,16 @@ impl State {
     }
 }
 
+/// What a client must be allowed for what it asks.
+fn needed(incoming: &Incoming) -> Rights {
+    match Command::of(&incoming.request) {
+        Ok(Some(command)) => command.needs(),
+        #[cfg(feature = "einhorn")]
+        Ok(None) => Daemon::einhorn_needs(incoming.request.command.as_deref()),
+        _ => Rights::Everything,
+    }
+}
+
 impl Daemon {
     // ---- connections ----
 
@@ -261,6 +268,14 @@ impl Daemon {
         }
     }
 
+    /// Our end of the connection that a worker was started with: what comes is its word.
+    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) {
+        if let Some(socket) = &mut self.control.socket {
+            let id = socket.adopt(line, worker, clock::now());
+            self.watch_client(id);
+        }
+    }
+
     fn watch_client(&mut self, id: u64) {
         let Some(socket) = &mut self.control.socket else {
             return;
@@ -286,7 +301,7 @@ impl Daemon {
             Next::More => {}
             Next::Request(incoming) => match Command::of(&incoming.request) {
                 Ok(Some(Command::Ack)) => self.on_ack(&incoming),
-                Ok(Some(Command::WorkerPing)) => self.hang_up(id),
+                Ok(Some(Command::WorkerPing)) => self.hang_up(&incoming),
                 _ => self.control.heard.push_back(incoming),
             },
         }
@@ -310,9 +325,11 @@ impl Daemon {
         }
     }
 
-    fn hang_up(&mut self, id: u64) {
-        if let Some(socket) = &mut self.control.socket {
-            socket.close(id);
+    /// What a worker was started with stays open.
+    fn hang_up(&mut self, incoming: &Incoming) {
+        let guest = incoming.peer.worker.is_none();
+        if let Some(socket) = self.control.socket.as_mut().filter(|_| guest) {
+            socket.close(incoming.connection);
         }
     }
 
@@ -328,7 +345,7 @@ impl Daemon {
 
     /// A worker says that it is ready: nobody is answered, the connection is closed.
     fn on_ack(&mut self, incoming: &Incoming) {
-        self.hang_up(incoming.connection);
+        self.hang_up(incoming);
         match self.acked(incoming) {
             Ok(id) => self.tell(Event::Ready(id)),
             Err(reason) => self.complain(&reason),
@@ -376,7 +393,7 @@ impl Daemon {
     }
 
     fn on_request(&mut self, incoming: &Incoming) {
-        if incoming.rights < Rights::Everything {
+        if incoming.rights < needed(incoming) {
             return self.control.refuse(incoming, NOT_PERMITTED);
         }
         #[cfg(feature = "einhorn")]
@@ -467,7 +484,7 @@ impl Daemon {
         let text = format!("stopping, {workers} asked to finish");
         self.control.say_and_wait(incoming, &text, wait);
         self.log_request(incoming, "stop");
-        self.on_stop_signal(SIGTERM);
+        self.on_stop_signal("stop", SIGTERM);
     }
 
     fn on_workers(&mut self, incoming: &Incoming, number: u32) {

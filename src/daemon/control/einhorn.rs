@@ -3,12 +3,11 @@
 
 use super::{Daemon, Incoming, Wish};
 use crate::args::Gate;
-use crate::control::{Face, command};
+use crate::control::{Face, Rights, command};
 use crate::einhorn::{Verbosity, answers};
 use crate::protocol::Args;
 use crate::status::Told;
 use crate::supervisor::{ChildId, Event, Outcome, Style};
-use slog::Drain;
 use std::fmt::Write;
 
 impl Daemon {
@@ -44,12 +43,20 @@ impl Daemon {
             Some("set_workers") => self.on_set_workers(&request.args),
             Some("signal") => self.on_signal_asked(incoming),
             Some("die") => return self.on_die(incoming),
-            Some("quieter") => self.set_verbosity(self.control.verbosity.quieter()),
-            Some("louder") => self.set_verbosity(self.control.verbosity.louder()),
+            Some("quieter") => self.set_verbosity(self.verbosity().quieter()),
+            Some("louder") => self.set_verbosity(self.verbosity().louder()),
             Some("config") => self.on_config(&request.args),
             Some(other) => self.unrecognized(other),
         };
         self.control.say(incoming, &answer);
+    }
+
+    /// What a client must be allowed for a command that is not socketmaster's own.
+    pub(super) fn einhorn_needs(command: Option<&str>) -> Rights {
+        match command {
+            Some("help" | "ehlo" | "state") => Rights::Questions,
+            _ => Rights::Everything,
+        }
     }
 
     fn help(&self) -> String {
@@ -95,7 +102,7 @@ impl Daemon {
             core.policy().workers,
             core.rolling_out().is_some() && core.has_been_up(),
             !core.is_stopping(),
-            self.control.verbosity.number()
+            self.verbosity().number()
         );
         text
     }
@@ -164,23 +171,17 @@ impl Daemon {
         };
         self.log_request(incoming, "die");
         self.control.say(incoming, answers::GOING_DOWN);
-        self.on_stop_signal(signal);
+        self.on_stop_signal("die", signal);
     }
 
     // ---- verbosity ----
 
-    /// From now on our own messages are warnings and errors only, or all. The workers' lines are
-    /// theirs.
-    pub(in crate::daemon) fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
-        self.control.verbosity = verbosity;
-        let all = self.log.logger();
-        self.logger = match verbosity {
-            Verbosity::Errors => {
-                let filter = slog::LevelFilter::new(all, slog::Level::Warning);
-                slog::Logger::root(filter.fuse(), slog::o!())
-            }
-            _ => all,
-        };
+    fn verbosity(&self) -> Verbosity {
+        Verbosity::of(self.log.least())
+    }
+
+    fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
+        self.log.set_least(verbosity.level());
         answers::verbosity(verbosity)
     }
 
@@ -223,16 +224,10 @@ impl Daemon {
         }
     }
 
-    /// Under our own command line the administrator has said how reloads go; and a fleet needs
-    /// room for all new workers beside the old.
+    /// Under our own command line the administrator has said how reloads go.
     fn upgrade_style(&self, smooth: bool) -> Option<Style> {
-        let policy = self.core.policy();
-        let whole = policy.max_extra.is_none_or(|extra| extra >= policy.workers);
-        match self.einhorn_face() {
-            Some(_) if smooth => Some(Style::Rolling),
-            Some(_) if whole => Some(Style::Fleet),
-            _ => None,
-        }
+        let style = if smooth { Style::Rolling } else { Style::Fleet };
+        self.einhorn_face().map(|_| style)
     }
 
     /// A line about the upgrade that is running, for those who asked for it.
@@ -295,7 +290,16 @@ impl Daemon {
     pub(super) fn upgrade_ends(&mut self, told: &Told, bound: Option<u64>) {
         let is_meant = |wish: Wish| matches!(wish, Wish::Upgrade { .. }) && wish.is_for(bound);
         let verdict = &told.verdict;
-        if verdict.outcome == Outcome::Live {
+        if verdict.outcome == Outcome::Superseded {
+            // The one that begins now is newer still: theirs is done when that is.
+            self.control.progress(&told.text(), is_meant);
+            for waiter in &mut self.control.waiters {
+                match &mut waiter.wish {
+                    Wish::Upgrade { generation, .. } if *generation == bound => *generation = None,
+                    _ => {}
+                }
+            }
+        } else if verdict.outcome == Outcome::Live {
             let line = answers::upgraded(verdict.generation.saturating_sub(1));
             self.control.progress(&line, is_meant);
             self.control.conclude(answers::UPGRADE_DONE, None, is_meant);
