@@ -70,8 +70,8 @@ SOCKETMASTER_CONTROL in the environment.
   upgrade                         replace socketmaster itself by what is on disk
 
 TIME is in milliseconds, or as in 30s or 1m30s.
-Exit status: 0 done (reload -wait: the new generation is live), 1 failed, 2 usage,
-3 rolled back, 4 timed out, 5 superseded or stopping.
+Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
+2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
 ";
 
 /// What the command line asks for.

@@ -626,7 +626,7 @@ fn workers_of_another_user_may_report_and_nothing_else() {
     assert_said(&place.ctl(&["ping"]), 0, &[]);
     assert_eq!(daemon.stop(), 0);
     let daemon = run("control stop");
-    daemon.wait_for_line("answered \"{\\\"message\\\": \\\"You may say worker:ack");
+    daemon.wait_for_line("answered \"{\\\"message\\\": \\\"Not permitted");
     assert_eq!(daemon.exit_status(), None);
 }
 
