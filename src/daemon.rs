@@ -40,12 +40,13 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: u64 = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
 const OUR_OWN: u64 = 48 + MAX_CLIENTS as u64;
-/// While we stop, the log says this often whom we wait for.
+/// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
 /// The signals that we handle, and `more`. They are set up before anything else is done.
 pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
     const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
+    signals::ignore_terminal_output_stop()?;
     signals::watch_hangups()?;
     Signals::new(ALWAYS.iter().chain(more))
 }
@@ -126,6 +127,7 @@ pub struct Daemon {
     pidfds: bool,
     last_verdict: String,
     reminder: Option<Instant>,
+    asked_to_stop: bool,
     exit: Option<i32>,
 }
 
@@ -200,6 +202,7 @@ impl Daemon {
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
+            asked_to_stop: false,
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -239,6 +242,7 @@ impl Daemon {
         self.take_up_the_rest();
         self.tidy_control();
         self.log.flush(clock::now());
+        self.unpark();
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -326,15 +330,14 @@ impl Daemon {
 
     /// Takes up what no decision waits for.
     fn take_up_the_rest(&mut self) {
-        self.unpark();
-        for source in self.take(|_| true) {
+        for source in self.take(|source| !matches!(source, Source::Output(_))) {
             match source {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
-                Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_)
                 | Source::Notify(_)
@@ -344,6 +347,7 @@ impl Daemon {
                 }
             }
         }
+        self.take_up_outputs();
         self.remind();
     }
 
@@ -380,7 +384,7 @@ impl Daemon {
         } else {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
-        self.reminder = Some(clock::now() + REMINDER);
+        self.asked_to_stop = true;
         self.tell(Event::Stop(signal));
     }
 
@@ -474,8 +478,7 @@ impl Daemon {
     }
 
     fn exit_status(&self, status: i32) -> i32 {
-        // There are reminders since a stop was asked for.
-        match self.manners.stops_well && self.reminder.is_some() {
+        match self.manners.stops_well && self.asked_to_stop {
             true => 0,
             false => status,
         }
@@ -528,20 +531,42 @@ impl Daemon {
         }
     }
 
-    /// While we stop: whom we wait for.
+    /// A long wait says what it waits for, every now and then.
     fn remind(&mut self) {
         let now = clock::now();
-        if self.reminder.is_none_or(|at| now < at) {
-            return;
+        let coming = self.core.rolling_out();
+        match self.reminder {
+            _ if !self.core.is_stopping() && coming.is_none() => self.reminder = None,
+            None => self.reminder = Some(now + REMINDER),
+            Some(at) if at <= now => {
+                self.reminder = Some(now + REMINDER);
+                self.say_what_we_wait_for(coming);
+            }
+            Some(_) => {}
         }
-        self.reminder = Some(now + REMINDER);
-        let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
-        let workers = status::workers_text(pids.len());
-        info!(
-            self.logger,
-            "waiting for {workers} to finish: {}",
-            pids.join(", ")
-        );
+    }
+
+    fn say_what_we_wait_for(&self, coming: Option<u64>) {
+        let awaited = (self.core.workers().iter())
+            .filter(|(_, worker)| coming.is_none() || worker.is_unready())
+            .filter_map(|(id, _)| self.children.pid(id));
+        let pids: Vec<_> = awaited.map(|pid| pid.to_string()).collect();
+        let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
+        match coming {
+            None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
+            Some(generation) if pids.is_empty() => {
+                info!(
+                    self.logger,
+                    "generation {generation}: no worker is up, backing off"
+                );
+            }
+            Some(generation) => {
+                info!(
+                    self.logger,
+                    "generation {generation}: waiting for {workers} to be ready: {pids}"
+                );
+            }
+        }
     }
 
     // ---- the log ----

@@ -219,8 +219,6 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     }
 }
 
-type Start = (Setup, Files);
-
 /// The files that say who we are. They go when this is dropped.
 enum Files {
     Own(#[allow(dead_code, reason = "held")] Option<PidFile>),
@@ -264,7 +262,7 @@ fn set_up(
     plan: Plan,
     signals: std::io::Result<daemon::Signals>,
     logger: &slog::Logger,
-) -> Result<Start, String> {
+) -> Result<(Setup, Files), String> {
     for warning in &plan.warnings {
         warn!(logger, "{warning}");
     }
@@ -301,29 +299,27 @@ fn set_up(
         manners,
         ..
     } = plan;
-    Ok((
-        Setup {
-            config,
-            policy,
-            manners,
-            signals,
-            opened,
-            user,
-            nofile,
-            systemd,
-            stored,
-            control,
-        },
-        files,
-    ))
+    let setup = Setup {
+        config,
+        policy,
+        manners,
+        signals,
+        opened,
+        user,
+        nofile,
+        systemd,
+        stored,
+        control,
+    };
+    Ok((setup, files))
 }
 
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
 fn raise_limit(plan: &Plan) -> Result<(u64, u64), String> {
     let nofile = sys::process::raise_nofile()
         .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let (workers, sockets) = (plan.config.workers, plan.config.listen.len());
-    let capacity = daemon::capacity(nofile.1, sockets, &plan.manners);
+    let workers = plan.config.workers;
+    let capacity = daemon::capacity(nofile.1, plan.config.listen.len(), &plan.manners);
     match workers <= capacity {
         true => Ok(nofile),
         false => Err(format!(

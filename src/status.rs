@@ -252,7 +252,7 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
         let _ = write!(line, ", {draining} draining");
     }
     if core.is_stopping() {
-        line = format!("stopping: waiting for {} workers", tally.len());
+        line = format!("stopping: waiting for {}", workers_text(tally.len()));
     } else if let Some(generation) = core.rolling_out().filter(|_| core.has_been_up()) {
         let _ = write!(line, ", reload {generation} under way");
     }

@@ -63,6 +63,8 @@ pub(super) struct Children {
     pub streams: BTreeMap<ChildId, Stream>,
     /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
     pub parked: BTreeMap<ChildId, Option<Instant>>,
+    /// Whose pipe was read first in the last turn.
+    first_read: Option<ChildId>,
     graves: VecDeque<(ChildId, Culprit)>,
 }
 
@@ -437,6 +439,25 @@ impl Daemon {
         }
     }
 
+    /// Reads the pipes that have something, and starts each turn at another one: the first may
+    /// fill the log's queue.
+    pub(super) fn take_up_outputs(&mut self) {
+        let ready = self.take(|source| matches!(source, Source::Output(_)));
+        let mut ids: Vec<ChildId> = ready
+            .into_iter()
+            .filter_map(|source| match source {
+                Source::Output(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        let served = ids.partition_point(|id| Some(*id) <= self.children.first_read);
+        ids.rotate_left(served);
+        self.children.first_read = ids.first().copied();
+        for id in ids {
+            self.on_output(id);
+        }
+    }
+
     /// Moves what a worker has written into the log, within a turn's budget.
     pub(super) fn on_output(&mut self, id: ChildId) {
         let Some(stream) = self.children.streams.get_mut(&id) else {
@@ -459,7 +480,8 @@ impl Daemon {
         self.limit_orphaned_pipes();
     }
 
-    /// Goes on reading what could not be read before.
+    /// Goes on reading what could not be read before; after each flush, whose success nothing else
+    /// announces.
     pub(super) fn unpark(&mut self) {
         let (now, blocked) = (clock::now(), self.log.is_blocked());
         let inbox = &mut self.watch.inbox;
