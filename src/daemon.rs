@@ -214,6 +214,8 @@ impl Daemon {
         self.settle();
         self.take_up_the_rest();
         self.log.flush(clock::now());
+        // After the flush: one that empties the queue leaves no other reason for a next turn.
+        self.unpark();
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -280,7 +282,6 @@ impl Daemon {
 
     /// Takes up what no decision waits for.
     fn take_up_the_rest(&mut self) {
-        self.unpark();
         for source in self.take(|_| true) {
             match source {
                 Source::Timer => self.watch.on_timer(),
