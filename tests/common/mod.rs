@@ -5,6 +5,7 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod clients;
 pub mod dir;
 pub mod facts;
 pub mod net;
