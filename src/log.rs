@@ -319,7 +319,7 @@ impl Core {
             next_note: Instant::default(),
             header: Header::new(pid),
             dropping: Dropping::default(),
-            least: Level::Trace,
+            least: Level::Info,
         }
     }
 

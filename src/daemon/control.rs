@@ -12,7 +12,7 @@ use super::watch::{Source, Ticket, Watch};
 use crate::args::Gate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
 use crate::protocol::Id;
-use crate::status::{Process, SocketView, Told, View};
+use crate::status::{Process, SocketView, Told, View, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use mio::Interest;
@@ -476,12 +476,12 @@ impl Daemon {
         if wait {
             self.control.wait(incoming, Wish::End);
         }
-        let workers = self.core.workers().len();
+        let workers = workers_text(self.core.workers().len());
         if self.core.is_stopping() {
-            let text = format!("stopping already, {workers} workers left");
+            let text = format!("stopping already, {workers} left");
             return self.control.say_and_wait(incoming, &text, wait);
         }
-        let text = format!("stopping, {workers} workers are asked to finish");
+        let text = format!("stopping, {workers} asked to finish");
         self.control.say_and_wait(incoming, &text, wait);
         self.log_request(incoming, "stop");
         self.on_stop_signal("stop", SIGTERM);
@@ -490,8 +490,9 @@ impl Daemon {
     fn on_workers(&mut self, incoming: &Incoming, number: u32) {
         match self.resize(number) {
             Ok(before) => {
-                self.log_request(incoming, &format!("{number} workers instead of {before}"));
-                let text = format!("{number} workers per generation, {before} before");
+                let workers = workers_text(number as usize);
+                self.log_request(incoming, &format!("{workers} instead of {before}"));
+                let text = format!("{workers} per generation, {before} before");
                 self.control.say(incoming, &text);
             }
             Err(reason) => self.control.refuse(incoming, &reason),
@@ -518,7 +519,7 @@ impl Daemon {
     fn on_status(&mut self, incoming: &Incoming, json: bool) {
         let (message, object) = match json {
             true => (
-                crate::status::summary(&self.core, ""),
+                summary(&self.core, ""),
                 Some(self.with_view(|view| view.json())),
             ),
             false => (self.with_view(|view| view.table()), None),
@@ -574,8 +575,8 @@ impl Daemon {
                 bound.get_or_insert(generation);
             }
         }
-        let workers = self.core.policy().workers;
-        let text = format!("reload {generation}: starting {workers} new workers");
+        let workers = workers_text(self.core.policy().workers as usize);
+        let text = format!("reload {generation}: starting {workers}");
         self.control
             .progress(&text, |wish| wish == Wish::Reload(Some(generation)));
         #[cfg(feature = "einhorn")]
@@ -625,7 +626,7 @@ impl Daemon {
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
-            let text = format!("{left} workers left");
+            let text = format!("{} left", workers_text(left));
             self.control.progress(&text, |wish| wish == Wish::End);
         }
     }
