@@ -113,7 +113,9 @@ fn set_up(
 ) -> Result<Start, String> {
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
     if let Some(pid) = config.takeover {
-        return Err(format!("cannot take over from process {pid}: not available in this version"));
+        return Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        ));
     }
     resolve(&config)?;
     let user = look_up_user(&config)?;

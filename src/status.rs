@@ -191,9 +191,9 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             "a reload is running and one more will follow it, this request is part of that one"
                 .to_owned()
         }
-        Note::ResizeRefused { wanted, capacity } => format!(
-            "cannot run {wanted} workers: the limit of descriptors suffices for {capacity}"
-        ),
+        Note::ResizeRefused { wanted, capacity } => {
+            format!("cannot run {wanted} workers: the limit of descriptors suffices for {capacity}")
+        }
         Note::ReloadRefused => "stopping: the reload is ignored".to_owned(),
         Note::ReboundAgain => "a listener had to be bound anew again within one generation: \
              no second reload by ourselves; send SIGHUP when its cause is mended"
