@@ -5,15 +5,18 @@
 //! deadlines. What is promoted is decided after one more look that found no death.
 
 mod children;
+mod control;
 mod hangup;
 mod sockets;
 mod systemd;
 mod watch;
 
 use crate::args::{Config, Gate};
+use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
-use crate::status::{self, Culprit};
+use crate::manners::{Manners, Wish};
+use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::user::User;
@@ -35,20 +38,25 @@ use watch::{Source, Ticket, Watch};
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
 const PER_WORKER: u64 = 4;
-/// Descriptors that are ours whatever the workers need: the loop's, the log's, a few connections.
-const OUR_OWN: u64 = 64;
-/// While we stop, the log says this often whom we wait for.
+/// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
+const OUR_OWN: u64 = 48 + MAX_CLIENTS as u64;
+/// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// The signals that we handle. They are set up before anything else is done.
-pub fn install_signals() -> io::Result<Signals> {
+/// The signals that we handle, and `more`. They are set up before anything else is done.
+pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
+    const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
+    signals::ignore_terminal_output_stop()?;
     signals::watch_hangups()?;
-    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])
+    Signals::new(ALWAYS.iter().chain(more))
 }
 
 /// Everything that was set up before the loop starts.
 pub struct Setup {
     pub config: Config,
+    /// Its capacity is filled in here.
+    pub policy: supervisor::Policy,
+    pub manners: Manners,
     pub signals: Signals,
     pub opened: Opened,
     pub user: Option<User>,
@@ -57,6 +65,7 @@ pub struct Setup {
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
+    pub control: Option<Control>,
 }
 
 /// What the system may still refuse.
@@ -65,6 +74,7 @@ struct Registered {
     terminal: Terminal,
     guard: sockets::GuardState,
     systemd: systemd::Outer,
+    control: control::State,
     stdin: OwnedFd,
 }
 
@@ -79,12 +89,14 @@ impl Registered {
         }
         let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
         let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
-        let stdin = crate::spawn::worker_stdin()?;
+        let control = control::State::new(&mut watch, setup.control.take())?;
+        let stdin = crate::spawn::worker_stdin(setup.manners.shares_terminal)?;
         Ok(Registered {
             watch,
             terminal,
             guard,
             systemd,
+            control,
             stdin,
         })
     }
@@ -92,6 +104,7 @@ impl Registered {
 
 pub struct Daemon {
     config: Config,
+    manners: Manners,
     core: Supervisor,
     watch: Watch,
     signals: Signals,
@@ -106,6 +119,7 @@ pub struct Daemon {
     guard: sockets::GuardState,
     terminal: Terminal,
     systemd: systemd::Outer,
+    control: control::State,
     user: Option<User>,
     stdin: OwnedFd,
     directory: Option<PathBuf>,
@@ -117,12 +131,14 @@ pub struct Daemon {
 }
 
 /// The number of workers that a limit of descriptors suffices for.
-pub fn capacity(hard_limit: u64, listeners: usize) -> u32 {
+pub fn capacity(hard_limit: u64, listeners: usize, manners: &Manners) -> u32 {
     let left = hard_limit.saturating_sub(OUR_OWN + listeners as u64);
-    u32::try_from(left / PER_WORKER).unwrap_or(u32::MAX)
+    let each = PER_WORKER + u64::from(manners.control_fd);
+    u32::try_from(left / each).unwrap_or(u32::MAX)
 }
 
-fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
+/// What the core goes by.
+pub fn policy(config: &Config) -> supervisor::Policy {
     supervisor::Policy {
         workers: config.workers,
         max_extra: Some(config.max_extra),
@@ -136,7 +152,7 @@ fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
         stop_signal: config.stop_signal,
         respawn: config.respawn,
         pace: None,
-        capacity,
+        capacity: u32::MAX,
     }
 }
 
@@ -157,15 +173,19 @@ impl Daemon {
         let Opened {
             listeners, forget, ..
         } = setup.opened;
-        let capacity = capacity(setup.nofile.1, listeners.len());
+        let policy = supervisor::Policy {
+            capacity: capacity(setup.nofile.1, listeners.len(), &setup.manners),
+            ..setup.policy
+        };
         let mut daemon = Daemon {
-            core: Supervisor::new(policy(&setup.config, capacity)),
+            core: Supervisor::new(policy),
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
             stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
+            manners: setup.manners,
             watch: registered.watch,
             signals: setup.signals,
             waiting: BTreeSet::new(),
@@ -177,6 +197,7 @@ impl Daemon {
             guard: registered.guard,
             terminal: registered.terminal,
             systemd: registered.systemd,
+            control: registered.control,
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
@@ -195,9 +216,13 @@ impl Daemon {
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
             );
         }
+        if let Some(level) = self.manners.nice.master {
+            self.renice(std::process::id() as i32, level);
+        }
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
+                self.end_control(status);
                 self.finish();
                 return status;
             }
@@ -213,7 +238,9 @@ impl Daemon {
         self.tell(Event::Tick);
         self.settle();
         self.take_up_the_rest();
+        self.tidy_control();
         self.log.flush(clock::now());
+        self.unpark();
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -226,6 +253,7 @@ impl Daemon {
             self.log.retry_at(),
             self.children.retry_at(),
             self.systemd.deadline(),
+            self.control.deadline(),
             self.reminder,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
@@ -245,15 +273,18 @@ impl Daemon {
     /// Takes up what decisions depend on, in their order. Returns whether a worker has ended.
     fn take_up(&mut self) -> bool {
         self.read_signals();
-        for signal in [SIGTERM, SIGINT] {
-            if self.waiting.remove(&signal) {
-                self.on_stop_signal(signal);
-            }
-        }
-        for source in self.take(|source| matches!(source, Source::Report(_) | Source::Notify(_))) {
+        self.take_up_stops();
+        let speaks = |source: &Source| {
+            matches!(
+                source,
+                Source::Report(_) | Source::Notify(_) | Source::Control(_)
+            )
+        };
+        for source in self.take(speaks) {
             match source {
                 Source::Report(id) => self.on_report(id),
                 Source::Notify(id) => self.on_notify(id),
+                Source::Control(number) => self.on_control(number),
                 _ => {}
             }
         }
@@ -264,7 +295,24 @@ impl Daemon {
         for signal in std::mem::take(&mut self.waiting) {
             self.on_signal(signal);
         }
+        self.obey();
         ended
+    }
+
+    fn take_up_stops(&mut self) {
+        let wish = self.manners.wish;
+        let is_stop = |signal: &i32| matches!(wish(*signal), Wish::Stop(_) | Wish::Leave);
+        let (stops, others) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(is_stop);
+        self.waiting = others;
+        let stops: BTreeSet<i32> = stops;
+        for signal in stops {
+            match wish(signal) {
+                Wish::Stop(forwarded) => self.on_stop_signal(signal_name(signal), forwarded),
+                _ => self.leave(signal),
+            }
+        }
     }
 
     /// Promotes what is ready, after a look that found no death.
@@ -280,22 +328,24 @@ impl Daemon {
 
     /// Takes up what no decision waits for.
     fn take_up_the_rest(&mut self) {
-        self.unpark();
-        for source in self.take(|_| true) {
+        for source in self.take(|source| !matches!(source, Source::Output(_))) {
             match source {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
-                Source::Output(id) => self.on_output(id),
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
-                early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
+                early @ (Source::Report(_)
+                | Source::Notify(_)
+                | Source::Death(_)
+                | Source::Control(_)) => {
                     self.watch.inbox.insert(early);
                 }
-                Source::Control(_) => {}
             }
         }
+        self.take_up_outputs();
         self.remind();
     }
 
@@ -321,8 +371,8 @@ impl Daemon {
         }
     }
 
-    fn on_stop_signal(&mut self, signal: i32) {
-        let name = signal_name(signal);
+    /// `name`: what asks us to stop; `signal` goes to the workers.
+    fn on_stop_signal(&mut self, name: &str, signal: i32) {
         let workers = status::workers_text(self.core.workers().len());
         if self.core.is_stopping() {
             info!(
@@ -333,23 +383,37 @@ impl Daemon {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
         self.tell(Event::Stop(signal));
-        self.reminder = Some(clock::now() + REMINDER);
+    }
+
+    /// The workers get the signal, and nobody is waited for.
+    fn leave(&mut self, signal: i32) {
+        let name = signal_name(signal);
+        let workers = status::workers_text(self.core.workers().len());
+        info!(
+            self.logger,
+            "{name}: forwarding it to {workers} and leaving at once"
+        );
+        self.tell(Event::Stop(signal));
+        self.exit = Some(1);
     }
 
     fn on_signal(&mut self, signal: i32) {
-        match signal {
-            SIGHUP => self.on_hangup(),
-            SIGUSR2 => self.tell(Event::Reload(None)),
-            SIGQUIT => {
+        let name = signal_name(signal);
+        match (self.manners.wish)(signal) {
+            Wish::Reload if signal == SIGHUP => self.on_hangup(),
+            Wish::Reload => self.tell(Event::Reload(None)),
+            Wish::PassOn => {
                 let workers = status::workers_text(self.core.workers().len());
-                info!(self.logger, "SIGQUIT: forwarding it to {workers}");
+                info!(self.logger, "{name}: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
-            SIGUSR1 => warn!(
+            Wish::SelfUpgrade => warn!(
                 self.logger,
-                "SIGUSR1: self-upgrade is not available; going on"
+                "{name}: self-upgrade is not available; going on"
             ),
-            _ => {}
+            Wish::Nothing => info!(self.logger, "{name}: ignored"),
+            // They were taken up before.
+            Wish::Stop(_) | Wish::Leave => {}
         }
     }
 
@@ -386,13 +450,19 @@ impl Daemon {
                     id,
                     generation,
                     index,
-                } => self.start(id, generation, index),
-                Action::Signal { id, signal } => self.signal(id, signal),
+                } => {
+                    self.start(id, generation, index);
+                    self.control_started(id, index);
+                }
+                Action::Signal { id, signal } => {
+                    self.control_asks(id, signal);
+                    self.signal(id, signal);
+                }
                 Action::Kill { id } => self.kill_group(id),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
-                Action::Exit(status) => self.exit = Some(status),
+                Action::Exit(status) => self.exit = Some(self.exit_status(status)),
             }
         }
         debug_assert!(
@@ -404,18 +474,32 @@ impl Daemon {
         );
     }
 
+    fn exit_status(&self, status: i32) -> i32 {
+        // There are reminders since a stop was asked for.
+        match self.manners.stops_well && self.reminder.is_some() {
+            true => 0,
+            false => status,
+        }
+    }
+
     fn on_begin(&mut self, generation: u64, first: bool) {
         let workers = status::workers_text(self.core.policy().workers as usize);
         if !first {
             info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
         }
+        self.control_begins(generation, first);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
         let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
-        let text = status::verdict_text(verdict, &culprit);
+        let told = Told {
+            verdict: verdict.clone(),
+            culprit,
+            at: clock::now(),
+        };
+        let text = told.text();
         match (verdict.outcome, &verdict.failure) {
             (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
             (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
@@ -423,6 +507,7 @@ impl Daemon {
         }
         self.last_verdict = text;
         self.systemd.on_verdict(self.core.has_been_up());
+        self.control_verdict(told);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -439,22 +524,47 @@ impl Daemon {
             Note::Ready { .. } | Note::ReloadRemembered { .. } => info!(self.logger, "{text}"),
             _ => warn!(self.logger, "{text}"),
         }
+        if let Note::Ready { id } = note {
+            self.control_ready(*id);
+        }
     }
 
-    /// While we stop: whom we wait for.
+    /// A long wait says what it waits for, every now and then.
     fn remind(&mut self) {
         let now = clock::now();
-        if self.reminder.is_none_or(|at| now < at) {
-            return;
+        let coming = self.core.rolling_out();
+        match self.reminder {
+            _ if !self.core.is_stopping() && coming.is_none() => self.reminder = None,
+            None => self.reminder = Some(now + REMINDER),
+            Some(at) if at <= now => {
+                self.reminder = Some(now + REMINDER);
+                self.say_what_we_wait_for(coming);
+            }
+            Some(_) => {}
         }
-        self.reminder = Some(now + REMINDER);
-        let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
-        let workers = status::workers_text(pids.len());
-        info!(
-            self.logger,
-            "waiting for {workers} to finish: {}",
-            pids.join(", ")
-        );
+    }
+
+    fn say_what_we_wait_for(&self, coming: Option<u64>) {
+        let awaited = (self.core.workers().iter())
+            .filter(|(_, worker)| coming.is_none() || worker.is_unready())
+            .filter_map(|(id, _)| self.children.pid(id));
+        let pids: Vec<_> = awaited.map(|pid| pid.to_string()).collect();
+        let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
+        match coming {
+            None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
+            Some(generation) if pids.is_empty() => {
+                info!(
+                    self.logger,
+                    "generation {generation}: no worker is up, backing off"
+                );
+            }
+            Some(generation) => {
+                info!(
+                    self.logger,
+                    "generation {generation}: waiting for {workers} to be ready: {pids}"
+                );
+            }
+        }
     }
 
     // ---- the log ----

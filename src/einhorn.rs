@@ -14,10 +14,12 @@ mod tests;
 pub use binds::Bind;
 
 use crate::args::{Config, Gate, LogTarget, Output, Protocols};
+use crate::manners::{Manners, Nice, Wish};
 use crate::supervisor;
 pub use help::SWITCHES;
 use nix::unistd::{SysconfVar, sysconf};
 use options::{Item, Words};
+use slog::Level;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +48,24 @@ pub enum Verbosity {
 }
 
 impl Verbosity {
+    /// The least that is logged.
+    pub fn level(self) -> Level {
+        match self {
+            Verbosity::Debug => Level::Trace,
+            Verbosity::Info => Level::Info,
+            Verbosity::Errors => Level::Warning,
+        }
+    }
+
+    /// The opposite of `level`.
+    pub fn of(level: Level) -> Verbosity {
+        match level {
+            Level::Debug | Level::Trace => Verbosity::Debug,
+            Level::Info => Verbosity::Info,
+            _ => Verbosity::Errors,
+        }
+    }
+
     /// einhorn's number for it: 0, 1 or 2.
     pub fn number(self) -> u8 {
         self as u8
@@ -66,15 +86,6 @@ impl Verbosity {
             _ => Verbosity::Debug,
         }
     }
-}
-
-/// How nice the processes shall be (`--nice`), as setpriority(2) counts.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Nice {
-    pub master: Option<i32>,
-    pub worker: Option<i32>,
-    /// What einhorn runs as `CMD N -p PID`; `None`: `/usr/bin/renice`.
-    pub renice: Option<String>,
 }
 
 /// A validated command line of einhorn's.
@@ -199,7 +210,8 @@ fn informs(long: &str) -> Option<Call> {
     let (text, status) = match long {
         "help" => (help::long(), 1),
         "version" => (format!("{SPOKEN_VERSION}\n"), 0),
-        "upgrade-check" => (help::environment(), 0),
+        // To a Ruby master 0 would mean that it may exec us, with --with-state-fd.
+        "upgrade-check" => (help::environment(), 1),
         _ => return None,
     };
     Some(Call::Say { text, status })
@@ -297,6 +309,9 @@ impl Draft {
                 return Err(Refusal { message, status });
             }
         };
+        if face.state_fd.is_some() {
+            return Err(refuse(STATE_FD.into()));
+        }
         face.command = command;
         face.arguments = arguments;
         binds::take_srv(
@@ -316,6 +331,9 @@ impl Draft {
 
 /// As for `-workers`.
 const WORKERS_MAX: u32 = 10_000;
+
+const STATE_FD: &str =
+    "--with-state-fd: cannot take over from a running einhorn; stop it, then start this one";
 
 const PRELOAD: &str = "-p loads Ruby code into the master, which only the Ruby einhorn can: start the program without it";
 
@@ -436,6 +454,18 @@ impl Face {
         }
     }
 
+    /// What we do as einhorn does it.
+    pub fn manners(&self) -> Manners {
+        Manners {
+            wish,
+            stops_well: true,
+            shares_terminal: true,
+            control_fd: self.command_socket_as_fd,
+            dropped: self.drop_env.clone(),
+            nice: self.nice.clone(),
+        }
+    }
+
     /// The spin-up throttle.
     pub fn pace(&self) -> supervisor::Pace {
         supervisor::Pace {
@@ -455,5 +485,16 @@ impl Face {
     fn max_extra(&self, workers: u32) -> u32 {
         self.max_upgrade_additional
             .map_or(workers, |extra| extra.clamp(1, workers))
+    }
+}
+
+/// einhorn's signals. USR1 killed it, and its workers were orphaned; ALRM kills 1.x.
+fn wish(signal: i32) -> Wish {
+    match signal {
+        libc::SIGTERM => Wish::Stop(libc::SIGTERM),
+        libc::SIGINT | libc::SIGUSR2 => Wish::Stop(libc::SIGUSR2),
+        libc::SIGHUP | libc::SIGALRM => Wish::Reload,
+        libc::SIGQUIT => Wish::Leave,
+        _ => Wish::Nothing,
     }
 }

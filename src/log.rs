@@ -41,6 +41,9 @@ const QUEUE_LIMIT: usize = WORKERS_LIMIT + 256 * 1024;
 const MESSAGE_LIMIT: usize = 8 * 1024;
 /// How long to wait before trying again what failed for a reason that poll(2) cannot watch.
 const RETRY: Duration = Duration::from_secs(1);
+/// A log that takes less than the workers' part of the queue in this time is stuck: before that,
+/// workers are held back a little rather than their lines dropped.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// While lines are dropped: how many bytes may be read in which time, by all pipes together.
 const DROP_BYTES: usize = 256 * 1024;
 const DROP_TIME: Duration = Duration::from_millis(10);
@@ -119,12 +122,17 @@ struct Core {
     way: Way,
     state: State,
     queue: Queue,
+    /// Since when the log has not kept up, and how many bytes it has taken since.
+    slow_since: Instant,
+    taken: usize,
     /// Lines dropped and not yet spoken of.
     lost: u64,
     /// Lost lines are spoken of once a second at most.
     next_note: Instant,
     header: Header,
     dropping: Dropping,
+    /// What is less than this is not said.
+    least: Level,
 }
 
 /// The beginnings of lines, made once a second and once a change of worker.
@@ -190,6 +198,16 @@ impl Log {
         self.logger.clone()
     }
 
+    /// Messages of our own below this level are not logged from now on.
+    pub fn set_least(&self, level: Level) {
+        self.core.borrow_mut().least = level;
+    }
+
+    /// The level below which they are not.
+    pub fn least(&self) -> Level {
+        self.core.borrow().least
+    }
+
     /// Whether a worker's line would be taken now.
     pub fn room(&self) -> Room {
         self.core.borrow().room()
@@ -217,10 +235,10 @@ impl Log {
         self.core.borrow_mut().lost += lines;
     }
 
-    /// Leave to read a chunk only to drop it: all pipes together get a bounded rate. Otherwise
-    /// when to ask again.
+    /// Leave to read a chunk only to drop it: when the log is stuck and not merely slower than
+    /// its writers, and at a bounded rate for all pipes together. Otherwise when to ask again.
     pub fn may_drop(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
-        self.core.borrow_mut().dropping.ask(now, bytes)
+        self.core.borrow_mut().may_drop(now, bytes)
     }
 
     /// Whether anything waits to be written.
@@ -281,6 +299,13 @@ impl Log {
     }
 }
 
+/// What nobody has flushed, as far as it goes at once: where a start fails, that is why.
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.flush(clock::now());
+    }
+}
+
 impl Core {
     fn new(form: Form, way: Way, pid: u32) -> Core {
         Core {
@@ -288,10 +313,13 @@ impl Core {
             way,
             state: State::Open,
             queue: Queue::default(),
+            slow_since: Instant::default(),
+            taken: 0,
             lost: 0,
             next_note: Instant::default(),
             header: Header::new(pid),
             dropping: Dropping::default(),
+            least: Level::Trace,
         }
     }
 
@@ -303,6 +331,14 @@ impl Core {
             State::Open => Room::AfterFlush,
             State::Full | State::Absent { .. } => Room::Held,
             State::Broken { .. } => Room::Gone,
+        }
+    }
+
+    fn may_drop(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
+        let stuck_from = after(self.slow_since, PATIENCE);
+        match self.state {
+            State::Full | State::Absent { .. } if now < stuck_from => Err(stuck_from),
+            _ => self.dropping.ask(now, bytes),
         }
     }
 
@@ -370,6 +406,9 @@ impl Core {
             self.state = State::Open;
             return;
         }
+        if self.state == State::Open || self.taken >= WORKERS_LIMIT {
+            (self.slow_since, self.taken) = (now, 0);
+        }
         let waiting = self.queue.len();
         let outcome = match &mut self.way {
             Way::Stderr(stderr) => stderr.flush(&mut self.queue),
@@ -382,6 +421,7 @@ impl Core {
             Outcome::Absent => State::Absent { retry },
             Outcome::Broken => State::Broken { retry },
         };
+        self.taken += waiting - self.queue.len();
         if self.queue.len() < waiting {
             self.note_lost(now);
         }

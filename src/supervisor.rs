@@ -220,7 +220,7 @@ impl Supervisor {
     /// Whether `Event::Settled` would do something.
     pub fn awaits_settling(&self) -> bool {
         self.mode == Mode::Serving
-            && (self.is_decided() || self.rolling_excess() || self.is_overfull())
+            && (self.is_decided() || self.rolling_excess() > 0 || self.is_overfull())
     }
 
     // ---- what others may know ----
@@ -272,9 +272,9 @@ impl Supervisor {
     pub fn gate_deadline(&self) -> Option<Instant> {
         self.policy.start_limit()?;
         let generation = self.rolling_out()?;
-        let coming_up = (self.workers.iter())
-            .filter(|(_, w)| w.generation == generation && w.is_unready() && w.streak == 0);
-        coming_up.filter_map(|(_, w)| w.deadline()).max()
+        let coming_up = self.workers.unready_of(generation);
+        let first_tries = coming_up.filter(|worker| worker.streak == 0);
+        first_tries.filter_map(Worker::deadline).max()
     }
 
     fn has_begun(&self) -> bool {
@@ -365,14 +365,16 @@ impl Supervisor {
             cause,
             after: worker.age(now),
         };
-        if is_member && self.has_fallback() {
-            self.count_early(worker);
-            return self.roll_back(now, failure);
-        }
-        if self.left_by_quit {
+        let rolls_back = is_member && self.has_fallback();
+        if self.left_by_quit && !rolls_back {
             return;
         }
-        self.count_early(worker);
+        if worker.is_unready() {
+            self.early_deaths = self.early_deaths.saturating_add(1);
+        }
+        if rolls_back {
+            return self.roll_back(now, failure);
+        }
         if is_member {
             self.lose_member(failure);
         }
@@ -381,12 +383,6 @@ impl Supervisor {
             return self.not_replaced(id);
         }
         self.refill(now, id, worker);
-    }
-
-    fn count_early(&mut self, worker: &Worker) {
-        if worker.is_unready() {
-            self.early_deaths = self.early_deaths.saturating_add(1);
-        }
     }
 
     fn on_stop(&mut self, now: Instant, signal: i32) {
@@ -441,7 +437,7 @@ impl Supervisor {
     /// A worker that did not make it in time: it is asked to leave, and counts as dead.
     fn on_silence(&mut self, now: Instant, id: ChildId, worker: &Worker, cause: Cause) {
         self.dismiss(now, id);
-        self.left_by_quit = false;
+        self.left_by_quit &= worker.quit;
         self.on_death(now, id, worker, cause);
     }
 
@@ -470,7 +466,6 @@ impl Supervisor {
     /// What follows from the state, whatever the event was.
     fn advance(&mut self, now: Instant) {
         if self.mode == Mode::Serving {
-            self.give_up_for_lack_of_room(now);
             self.start_pending(now);
             if self.unfilled && self.rollout.is_none() {
                 self.fill(now);

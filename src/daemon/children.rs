@@ -4,8 +4,8 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket};
-use crate::args::{Gate, Output};
-use crate::environment::{Control, Environment, Extras, Socket};
+use crate::args::{Gate, Output, Protocols};
+use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::notify::{Message, WorkerSocket};
 use crate::output::{Drained, Pipe, TURN};
 use crate::program::{self, ResolveError};
@@ -16,8 +16,9 @@ use crate::sys::{clock, process};
 use mio::Interest;
 use slog::{error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// How many messages of one worker are read before others get their turn.
@@ -62,6 +63,8 @@ pub(super) struct Children {
     pub streams: BTreeMap<ChildId, Stream>,
     /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
     pub parked: BTreeMap<ChildId, Option<Instant>>,
+    /// Whose pipe was read first in the last turn.
+    first_read: Option<ChildId>,
     graves: VecDeque<(ChildId, Culprit)>,
 }
 
@@ -138,10 +141,14 @@ impl Daemon {
         self.announce_start(&program);
         let notify = self.notify_socket()?;
         let output = self.output_pipe()?;
-        let environment = self.environment(generation, index, notify.as_ref());
+        let line = self.control_line()?;
+        let environment = self.environment(generation, index, notify.as_ref(), line.is_some());
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
-        let descriptors: Vec<BorrowedFd> = self.listeners.iter().map(AsFd::as_fd).collect();
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        let descriptors: Vec<BorrowedFd> = listeners
+            .chain(line.as_ref().map(|(_, theirs)| theirs.as_fd()))
+            .collect();
         let order = Order {
             program: &program,
             arguments: &self.config.arguments,
@@ -161,7 +168,14 @@ impl Daemon {
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
+        let pid = spawned.pid;
         self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
+        if let Some((ours, _)) = line {
+            self.adopt_line(id, ours);
+        }
+        if let Some(level) = self.manners.nice.worker {
+            self.renice(pid, level);
+        }
         Ok(())
     }
 
@@ -191,6 +205,18 @@ impl Daemon {
         })
     }
 
+    /// A connection to the control socket for a worker that is to have one: our end and its.
+    fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
+        if !self.manners.control_fd {
+            return Ok(None);
+        }
+        let pair = UnixStream::pair();
+        pair.map(Some).map_err(|error| End::Exec {
+            step: "opening its connection to the control socket".to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+        })
+    }
+
     fn announce_start(&self, program: &Path) {
         let arguments = self.config.arguments.iter().map(|word| word.as_os_str());
         let words: Vec<_> = std::iter::once(program.as_os_str())
@@ -210,13 +236,14 @@ impl Daemon {
         generation: u64,
         index: u32,
         notify: Option<&WorkerSocket>,
+        has_line: bool,
     ) -> Environment {
         let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
         let control = self.config.control.as_deref().map(|path| Control {
             path,
             master_pid: std::process::id(),
             child_index: index,
-            fd: None,
+            fd: has_line.then_some(FIRST_FD + sockets.len()),
         });
         let extras = Extras {
             generation,
@@ -224,8 +251,9 @@ impl Daemon {
             control,
             user: self.user.as_ref(),
         };
+        let dropped = |name: &OsString| generation > 1 && self.manners.dropped.contains(name);
         Environment::build(
-            std::env::vars_os(),
+            std::env::vars_os().filter(|(name, _)| !dropped(name)),
             &sockets,
             self.config.protocols,
             &extras,
@@ -352,6 +380,7 @@ impl Daemon {
             let worker = self.children.by_pid.get(&pid).copied();
             if let Some(id) = worker {
                 self.on_notify(id);
+                self.hear_last_acks();
                 self.on_report(id);
             }
             match (process::reap(pid), worker) {
@@ -394,6 +423,7 @@ impl Daemon {
             },
         );
         self.on_listeners_in_doubt();
+        self.control_gone(id, child.pid);
         self.tell(Event::Gone(id, end));
     }
 
@@ -406,6 +436,25 @@ impl Daemon {
                 stream.end = Some(end);
                 self.on_output(id);
             }
+        }
+    }
+
+    /// Reads the pipes that have something, and starts each turn at another one: the first may
+    /// fill the log's queue.
+    pub(super) fn take_up_outputs(&mut self) {
+        let ready = self.take(|source| matches!(source, Source::Output(_)));
+        let mut ids: Vec<ChildId> = ready
+            .into_iter()
+            .filter_map(|source| match source {
+                Source::Output(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        let served = ids.partition_point(|id| Some(*id) <= self.children.first_read);
+        ids.rotate_left(served);
+        self.children.first_read = ids.first().copied();
+        for id in ids {
+            self.on_output(id);
         }
     }
 
@@ -431,7 +480,8 @@ impl Daemon {
         self.limit_orphaned_pipes();
     }
 
-    /// Goes on reading what could not be read before.
+    /// Goes on reading what could not be read before; after each flush, whose success nothing else
+    /// announces.
     pub(super) fn unpark(&mut self) {
         let (now, blocked) = (clock::now(), self.log.is_blocked());
         let inbox = &mut self.watch.inbox;
@@ -504,6 +554,46 @@ impl Daemon {
                 errno.desc()
             );
         }
+    }
+
+    /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
+    pub(super) fn renice(&self, pid: i32, level: i32) {
+        let done = match &self.manners.nice.renice {
+            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
+            Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
+        };
+        if let Err(reason) = done {
+            error!(
+                self.logger,
+                "cannot change the niceness of {pid} to {level}: {reason}"
+            );
+        }
+    }
+
+    /// Runs a shell command of the administrator's. Nobody waits for it: it is reaped as an orphan.
+    fn run_aside(&self, command: String) -> Result<(), String> {
+        let shell = Path::new("/bin/sh");
+        let extras = Extras::default();
+        let environment =
+            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let order = Order {
+            program: shell,
+            arguments: &["-c".into(), command.into()],
+            environment: &environment,
+            stdin: self.stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+            descriptors: &[],
+            user: None,
+            directory: None,
+            die_with_parent: None,
+            nofile: self.nofile,
+            pidfd: false,
+        };
+        spawn::spawn(&order)
+            .map(drop)
+            .map_err(|failure| end_text(&failure.end(shell, None)))
     }
 
     pub(super) fn kill_group(&mut self, id: ChildId) {

@@ -3,7 +3,6 @@
 
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -23,16 +22,62 @@ pub fn default_directory() -> PathBuf {
         .unwrap_or_else(|| "/tmp".into())
 }
 
-/// Holds the lock file's flock(2) until it is dropped. Take it before the socket is opened, drop it
-/// when the socket listens; the file stays, empty, mode 0600.
-///
-/// # Errors
-/// One line: another einhorn is about to start, or the file cannot be opened.
-pub fn take_lock(path: &Path) -> Result<Flock<File>, String> {
+/// The files that say who we are. Dropped, it removes the pid file if that still names us.
+#[derive(Debug)]
+pub struct Files {
+    pidfile: PathBuf,
+    pid: u32,
+    /// Held until the sockets are open; the file stays, empty, mode 0600.
+    lock: Option<Flock<File>>,
+    named: bool,
+}
+
+impl Files {
+    /// Takes the lock: of two that start at the same time, one does.
+    ///
+    /// # Errors
+    /// One line: another einhorn is about to start, or the file cannot be opened.
+    pub fn lock(lockfile: &Path, pidfile: &Path, pid: u32) -> Result<Files, String> {
+        Ok(Files {
+            pidfile: pidfile.to_owned(),
+            pid,
+            lock: Some(take_lock(lockfile)?),
+            named: false,
+        })
+    }
+
+    /// Writes the pid in decimal, without a newline, over whatever was there. To be called when the
+    /// control socket is ours, so that a second master cannot spoil the first one's file.
+    ///
+    /// # Errors
+    /// One line: it cannot be written.
+    pub fn write_pid(&mut self) -> Result<(), String> {
+        let path = self.pidfile.display();
+        self.named = true;
+        fs::write(&self.pidfile, self.pid.to_string())
+            .map_err(|error| format!("cannot write pid file {path}: {error}"))
+    }
+
+    /// The sockets are open: who starts now finds them in use.
+    pub fn unlock(&mut self) {
+        self.lock = None;
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let ours = |text: &[u8]| text == self.pid.to_string().as_bytes();
+        if self.named && fs::read(&self.pidfile).is_ok_and(|text| ours(&text)) {
+            let _ = fs::remove_file(&self.pidfile);
+        }
+    }
+}
+
+fn take_lock(path: &Path) -> Result<Flock<File>, String> {
     let open = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(true)
+        .truncate(false)
         .mode(0o600)
         .open(path);
     let file =
@@ -44,20 +89,4 @@ pub fn take_lock(path: &Path) -> Result<Flock<File>, String> {
         ),
         errno => format!("cannot lock {}: {}", path.display(), errno.desc()),
     })
-}
-
-/// Writes the pid in decimal, without a newline, over whatever was there. Call it when the control
-/// socket is ours, so that a second master cannot spoil the first one's file.
-pub fn write_pidfile(path: &Path, pid: u32) -> io::Result<()> {
-    fs::write(path, pid.to_string())
-}
-
-/// Removes the pid file if it still names `pid`: a losing second einhorn leaves the first one's.
-pub fn remove_pidfile(path: &Path, pid: u32) -> io::Result<()> {
-    match fs::read(path) {
-        Ok(text) if text == pid.to_string().as_bytes() => fs::remove_file(path),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
 }

@@ -194,10 +194,11 @@ socket that EINHORN_SOCK_PATH names.
 which asks it to finish what it does and to exit. `einhornsh -e help` lists all commands.
 ";
 
-/// `--upgrade-check`: what a master that thinks of running us wants to see, and people in its log.
+/// `--upgrade-check`: what a master that thinks of running us writes into its log.
 pub fn environment() -> String {
     format!(
-        "socketmaster {} as einhorn {SPOKEN_VERSION}, {} {}\n",
+        "socketmaster {} as einhorn {SPOKEN_VERSION}, {} {}: cannot take over from a running \
+         einhorn; stop it, then start this one\n",
         env!("CARGO_PKG_VERSION"),
         std::env::consts::OS,
         std::env::consts::ARCH

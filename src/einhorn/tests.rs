@@ -98,7 +98,7 @@ fn every_option_reaches_its_field() {
     let got = face(
         "-b 127.0.0.1:80,r,N -c web -d run/e.sock -e p -f l -g -k -l 7 -m manual -n 3 -q -s 0.5 -t 0x10 \
          --max-unacked 2 --max-upgrade-additional=1 --drop-env-var A --drop-env-var B \
-         --reexec-as 'bundle exec \"ein horn\"' --nice -5:3:/bin/renice --gc-before-fork --with-state-fd 11 prog a",
+         --reexec-as 'bundle exec \"ein horn\"' --nice -5:3:/bin/renice --gc-before-fork prog a",
     );
     assert_eq!(got.socket, PathBuf::from("run/e.sock"));
     assert_eq!(
@@ -117,7 +117,7 @@ fn every_option_reaches_its_field() {
         worker: Some(3),
         renice: Some("/bin/renice".into()),
     };
-    assert_eq!((got.nice, got.state_fd), (nice, Some(11)));
+    assert_eq!(got.nice, nice);
 }
 
 #[test]
@@ -170,6 +170,11 @@ fn a_bad_command_line_costs_one_line_and_status_1() {
         );
     }
     assert!(refusal("-p app.rb prog").message.contains("Ruby"));
+    assert!(
+        refusal("--with-state-fd 11 prog")
+            .message
+            .contains("take over")
+    );
     assert_eq!(refusal("-n 0 prog").status, 0, "so einhorn does");
 }
 
@@ -180,7 +185,8 @@ fn help_usage_and_version_exit_as_einhorns_do() {
         other => panic!("einhorn {line}: {other:?}"),
     };
     assert_eq!(say("--version --bogus"), ("1.1.1\n".into(), 0));
-    assert_eq!(say("-q --upgrade-check -- prog").1, 0);
+    // A Ruby master that asks must not exec us: we cannot read its state.
+    assert_eq!(say("-q --upgrade-check -- prog").1, 1);
     let (usage, status) = say("-n 2");
     assert_eq!(status, 1);
     let (help, status) = say("-h -x");
@@ -377,18 +383,25 @@ fn a_lock_is_held_by_one_and_given_back() {
     let directory = std::env::temp_dir().join(format!("einhorn-lock-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory for the test");
     let path = directory.join("lock");
-    let held = files::take_lock(&path).expect("nobody holds it");
-    let error = files::take_lock(&path).expect_err("it is held");
-    assert!(error.starts_with("File lock already acquired"), "{error}");
-    drop(held);
-    files::take_lock(&path).expect("it was given back");
-
     let pidfile = directory.join("pid");
-    files::write_pidfile(&pidfile, 12).expect("writes");
-    files::remove_pidfile(&pidfile, 13).expect("is not ours");
-    assert_eq!(std::fs::read(&pidfile).expect("still there"), b"12");
-    files::remove_pidfile(&pidfile, 12).expect("is ours");
-    files::remove_pidfile(&pidfile, 12).expect("is gone already");
+    let read = || std::fs::read(&pidfile).ok();
+    let lock = |pid| files::Files::lock(&path, &pidfile, pid);
+    let mut first = lock(12).expect("nobody holds it");
+    let error = lock(13).expect_err("it is held");
+    assert!(error.starts_with("File lock already acquired"), "{error}");
+    first.write_pid().expect("writes");
+    assert_eq!(read(), Some(b"12".to_vec()));
+    first.unlock();
+
+    let loser = lock(13).expect("it was given back");
+    drop(loser);
+    assert_eq!(read(), Some(b"12".to_vec()), "it is another's");
+    let mut second = lock(13).expect("it was given back");
+    second.write_pid().expect("writes");
+    drop(first);
+    assert_eq!(read(), Some(b"13".to_vec()), "it is another's now");
+    drop(second);
+    assert_eq!(read(), None);
     std::fs::remove_dir_all(&directory).expect("the test's own directory");
 }
 

@@ -2,10 +2,7 @@
 //! how many workers there may be. It starts workers and asks those who are too many to leave; it
 //! must never judge a generation.
 
-use super::{
-    Action, Cause, ChildId, Failure, Instant, Mode, Note, Phase, Supervisor, Worker,
-    rollout::Rollout,
-};
+use super::{Action, Cause, ChildId, Failure, Instant, Mode, Note, Phase, Supervisor, Worker};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -102,20 +99,17 @@ impl Supervisor {
 
     /// Asks those of `group` beyond N to stop: who is not ready first, then the oldest.
     pub(super) fn trim(&mut self, now: Instant, group: impl Fn(&Worker) -> bool) {
-        let mut ids: Vec<_> = (self.workers.iter())
-            .filter(|(_, worker)| !worker.is_asked() && group(worker))
-            .map(|(id, worker)| (worker.is_ready(), id))
-            .collect();
-        ids.sort();
+        let group = (self.workers.unasked_in_order()).filter(|(_, worker)| group(worker));
+        let ids: Vec<_> = group.map(|(id, _)| id).collect();
         let excess = ids.len().saturating_sub(self.policy.workers as usize);
-        for &(_, id) in &ids[..excess] {
+        for &id in &ids[..excess] {
             self.ask(now, id);
         }
     }
 
     /// Starts what is due, as far as burst, pace and bounds allow.
     pub(super) fn start_due(&mut self, now: Instant) {
-        while self.burst > 0 && !self.is_full() {
+        while self.burst > 0 {
             let Some((at, place)) = self.next_place(now) else {
                 break;
             };
@@ -138,7 +132,7 @@ impl Supervisor {
     /// When the next worker may be started, and where; `None` when none is to be, or somebody has
     /// to become ready or to leave before.
     fn next_place(&self, now: Instant) -> Option<(Instant, Place)> {
-        if self.mode != Mode::Serving || self.room() == 0 {
+        if self.mode != Mode::Serving || self.room() == 0 || self.is_full() {
             return None;
         }
         let rollout = self.rollout.as_ref();
@@ -157,15 +151,14 @@ impl Supervisor {
         candidates.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// When the soonest of `vacancies` may be filled. One that finds all descriptors in use waits
-    /// until somebody has left.
+    /// When the soonest of `vacancies` may be filled.
     fn due(
         &self,
         now: Instant,
         vacancies: Option<&Vacancies>,
         place: Place,
     ) -> Option<(Instant, Place)> {
-        let vacancy = vacancies?.0.front().filter(|_| !self.is_full())?;
+        let vacancy = vacancies?.0.front()?;
         let at = vacancy.due.max(self.paced(now, vacancy.generation)?);
         Some((at, place))
     }
@@ -211,22 +204,10 @@ impl Supervisor {
             .saturating_sub(self.workers.unasked())
     }
 
-    /// Whether our descriptors suffice for no further worker.
+    /// Whether our descriptors suffice for no further worker: then the next start waits until one
+    /// of those who drain has left.
     fn is_full(&self) -> bool {
         self.workers.len() >= self.policy.capacity as usize
-    }
-
-    /// A rollout whose next worker finds no room for itself does not wait for it: those who drain
-    /// may do so for hours.
-    pub(super) fn give_up_for_lack_of_room(&mut self, now: Instant) {
-        let wants_one = self.rollout.as_ref().is_some_and(|r| r.quota > 0);
-        if self.mode == Mode::Serving && wants_one && self.room() > 0 && self.is_full() {
-            let failure = self.no_room(self.workers.len() as u32 + 1);
-            match self.has_fallback() {
-                true => self.roll_back(now, failure),
-                false => self.lose_quota(failure),
-            }
-        }
     }
 
     pub(super) fn no_room(&self, wanted: u32) -> Failure {

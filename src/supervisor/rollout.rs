@@ -113,12 +113,13 @@ impl Supervisor {
         };
         let unlimited = self.policy.gate == Gate::Report && self.policy.start.is_zero();
         let is_running = |worker: &Worker| matches!(worker.phase, Phase::Running { .. });
-        if unlimited && self.members(rollout.generation).any(is_running) {
+        let mut unready = self.workers.unready_of(rollout.generation);
+        if unlimited && unready.any(is_running) {
             return true;
         }
-        let is_retry = |worker: &Worker| worker.is_unready() && worker.streak > 0;
-        !rollout.vacancies.is_empty()
-            && (self.members(rollout.generation)).all(|w| w.is_asked() || is_retry(w))
+        let is_ready = self.workers.tally(rollout.generation).ready > 0;
+        let mut unready = self.workers.unready_of(rollout.generation);
+        !rollout.vacancies.is_empty() && !is_ready && unready.all(|worker| worker.streak > 0)
     }
 
     /// Whether an older generation serves, so that there is something to go back to.
@@ -143,26 +144,25 @@ impl Supervisor {
         if tally.ready >= self.policy.workers || rollout.quota > 0 {
             return tally.ready >= self.policy.workers;
         }
-        let is_settled = |worker: &Worker| !worker.is_unready() || worker.streak > 1;
+        let is_waited_for = |worker: &Worker| worker.streak < 2;
         match (tally.ready, tally.unready) {
             (0, 0) => rollout.vacancies.is_empty(),
             (0, _) => false,
             (_, 0) => true,
-            _ => rollout.failure.is_some() && self.members(rollout.generation).all(is_settled),
+            _ if rollout.failure.is_none() => false,
+            _ => !(self.workers.unready_of(rollout.generation)).any(is_waited_for),
         }
     }
 
-    /// Whether a rolling reload has made an old worker dispensable.
-    pub(super) fn rolling_excess(&self) -> bool {
-        let Some(rollout) = &self.rollout else {
-            return false;
+    /// How many old workers a rolling reload has made dispensable.
+    pub(super) fn rolling_excess(&self) -> u32 {
+        let Some(rollout) = self.rollout.as_ref().filter(|it| it.is_rolling()) else {
+            return 0;
         };
-        let tally = self.workers.tally(rollout.generation);
-        let old = self.old();
-        rollout.is_rolling()
-            && old > 0
-            && tally.ready > 0
-            && tally.ready + old > self.policy.workers
+        match (self.workers.tally(rollout.generation).ready, self.old()) {
+            (0, _) => 0,
+            (ready, old) => (ready + old).saturating_sub(self.policy.workers).min(old),
+        }
     }
 
     /// Whether more than N are there besides those that come up: a rolling reload ended half-way
@@ -179,24 +179,37 @@ impl Supervisor {
 
     /// Promotes: what is ready was alive a moment ago.
     pub(super) fn on_settled(&mut self, now: Instant) {
-        if self.mode == Mode::Serving && self.is_overfull() {
+        if self.mode == Mode::Serving {
             let coming_up = self.rolling_out();
-            self.trim(now, |worker| Some(worker.generation) != coming_up);
+            if self.is_overfull() {
+                self.trim(now, |worker| Some(worker.generation) != coming_up);
+            }
+            self.ask_dispensable(now);
+            self.promote(now);
         }
-        while self.mode == Mode::Serving && self.rolling_excess() {
-            let Some(id) = self.dispensable() else { break };
-            self.ask(now, id);
-        }
-        let Some(generation) = self.rolling_out() else {
+    }
+
+    /// A rolling reload asks old workers: those that do not serve yet first, then the oldest.
+    fn ask_dispensable(&mut self, now: Instant) {
+        let excess = self.rolling_excess();
+        let Some(generation) = self.rolling_out().filter(|_| excess > 0) else {
             return;
         };
-        if self.mode != Mode::Serving || !self.is_decided() {
-            return;
+        let old = self.workers.unasked_in_order();
+        let old = old.filter(|(_, worker)| worker.generation != generation);
+        let ids: Vec<_> = old.take(excess as usize).map(|(id, _)| id).collect();
+        for id in ids {
+            self.ask(now, id);
         }
-        if self.workers.tally(generation).ready > 0 {
-            self.go_live(now, generation);
-        } else {
-            self.end_without_workers(now);
+    }
+
+    fn promote(&mut self, now: Instant) {
+        let Some(generation) = self.rolling_out().filter(|_| self.is_decided()) else {
+            return;
+        };
+        match self.workers.tally(generation).ready {
+            0 => self.end_without_workers(now),
+            _ => self.go_live(now, generation),
         }
     }
 
@@ -209,18 +222,6 @@ impl Supervisor {
             Some(_) => Outcome::Failed,
         };
         self.conclude(now, outcome, failure);
-    }
-
-    /// The old worker that a rolling reload asks next: one that does not serve yet, else the
-    /// oldest.
-    fn dispensable(&self) -> Option<ChildId> {
-        let generation = self.rolling_out()?;
-        let old = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.generation != generation && !worker.is_asked());
-        old.min_by_key(|(id, worker)| (worker.is_ready(), *id))
-            .map(|(id, _)| id)
     }
 
     fn go_live(&mut self, now: Instant, generation: u64) {
@@ -262,14 +263,6 @@ impl Supervisor {
     /// One of the new workers is lost, and costs only itself: there is nothing to go back to.
     pub(super) fn lose_member(&mut self, failure: Failure) {
         if let Some(rollout) = &mut self.rollout {
-            rollout.failure = Some(failure);
-        }
-    }
-
-    /// The new workers that are still to be started are lost.
-    pub(super) fn lose_quota(&mut self, failure: Failure) {
-        if let Some(rollout) = &mut self.rollout {
-            rollout.quota = 0;
             rollout.failure = Some(failure);
         }
     }
@@ -389,16 +382,9 @@ impl Supervisor {
         self.outbox.push_back(Action::Verdict(verdict));
     }
 
-    fn members(&self, generation: u64) -> impl Iterator<Item = &Worker> {
-        let workers = self.workers.iter().map(|(_, worker)| worker);
-        workers.filter(move |worker| worker.generation == generation)
-    }
-
     fn unasked_where(&self, is_meant: impl Fn(&Worker) -> bool) -> Vec<ChildId> {
-        let unasked = self.workers.iter().filter(|(_, worker)| !worker.is_asked());
-        unasked
-            .filter(|(_, worker)| is_meant(worker))
-            .map(|(id, _)| id)
-            .collect()
+        let unasked = self.workers.unasked_in_order();
+        let meant = unasked.filter(|(_, worker)| is_meant(worker));
+        meant.map(|(id, _)| id).collect()
     }
 }

@@ -1,6 +1,8 @@
 //! Who sent a SIGHUP: the kernel, because a terminal closed, or a process, because somebody wants
-//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number.
+//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number. And the one
+//! signal that we ignore.
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,6 +29,14 @@ pub fn watch_hangups() -> io::Result<()> {
     };
     // SAFETY: the action only stores to an atomic, which is async-signal-safe.
     unsafe { signal_hook_registry::register_sigaction(libc::SIGHUP, note) }.map(drop)
+}
+
+/// A line of our log must not stop us where a terminal stops background jobs that write to it
+/// (SIGTTOU and TOSTOP, termios(3)). Workers get the default back.
+pub fn ignore_terminal_output_stop() -> io::Result<()> {
+    // SAFETY: SIG_IGN runs no code of ours.
+    unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
+    Ok(())
 }
 
 /// The senders since the last call.

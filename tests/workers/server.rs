@@ -45,11 +45,16 @@ pub fn version(mut words: impl Iterator<Item = String>) -> String {
     fs::read_to_string("VERSION").map_or_else(|_| "1".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Serves until SIGTERM and returns when the last answer is out.
+/// Serves until SIGTERM on the sockets that the environment names.
 pub fn serve(version: &str) -> io::Result<()> {
+    serve_on(version, inherited()?)
+}
+
+/// Serves until SIGTERM and returns when the last answer is out.
+pub fn serve_on(version: &str, listeners: Vec<OwnedFd>) -> io::Result<()> {
     let (stop, wake) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(libc::SIGTERM, wake)?;
-    let listeners = inherited()?;
+    listeners.iter().try_for_each(share)?;
     println!("up, version {version}");
 
     let version: Arc<str> = version.into();
@@ -88,17 +93,20 @@ fn inherited() -> io::Result<Vec<OwnedFd>> {
             "no socket was inherited; start me with socketmaster",
         ));
     }
-    numbers.into_iter().map(adopt).collect()
+    Ok(numbers.into_iter().map(adopt).collect())
+}
+
+fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: the environment says that this number is a socket meant for us, and nothing else
+    // in this program owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// Workers share the socket, so another may be faster to a connection: accept must not block.
-fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the environment says that this number is a socket meant for us, and nothing else
-    // in this program owns it.
-    let listener = unsafe { OwnedFd::from_raw_fd(number) };
-    let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL)?);
-    fcntl(&listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(listener)
+fn share(listener: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(listener, FcntlArg::F_GETFL)?);
+    fcntl(listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// Waits for a connection or for SIGTERM; says whether it was SIGTERM.

@@ -56,6 +56,7 @@ pub fn at_ms(ms: u64) -> Instant {
 pub struct Script {
     pub core: Supervisor,
     now: Instant,
+    seen: Vec<String>,
 }
 
 /// What an event has led to; it has to be looked at.
@@ -81,6 +82,7 @@ impl Script {
         Script {
             core: Supervisor::new(policy),
             now: Instant(0),
+            seen: Vec::new(),
         }
     }
 
@@ -124,7 +126,14 @@ impl Script {
     /// The events of a stretch whose actions are somebody else's concern.
     pub fn feed(&mut self, event: Event) -> Vec<String> {
         self.core.handle(self.now, event);
-        self.core.outbox.drain(..).map(|a| action(&a)).collect()
+        let did: Vec<_> = self.core.outbox.drain(..).map(|it| action(&it)).collect();
+        self.seen.extend(did.iter().cloned());
+        did
+    }
+
+    /// All that was ever done.
+    pub fn seen(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.seen.iter().map(String::as_str)
     }
 
     /// The whole line of a script in which this happens.

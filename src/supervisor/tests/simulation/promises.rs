@@ -28,6 +28,7 @@ impl Witness {
     fn was_rightly_asked(&mut self, id: ChildId, seen: &Seen) -> Result {
         let overdue = seen.deadline.is_some_and(|at| at <= self.now());
         if self.told(&Event::Tick) && seen.is_unready() && overdue {
+            self.books.left_by_quit &= seen.is_told_to_quit;
             self.books.lose(seen);
             return Ok(());
         }

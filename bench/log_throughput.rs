@@ -1,0 +1,468 @@
+//! How fast a worker's output gets through us, what that costs in processor time and memory, beside
+//! the worker writing straight into the same pipe (the ceiling) and the peers that are installed.
+//! Prints one table; it must never be a test, for its numbers are the machine's as much as ours.
+//!
+//! `cargo bench --bench log_throughput` builds and runs it; results are kept in bench/results/.
+//! The worker is this program again. It notes what its parent, the program under measure, has
+//! used up when it begins to write and when it has written all.
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, getppid, pipe2};
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::time::Duration;
+
+const SOCKETMASTER: &str = env!("CARGO_BIN_EXE_socketmaster");
+/// What the worker writes, in bytes.
+const AMOUNT: usize = 200_000_000;
+/// What it writes for a peer that takes minutes for that.
+const LITTLE: usize = 20_000_000;
+/// Lines of so many bytes, their newline included.
+const LENGTHS: [usize; 3] = [20, 100, 4096];
+/// Each measurement is taken so often, in turn with the others.
+const ROUNDS: usize = 7;
+/// About how much the worker writes at once.
+const ONE_WRITE: usize = 64 * 1024;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Result<()> {
+    let words: Vec<OsString> = env::args_os().collect();
+    let text = |n: usize| words.get(n).and_then(|word| word.to_str());
+    match text(1) {
+        Some("write") => {
+            let number = |n: usize| text(n).and_then(|word| word.parse().ok());
+            let (Some(length), Some(amount), Some(notes)) = (number(2), number(3), text(4)) else {
+                return Err("write LENGTH AMOUNT NOTES".into());
+            };
+            write_lines(length, amount, Path::new(notes))
+        }
+        // A part of the measurements, by their names.
+        Some(only) if !only.starts_with('-') => measure_all(only),
+        _ => measure_all(""),
+    }
+}
+
+// ---- the worker ----
+
+fn write_lines(length: usize, amount: usize, notes: &Path) -> Result<()> {
+    let mut line = b"GET /static/app.js 200 ".repeat(length / 20 + 1);
+    line.truncate(length - 1);
+    line.push(b'\n');
+    let block = line.repeat((ONE_WRITE / length).max(1));
+    let parent = getppid().as_raw();
+    let mut out = io::stdout().lock();
+    let begun = (now()?, processor(parent)?);
+    let mut left = amount;
+    while left > 0 {
+        let piece = left.min(block.len());
+        out.write_all(&block[..piece])?;
+        left -= piece;
+    }
+    out.flush()?;
+    let ended = (now()?, processor(parent)?);
+    let text = format!(
+        "{} {} {} {} {}",
+        begun.0,
+        ended.0,
+        begun.1,
+        ended.1,
+        peak(parent)?
+    );
+    fs::write(notes, text)?;
+    Ok(())
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, the same for all processes.
+fn now() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(u64::try_from(Duration::from(time).as_nanos())?)
+}
+
+/// Processor time of a process, all its threads together, in nanoseconds.
+fn processor(pid: i32) -> Result<u64> {
+    let mut sum = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        sum += text.split(' ').next().unwrap_or("").parse::<u64>()?;
+    }
+    Ok(sum)
+}
+
+/// The most memory that it has had resident, in kB.
+fn peak(pid: i32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find(|line| line.starts_with("VmHWM:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(number.ok_or("no VmHWM")?.parse()?)
+}
+
+// ---- what is measured ----
+
+/// Where the log goes.
+#[derive(Clone, Copy, PartialEq)]
+enum Sink {
+    Null,
+    Pipe,
+}
+
+/// One way for the lines to go.
+struct Way {
+    name: &'static str,
+    sink: Sink,
+    amount: usize,
+    /// The program and its words; `WRITER` stands for the worker's.
+    words: Vec<String>,
+    /// It goes on when its worker has ended.
+    stays: bool,
+}
+
+/// What one run has shown.
+#[derive(Clone, Copy)]
+struct Run {
+    megabytes_per_second: f64,
+    processor_seconds_per_gigabyte: f64,
+    peak_megabytes: f64,
+    /// The same as the ceiling of its round.
+    of_the_ceiling: f64,
+}
+
+fn measure_all(only: &str) -> Result<()> {
+    let scratch = Scratch::new()?;
+    println!("{}\n", machine());
+    println!(
+        "| lines of | way | MB/s | of the ceiling | processor s per GB | peak MB |\n\
+         |---|---|---|---|---|---|"
+    );
+    for length in LENGTHS {
+        let ways = ways(&scratch)?;
+        let mut runs: Vec<Vec<Run>> = ways.iter().map(|_| Vec::new()).collect();
+        for _ in 0..ROUNDS {
+            let mut ceiling = None;
+            for (way, runs) in ways.iter().zip(&mut runs) {
+                if !(way.name.contains(only) || way.name == CEILING) {
+                    continue;
+                }
+                match scratch.measure(way, length) {
+                    Ok(mut run) => {
+                        let ceiling = *ceiling.get_or_insert(run.megabytes_per_second);
+                        run.of_the_ceiling = run.megabytes_per_second / ceiling;
+                        runs.push(run);
+                    }
+                    Err(error) => eprintln!("{}: {error}", way.name),
+                }
+            }
+        }
+        for (way, runs) in ways.iter().zip(&runs) {
+            row(length, way, runs);
+        }
+    }
+    println!("\n{}", load());
+    Ok(())
+}
+
+const CEILING: &str = "straight into the pipe (the ceiling)";
+
+fn ways(scratch: &Scratch) -> Result<Vec<Way>> {
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let own = format!("{SOCKETMASTER} -listen=tcp://127.0.0.1:0 -start=0");
+    let way = |name, sink, text: &str| Way {
+        name,
+        sink,
+        amount: AMOUNT,
+        words: words(text),
+        stays: false,
+    };
+    let command = "-command WRITER";
+    let mut all = vec![
+        way(CEILING, Sink::Pipe, "WRITER"),
+        way(
+            "socketmaster into the pipe",
+            Sink::Pipe,
+            &format!("{own} {command}"),
+        ),
+        way(
+            "socketmaster into /dev/null",
+            Sink::Null,
+            &format!("{own} {command}"),
+        ),
+        way(
+            "socketmaster -output=inherit into the pipe",
+            Sink::Pipe,
+            &format!("{own} -output=inherit {command}"),
+        ),
+        way(
+            "s6-log (time stamps) into the pipe",
+            Sink::Pipe,
+            "PIPED s6-log T 1",
+        ),
+        way(
+            "logger (as to syslog) into the pipe",
+            Sink::Pipe,
+            "PIPED logger --no-act -s -t app",
+        ),
+    ];
+    all[5].amount = LITTLE;
+    all.push(Way {
+        name: "circusd (StdoutStream) into the pipe",
+        sink: Sink::Pipe,
+        amount: LITTLE,
+        words: vec![
+            "circusd".into(),
+            scratch.0.join("circus.ini").to_string_lossy().into_owned(),
+        ],
+        stays: true,
+    });
+    Ok(all)
+}
+
+/// A directory of our own, gone with its owner.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        let dir = env::temp_dir().join(format!("sm-bench-{}", process::id()));
+        fs::create_dir(&dir)?;
+        Ok(Scratch(dir))
+    }
+
+    fn notes(&self) -> PathBuf {
+        self.0.join("notes")
+    }
+
+    /// The words that run the worker.
+    fn writer(&self, length: usize, amount: usize) -> Result<Vec<String>> {
+        let program = env::current_exe()?.to_string_lossy().into_owned();
+        let notes = self.notes().to_string_lossy().into_owned();
+        Ok(vec![
+            program,
+            "write".into(),
+            length.to_string(),
+            amount.to_string(),
+            notes,
+        ])
+    }
+
+    fn measure(&self, way: &Way, length: usize) -> Result<Run> {
+        let _ = fs::remove_file(self.notes());
+        let writer = self.writer(length, way.amount)?;
+        if way.stays {
+            self.write_circus(&writer)?;
+        }
+        let (reader, sink) = match way.sink {
+            Sink::Pipe => {
+                let (reader, sink) = pipe2(OFlag::O_CLOEXEC)?;
+                (Some(reader), sink)
+            }
+            Sink::Null => (
+                None,
+                OwnedFd::from(File::options().write(true).open("/dev/null")?),
+            ),
+        };
+        let started = Started::new(way, &writer, sink)?;
+        let last = reader.map(|reader| drain(reader, way.stays.then_some(way.amount)));
+        let last = last.transpose()?;
+        let used = started.end()?;
+        let notes = fs::read_to_string(self.notes())?;
+        let numbers: Vec<u64> = notes
+            .split(' ')
+            .map(str::parse)
+            .collect::<std::result::Result<_, _>>()?;
+        let &[begun, ended, before, after, peak] = &numbers[..] else {
+            return Err("the worker's notes are not whole".into());
+        };
+        let seconds = (last.unwrap_or(ended) - begun) as f64 / 1e9;
+        let (processor, peak) = used.unwrap_or((after - before, peak));
+        Ok(Run {
+            megabytes_per_second: way.amount as f64 / 1e6 / seconds,
+            processor_seconds_per_gigabyte: processor as f64 / way.amount as f64,
+            peak_megabytes: peak as f64 / 1024.0,
+            of_the_ceiling: 0.0,
+        })
+    }
+
+    /// circusd takes its worker from a file.
+    fn write_circus(&self, writer: &[String]) -> Result<()> {
+        let text = format!(
+            "[circus]\nendpoint = tcp://127.0.0.1:{}\npubsub_endpoint = tcp://127.0.0.1:{}\n\
+             [watcher:w]\ncmd = {}\nargs = {}\nrespawn = False\n\
+             stdout_stream.class = StdoutStream\n",
+            free_port()?,
+            free_port()?,
+            writer[0],
+            writer[1..].join(" ")
+        );
+        Ok(fs::write(self.0.join("circus.ini"), text)?)
+    }
+}
+
+/// The running programs of one measurement.
+struct Started {
+    main: Child,
+    /// Who writes into its stdin, where it does not start the worker itself.
+    writer: Option<Child>,
+    stays: bool,
+}
+
+impl Started {
+    fn new(way: &Way, writer: &[String], sink: OwnedFd) -> Result<Started> {
+        let mut words: Vec<String> = Vec::new();
+        for word in &way.words {
+            match word.as_str() {
+                "WRITER" => words.extend_from_slice(writer),
+                "PIPED" => {}
+                _ => words.push(word.clone()),
+            }
+        }
+        let piped = way.words[0] == "PIPED";
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdout(sink.try_clone()?);
+        command.stdin(if piped { Stdio::piped() } else { Stdio::null() });
+        // circusd says all that it does on stderr.
+        command.stderr(if way.stays {
+            Stdio::null()
+        } else {
+            sink.into()
+        });
+        let mut main = command.spawn()?;
+        let writer = match main.stdin.take() {
+            Some(stdin) => Some(
+                Command::new(&writer[0])
+                    .args(&writer[1..])
+                    .stdout(stdin)
+                    .spawn()?,
+            ),
+            None => None,
+        };
+        Ok(Started {
+            main,
+            writer,
+            stays: way.stays,
+        })
+    }
+
+    /// Waits for the end. What a program has used that is not the worker's parent: processor
+    /// time, and its peak, which is unknown then.
+    fn end(mut self) -> Result<Option<(u64, u64)>> {
+        let pid = i32::try_from(self.main.id())?;
+        if let Some(mut writer) = self.writer.take() {
+            writer.wait()?;
+            let used = wait_as_zombie(pid)?;
+            self.main.wait()?;
+            return Ok(Some((used, 0)));
+        }
+        if self.stays {
+            kill(Pid::from_raw(pid), Signal::SIGTERM)?;
+        }
+        self.main.wait()?;
+        Ok(None)
+    }
+}
+
+/// Waits for the end of a child that stays a zombie; its processor time.
+fn wait_as_zombie(pid: i32) -> Result<u64> {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(Pid::from_raw(pid)), flags)?;
+    processor(pid)
+}
+
+/// Reads until the end, or so many bytes at least; says when the last byte came.
+fn drain(reader: OwnedFd, least: Option<usize>) -> Result<u64> {
+    debug_assert!(fcntl(&reader, FcntlArg::F_GETPIPE_SZ).is_ok());
+    let mut reader = File::from(reader);
+    let mut chunk = vec![0; 128 * 1024];
+    let mut count = 0;
+    let mut last = now()?;
+    loop {
+        let n = reader.read(&mut chunk)?;
+        if n == 0 {
+            return Ok(last);
+        }
+        count += n;
+        last = now()?;
+        if least.is_some_and(|least| count >= least) {
+            return Ok(last);
+        }
+    }
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+// ---- the table ----
+
+fn row(length: usize, way: &Way, runs: &[Run]) {
+    if runs.is_empty() {
+        return;
+    }
+    let median = |field: fn(&Run) -> f64| {
+        let mut values: Vec<f64> = runs.iter().map(field).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    let peak = match median(|run| run.peak_megabytes) {
+        0.0 => "-".to_owned(),
+        peak => format!("{peak:.1}"),
+    };
+    let (share, cost) = match (way.name == CEILING, way.sink) {
+        (true, _) => ("1".to_owned(), "-".to_owned()),
+        (_, sink) => {
+            let cost = median(|run| run.processor_seconds_per_gigabyte);
+            let share = match sink {
+                Sink::Pipe => format!("{:.2}", median(|run| run.of_the_ceiling)),
+                Sink::Null => "-".to_owned(),
+            };
+            (share, format!("{cost:.2}"))
+        }
+    };
+    println!(
+        "| {length} | {} | {:.0} | {share} | {cost} | {peak} |",
+        way.name,
+        median(|run| run.megabytes_per_second)
+    );
+}
+
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split(' ').next().unwrap_or("?");
+    format!("Medians of {ROUNDS} rounds; load average at the end {first}.")
+}
+
+/// The day and the machine.
+fn machine() -> String {
+    let said = |program: &str, word: &str| {
+        let output = Command::new(program).arg(word).output();
+        let text = output.map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&text).trim().to_owned()
+    };
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let cores = info
+        .lines()
+        .filter(|line| line.starts_with("processor"))
+        .count();
+    let model = model.map_or("unknown processor", |(_, name)| name);
+    format!(
+        "{}, {cores} × {model}, Linux {}",
+        said("date", "+%Y-%m-%d"),
+        said("uname", "-r")
+    )
+}
