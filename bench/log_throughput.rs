@@ -268,7 +268,10 @@ impl Scratch {
                 let (reader, sink) = pipe2(OFlag::O_CLOEXEC)?;
                 (Some(reader), sink)
             }
-            Sink::Null => (None, OwnedFd::from(File::options().write(true).open("/dev/null")?)),
+            Sink::Null => (
+                None,
+                OwnedFd::from(File::options().write(true).open("/dev/null")?),
+            ),
         };
         let started = Started::new(way, &writer, sink)?;
         let last = reader.map(|reader| drain(reader, way.stays.then_some(way.amount)));
@@ -330,7 +333,11 @@ impl Started {
         command.args(&words[1..]).stdout(sink.try_clone()?);
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() });
         // circusd says all that it does on stderr.
-        command.stderr(if way.stays { Stdio::null() } else { sink.into() });
+        command.stderr(if way.stays {
+            Stdio::null()
+        } else {
+            sink.into()
+        });
         let mut main = command.spawn()?;
         let writer = match main.stdin.take() {
             Some(stdin) => Some(
