@@ -30,7 +30,8 @@ const LAST_WORDS: usize = 8;
 /// What clients do wrong is logged this often at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
 
-const NOT_PERMITTED: &str = "Not permitted: that is for root and the user that the master runs as.";
+const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
+const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
 const FAILED: Option<(&str, &str)> = Some(("failed", "true"));
 
@@ -394,7 +395,11 @@ impl Daemon {
 
     fn on_request(&mut self, incoming: &Incoming) {
         if incoming.rights < needed(incoming) {
-            return self.control.refuse(incoming, NOT_PERMITTED);
+            let reason = match incoming.rights {
+                Rights::Questions => ONLY_ASK,
+                _ => NOT_PERMITTED,
+            };
+            return self.control.refuse(incoming, reason);
         }
         #[cfg(feature = "einhorn")]
         if self.is_einhorns_reload(incoming) {

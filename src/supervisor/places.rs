@@ -270,6 +270,8 @@ impl Supervisor {
             Some(rollout) if is_member => rollout.vacancies.add(vacancy),
             _ => self.vacancies.add(vacancy),
         }
+        let pace = self.paced(now, worker.generation).map(|at| at - now);
+        let delay = delay.max(pace.unwrap_or_default());
         self.note(Note::Replacing { id, delay });
     }
 

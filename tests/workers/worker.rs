@@ -8,6 +8,9 @@
 #[path = "server.rs"]
 mod server;
 
+#[path = "einhorn.rs"]
+mod einhorn;
+
 #[path = "report.rs"]
 mod report;
 
@@ -59,6 +62,14 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         "http" => {
             let words = words.iter().map(|word| word.to_string_lossy().into_owned());
             server::serve(&server::version(words)).map(|()| 0)
+        }
+        "einhorn" => {
+            let words = words.iter().skip(1);
+            einhorn::work(
+                &words
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect::<Vec<_>>(),
+            )
         }
         "exit" => leave(number(1), number(2)),
         "silent" => Ok(park()),
