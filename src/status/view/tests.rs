@@ -35,7 +35,7 @@ fn roll_back(core: &mut Supervisor) -> Told {
     core.outbox.clear();
     core.handle(now, Event::Reload(None));
     core.handle(now, Event::Gone(ChildId(3), End::Exited(7)));
-    let verdicts = core.outbox.iter().filter_map(|action| match action {
+    let mut verdicts = core.outbox.iter().filter_map(|action| match action {
         Action::Verdict(verdict) => Some(verdict.clone()),
         _ => None,
     });
