@@ -1,4 +1,4 @@
-//! Scripts that the simulation found, each named after what went wrong.
+//! What went wrong once, mostly in the simulation: each script is named after its symptom.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Gate, Policy, Style};
