@@ -213,22 +213,10 @@ fn a_line_of_50_mb_costs_no_memory() {
     assert!(kilobytes < 4096, "{kilobytes} kB");
 }
 
-/// Waits until the process sleeps and uses no processor any more: it is blocked.
-fn wait_until_blocked(daemon: &Daemon, pid: i32) {
-    let (mut ticks, mut quiet) = (0, 0);
-    daemon.wait_until("the flooding worker to be blocked", || {
-        let now = facts::cpu_ticks(pid);
-        let asleep = facts::state(pid).as_deref() == Some("S") && now == ticks;
-        quiet = if asleep { quiet + 1 } else { 0 };
-        ticks = now;
-        quiet >= 20
-    });
-}
-
 /// A flood into a log that nobody reads: a reload and a stop must work, without a busy loop.
 fn survives_a_stuck_log(daemon: &Daemon) {
     let old = daemon.wait_for("the first worker", || daemon.workers().first().copied());
-    wait_until_blocked(daemon, old);
+    daemon.wait_until_blocked(old);
     let before = facts::cpu_ticks(daemon.pid());
     daemon.stays_up_for(Duration::from_millis(500));
     let burned = facts::cpu_ticks(daemon.pid()) - before;
@@ -279,7 +267,7 @@ fn a_stream_socket_that_nobody_reads_stalls_no_reload_and_no_stop() {
 fn the_log_goes_on_when_somebody_reads_it_again() {
     let mut daemon = Run::worker(&["-start=600"], &["flood"]).start_unread();
     let old = daemon.wait_for("the first worker", || daemon.workers().first().copied());
-    wait_until_blocked(&daemon, old);
+    daemon.wait_until_blocked(old);
     daemon.signal(Signal::SIGHUP);
     daemon.wait_until("the new worker alone", || match daemon.workers()[..] {
         [pid] => pid != old,

@@ -8,18 +8,18 @@ fn the_hardened_unit_serves_reloads_rolls_back_respawns_and_stops() {
     in_each(|systemd| {
         systemd.run(&["systemctl", "start", "hardened"]);
         let main = systemd.show("hardened", "MainPID");
-        let first = get(systemd, &port(8085));
+        let first = get(systemd, &port(8080));
         systemd.run(&["systemctl", "reload", "hardened"]);
         let live = |status: &str| status.contains("generation 2 is live");
         systemd.wait_for("hardened", "StatusText", live);
-        let second = get(systemd, &port(8085));
+        let second = get(systemd, &port(8080));
         assert_ne!(second, first);
 
         systemd.install_script("exit 7", "/usr/local/bin/server");
         systemd.run(&["systemctl", "reload", "hardened"]);
         let rolled_back = |status: &str| status.contains("reload 3 rolled back");
         systemd.wait_for("hardened", "StatusText", rolled_back);
-        assert_eq!(get(systemd, &port(8085)), second);
+        assert_eq!(get(systemd, &port(8080)), second);
         assert_eq!(systemd.show("hardened", "MainPID"), main);
 
         systemd.run(&["systemctl", "stop", "hardened"]);

@@ -234,3 +234,28 @@ fn what_a_worker_tells_its_notify_socket_is_for_us_and_never_reaches_systemd() {
         assert!(status.starts_with("generation 1: 1 of 1"), "{status}");
     });
 }
+
+/// The unit whose ExecReload= is our own client.
+#[test]
+fn systemctl_reload_of_the_verdict_unit_fails_when_the_new_generation_was_rolled_back() {
+    in_each(|systemd| {
+        systemd.run(&["systemctl", "start", "verdict"]);
+        systemd.run(&["systemctl", "reload", "verdict"]);
+        let status = systemd.show("verdict", "StatusText");
+        assert!(status.contains("generation 2 is live"), "{status}");
+
+        systemd.install_script("echo no such table; exit 7", "/usr/local/bin/server");
+        let reload = systemd.exec(&["systemctl", "reload", "verdict"]);
+        assert!(!reload.status.success(), "{reload:?}");
+        assert_eq!(systemd.show("verdict", "ActiveState"), "active");
+        systemd.wait_for_line("verdict", "status=3");
+        let journal = systemd.journal("verdict");
+        assert!(journal.contains("no such table"), "{journal}");
+
+        systemd.install(crate::common::example("server"), "/usr/local/bin/server");
+        systemd.run(&["systemctl", "reload", "verdict"]);
+        get(systemd, &port(8080));
+        systemd.run(&["systemctl", "stop", "verdict"]);
+        assert!(!systemd.path("/run/verdict").exists());
+    });
+}

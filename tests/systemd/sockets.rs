@@ -22,7 +22,7 @@ fn a_unit_without_any_privilege_serves_a_port_below_1024_from_its_socket_unit() 
     in_each(|systemd| {
         systemd.run(&["systemctl", "start", "activated.socket"]);
         assert_eq!(systemd.show("activated", "ActiveState"), "inactive");
-        let first = get(systemd, &port(83));
+        let first = get(systemd, &port(80));
         systemd.wait_for("activated", "ActiveState", |state| state == "active");
         let main = main_pid(systemd, "activated");
         assert!(
@@ -34,11 +34,11 @@ fn a_unit_without_any_privilege_serves_a_port_below_1024_from_its_socket_unit() 
         systemd.run(&["systemctl", "reload", "activated"]);
         let live = |status: &str| status.contains("generation 2 is live");
         systemd.wait_for("activated", "StatusText", live);
-        assert_ne!(get(systemd, &port(83)), first);
+        assert_ne!(get(systemd, &port(80)), first);
 
         // The socket unit holds the port while the service is down.
         systemd.run(&["systemctl", "stop", "activated.service"]);
-        get(systemd, &port(83));
+        get(systemd, &port(80));
         systemd.wait_for("activated", "ActiveState", |state| state == "active");
         assert_ne!(main_pid(systemd, "activated"), main);
     });
