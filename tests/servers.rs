@@ -17,6 +17,7 @@ use servers::recipes::{self, RECIPES, Recipe};
 use servers::roll::{Kind, Seen, Site};
 use servers::{need, roll};
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -187,6 +188,9 @@ fn nginx_finds_each_of_its_sockets() {
     let _turn = roll::turn();
     if !common::root_or_skip() || !need::all_there(recipes::named("nginx").needs) {
         return;
+    }
+    if TcpListener::bind("[::1]:0").is_err() {
+        return common::skip("no IPv6");
     }
     let dir = TempDir::new();
     let (port, path) = (roll::free_port(), dir.word("s"));
