@@ -22,7 +22,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How often each server is rolled over each kind of socket.
-const RELOADS: usize = 4;
+const RELOADS: usize = 3;
 
 /// Rolls the recipe over TCP and over a unix socket, with no failure at all.
 fn loses_nothing(name: &str, fetch: Fetch) {

@@ -45,7 +45,9 @@ pub fn all_there(needs: &[Need]) -> bool {
     let missing: Vec<&str> = missing.map(|need| need.name()).collect();
     let promised = env::var(REQUIRED).unwrap_or_default();
     for name in &missing {
-        let is_promised = promised.split([',', ' ']).any(|word| is_version(word, name));
+        let is_promised = promised
+            .split([',', ' '])
+            .any(|word| is_version(word, name));
         assert!(!is_promised, "{REQUIRED} promises {name}, which is missing");
     }
     if !missing.is_empty() {
