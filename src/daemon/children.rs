@@ -465,10 +465,12 @@ impl Daemon {
             return;
         };
         let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        let mut outlives = false;
         if stream.pipe.is_complete() || state == Drained::Eof {
             if let Some(end) = stream.end.take() {
                 info!(self.logger, "{end}");
                 stream.reported = true;
+                outlives = state != Drained::Eof;
             }
         }
         match state {
@@ -478,7 +480,10 @@ impl Daemon {
             Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
             Drained::Empty => {}
         }
-        self.limit_orphaned_pipes();
+        // It looks at all streams: not at every line of everybody.
+        if outlives {
+            self.limit_orphaned_pipes();
+        }
     }
 
     /// Goes on reading what could not be read before; after each flush, whose success nothing else
