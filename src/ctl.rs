@@ -59,19 +59,19 @@ pub const FLAGS: &[Flag] = &[
 const HELP: &str = "\
 Usage: socketmaster ctl [-control=PATH] COMMAND
 
-Talks to a running socketmaster by its control socket: -control names it, else the
-environment's SOCKETMASTER_CONTROL.
+Talks to a running socketmaster by its control socket: -control names it, else
+SOCKETMASTER_CONTROL in the environment.
 
-  reload [-wait] [-timeout=TIME]   start new workers, stop the old ones when they are ready
-  status [-json]                   sockets, workers, the last verdict
-  stop [-wait] [-timeout=TIME]     ask the workers to finish, and end
-  workers N                        have N workers from now on
-  ping                             say who is there
-  upgrade                          replace socketmaster itself by what is on disk
+  reload [-wait] [-timeout=TIME]  start new workers, then stop the old ones
+  status [-json]                  sockets, workers, the last verdict
+  stop [-wait] [-timeout=TIME]    ask the workers to finish, and end
+  workers N                       have N workers from now on
+  ping                            say who is there
+  upgrade                         replace socketmaster itself by what is on disk
 
 TIME is in milliseconds, or as in 30s or 1m30s.
-Exit status: 0 done (reload -wait: the new generation is live), 1 failed, 2 usage,
-3 rolled back, 4 timed out, 5 superseded or stopping.
+Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
+2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
 ";
 
 /// What the command line asks for.

@@ -16,8 +16,8 @@ use nix::unistd::{pipe2, read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tail::Tail;
 
-/// One read(2); as fast as larger ones.
-const CHUNK: usize = 16 * 1024;
+/// One read(2): all that a pipe holds. Less would wake a writer more often than once a pipeful.
+const CHUNK: usize = 64 * 1024;
 /// What one pipe should be given of a turn, in bytes.
 pub const TURN: usize = 64 * 1024;
 
@@ -123,13 +123,19 @@ impl Pipe {
         log.tick();
         let mut budget = budget;
         loop {
-            match self.hand_out(log) {
+            match log.worker_lines(self.pid, &mut self.lines) {
                 Room::Free => {}
                 Room::AfterFlush => return Drained::More,
-                Room::Held if !self.may_drop => return Drained::Held,
+                Room::Held if !self.may_drop => {
+                    self.lines.rest();
+                    return Drained::Held;
+                }
                 Room::Held | Room::Gone => match log.may_drop(now, CHUNK) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => return Drained::Wait(later),
+                    Err(later) => {
+                        self.lines.rest();
+                        return Drained::Wait(later);
+                    }
                 },
             }
             if self.at_end {
@@ -176,21 +182,6 @@ impl Pipe {
     /// Goes on with a line that another process image has half read.
     pub fn restore(&mut self, lines: LineBuffer) {
         self.lines = lines;
-    }
-
-    /// Gives the log the complete lines, while it takes them.
-    fn hand_out(&mut self, log: &mut Log) -> Room {
-        loop {
-            let room = log.room();
-            if room != Room::Free {
-                // It matters only if something would have to be taken.
-                return room;
-            }
-            match self.lines.next_line() {
-                Some(line) => log.worker_line(self.pid, line.bytes, line.cut),
-                None => return Room::Free,
-            }
-        }
     }
 
     /// One read, no further than to a dead worker's last byte.

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How often each server is rolled over each kind of socket.
-const RELOADS: usize = 25;
+const RELOADS: usize = 4;
 
 /// Rolls the recipe over TCP and over a unix socket, with no failure at all.
 fn loses_nothing(name: &str, fetch: Fetch) {
@@ -185,7 +185,7 @@ fn a_broken_application_under_gunicorn_is_rolled_back() {
 #[test]
 fn nginx_finds_each_of_its_sockets() {
     let _turn = roll::turn();
-    if !common::root_or_skip() || !need::all_there(&["nginx"]) {
+    if !common::root_or_skip() || !need::all_there(recipes::named("nginx").needs) {
         return;
     }
     let dir = TempDir::new();

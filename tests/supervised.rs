@@ -37,7 +37,7 @@ impl Family {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let is_there =
             |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-        let found = self.programs().iter().all(|name| is_there(name));
+        let found = self.programs().iter().all(is_there);
         if !found {
             common::skip(&format!("{:?} is not installed", self.programs()));
         }

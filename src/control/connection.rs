@@ -100,6 +100,11 @@ impl Connection {
         self.ended && !unheard && self.waiting == 0 && self.unread() == 0
     }
 
+    /// It has so much to read that it is not listened to.
+    pub fn is_congested(&self) -> bool {
+        self.unread() > CONGESTED
+    }
+
     fn unread(&self) -> usize {
         self.out.len() - self.written
     }
@@ -108,7 +113,7 @@ impl Connection {
     pub fn next_request(&mut self, now: Instant) -> Result<Option<Request>, Gone> {
         self.flush()?;
         self.has_more = false;
-        if self.unread() > CONGESTED {
+        if self.is_congested() {
             // Its reading makes the socket writable, and us come again.
             return Ok(None);
         }

@@ -119,8 +119,7 @@ mod tests {
 
     /// A shell that waits for its stdin, and the pid of a child of its child.
     fn family() -> (Child, i32) {
-        let script =
-            "sh -c 'read line & echo $!; read line <&3' 3<&0 | { read pid; echo $pid; cat; }";
+        let script = "sh -c 'cat <&3 & echo $!; wait' 3<&0 | { read pid; echo $pid; cat; }";
         let mut shell = Command::new("/bin/sh")
             .args(["-c", script])
             .stdin(Stdio::piped())

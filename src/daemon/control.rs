@@ -12,7 +12,7 @@ use super::watch::{Source, Ticket, Watch};
 use crate::args::Gate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
 use crate::protocol::Id;
-use crate::status::{Process, SocketView, Told, View};
+use crate::status::{Process, SocketView, Told, View, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use mio::Interest;
@@ -30,7 +30,8 @@ const LAST_WORDS: usize = 8;
 /// What clients do wrong is logged this often at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
 
-const NOT_PERMITTED: &str = "Not permitted: that is for root and the user that the master runs as.";
+const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
+const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
 const FAILED: Option<(&str, &str)> = Some(("failed", "true"));
 
@@ -394,7 +395,11 @@ impl Daemon {
 
     fn on_request(&mut self, incoming: &Incoming) {
         if incoming.rights < needed(incoming) {
-            return self.control.refuse(incoming, NOT_PERMITTED);
+            let reason = match incoming.rights {
+                Rights::Questions => ONLY_ASK,
+                _ => NOT_PERMITTED,
+            };
+            return self.control.refuse(incoming, reason);
         }
         #[cfg(feature = "einhorn")]
         if self.is_einhorns_reload(incoming) {
@@ -476,12 +481,12 @@ impl Daemon {
         if wait {
             self.control.wait(incoming, Wish::End);
         }
-        let workers = self.core.workers().len();
+        let workers = workers_text(self.core.workers().len());
         if self.core.is_stopping() {
-            let text = format!("stopping already, {workers} workers left");
+            let text = format!("stopping already, {workers} left");
             return self.control.say_and_wait(incoming, &text, wait);
         }
-        let text = format!("stopping, {workers} workers are asked to finish");
+        let text = format!("stopping, {workers} asked to finish");
         self.control.say_and_wait(incoming, &text, wait);
         self.log_request(incoming, "stop");
         self.on_stop_signal("stop", SIGTERM);
@@ -490,8 +495,9 @@ impl Daemon {
     fn on_workers(&mut self, incoming: &Incoming, number: u32) {
         match self.resize(number) {
             Ok(before) => {
-                self.log_request(incoming, &format!("{number} workers instead of {before}"));
-                let text = format!("{number} workers per generation, {before} before");
+                let workers = workers_text(number as usize);
+                self.log_request(incoming, &format!("{workers} instead of {before}"));
+                let text = format!("{workers} per generation, {before} before");
                 self.control.say(incoming, &text);
             }
             Err(reason) => self.control.refuse(incoming, &reason),
@@ -518,7 +524,7 @@ impl Daemon {
     fn on_status(&mut self, incoming: &Incoming, json: bool) {
         let (message, object) = match json {
             true => (
-                crate::status::summary(&self.core, ""),
+                summary(&self.core, ""),
                 Some(self.with_view(|view| view.json())),
             ),
             false => (self.with_view(|view| view.table()), None),
@@ -574,8 +580,8 @@ impl Daemon {
                 bound.get_or_insert(generation);
             }
         }
-        let workers = self.core.policy().workers;
-        let text = format!("reload {generation}: starting {workers} new workers");
+        let workers = workers_text(self.core.policy().workers as usize);
+        let text = format!("reload {generation}: starting {workers}");
         self.control
             .progress(&text, |wish| wish == Wish::Reload(Some(generation)));
         #[cfg(feature = "einhorn")]
@@ -625,7 +631,7 @@ impl Daemon {
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
-            let text = format!("{left} workers left");
+            let text = format!("{} left", workers_text(left));
             self.control.progress(&text, |wish| wish == Wish::End);
         }
     }

@@ -167,7 +167,7 @@ mod tests {
     fn through(way: Way, fd: OwnedFd) -> (Stderr, Queue) {
         let mut queue = Queue::default();
         for _ in 0..200 {
-            queue.push_line(&[&[b'x'; 999]]);
+            queue.push_line(&[b'x'; 999], b"");
         }
         (Stderr { fd, way }, queue)
     }

@@ -35,6 +35,15 @@ fn text(end: impl AsFd) -> String {
 }
 
 impl Log {
+    /// Adds one line, or counts it as lost.
+    pub(crate) fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
+        let mut core = self.core.borrow_mut();
+        match core.room() {
+            Room::Free => core.worker_line(pid, &Line { bytes: line, cut }),
+            _ => core.lost += 1,
+        }
+    }
+
     /// Waits until the watched descriptor is writable, if one is watched.
     pub(crate) fn await_writable(&self) {
         if self.wait_fd().is_none() {

@@ -2,6 +2,7 @@
 
 use super::{
     Culprit, duration_text, failure_text, outcome_word, summary, verdict_sentence, verdict_text,
+    workers_text,
 };
 use crate::protocol::json::write_string;
 use crate::supervisor::{ChildId, Instant, Outcome, Phase, Supervisor, Verdict, Worker};
@@ -88,11 +89,8 @@ impl View<'_> {
         let waits = self.core.backoffs().map(|due| due - self.now);
         if let Some(longest) = waits.max() {
             let count = self.core.backoffs().count();
-            let _ = writeln!(
-                text,
-                "{count} workers are to be replaced within {}",
-                duration_text(longest)
-            );
+            let (count, longest) = (workers_text(count), duration_text(longest));
+            let _ = writeln!(text, "{count} to be started within {longest}");
         }
     }
 

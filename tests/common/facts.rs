@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The fields of /proc/PID/stat after the name, which may hold anything.
 fn stat(pid: i32) -> Option<Vec<String>> {
@@ -40,6 +41,13 @@ pub fn cpu_ticks(pid: i32) -> u64 {
             .unwrap_or(0)
     };
     field(11) + field(12)
+}
+
+/// Processor time of its main thread so far, exactly (/proc/PID/schedstat); a zombie's too.
+pub fn processor(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// A line of /proc/PID/smaps_rollup or status, in kB.

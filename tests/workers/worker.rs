@@ -8,6 +8,9 @@
 #[path = "server.rs"]
 mod server;
 
+#[path = "einhorn.rs"]
+mod einhorn;
+
 #[path = "report.rs"]
 mod report;
 
@@ -60,6 +63,14 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
             let words = words.iter().map(|word| word.to_string_lossy().into_owned());
             server::serve(&server::version(words)).map(|()| 0)
         }
+        "einhorn" => {
+            let words = words.iter().skip(1);
+            einhorn::work(
+                &words
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect::<Vec<_>>(),
+            )
+        }
         "exit" => leave(number(1), number(2)),
         "silent" => Ok(park()),
         "up" => say("up").map(|()| park()),
@@ -82,6 +93,9 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         }
         "lines" => lines(number(1).unwrap_or(0)).map(|()| number(2).unwrap_or(0) as u8),
         "flood" => lines(u64::MAX).map(|()| 0),
+        "flood-ready" => ready(Path::new(""))
+            .and_then(|()| lines(u64::MAX))
+            .map(|()| 0),
         "cat" => cat(path(1), number(2)),
         "longline" => longline(number(1).unwrap_or(0)).map(|()| park()),
         "report" => report::print(words).map(|()| park()),

@@ -209,12 +209,16 @@ fn deaths_before_readiness_stretch_the_pace() {
     s.at(10_000)
         .exits(1, 1)
         .does("replacing 1 in 0; spawn 2 of 1", "13000");
-    s.at(10_100).exits(2, 1).does("replacing 2 in 0", "11500"); // 1.5 s after the last start
+    s.at(10_100)
+        .exits(2, 1)
+        .does("replacing 2 in 1400", "11500"); // 1.5 s after the last start
     s.at(11_500).tick().does("spawn 3 of 1", "14500");
-    s.at(11_600).exits(3, 1).does("replacing 3 in 0", "13750"); // 2.25 s
+    s.at(11_600)
+        .exits(3, 1)
+        .does("replacing 3 in 2150", "13750"); // 2.25 s
     s.at(13_750).tick().does("spawn 4 of 1", "16750");
     s.at(13_800).ready(4).does("ready 4", "-"); // forgotten
-    s.at(13_900).exits(4, 1).does("replacing 4 in 0", "14750");
+    s.at(13_900).exits(4, 1).does("replacing 4 in 850", "14750");
 }
 
 #[test]

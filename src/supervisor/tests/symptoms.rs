@@ -68,6 +68,42 @@ fn superseded_workers_that_died_left_the_live_set_short() {
     );
 }
 
+/// The same in a service that had been up: the places had been counted before they died.
+#[test]
+fn superseded_workers_that_died_later_left_the_live_set_short() {
+    let (gate, start) = (Gate::Report, Duration::ZERO);
+    let policy = Policy {
+        gate,
+        start,
+        respawn: true,
+        ..fleet(2)
+    };
+    let mut s = Script::up(policy);
+    s.at(10_000)
+        .hup()
+        .does("begin 2; spawn 3 of 2; spawn 4 of 2", "40000");
+    s.running(3).does("", "40000");
+    s.running(4).does("", "-");
+    s.at(10_001)
+        .exits(1, 1)
+        .does("replacing 1 in 0; spawn 5 of 1", "40001");
+    s.at(10_001)
+        .exits(2, 1)
+        .does("replacing 2 in 0; spawn 6 of 1", "40001");
+    s.at(10_002).hup().does(
+        "remembered; TERM to 5; TERM to 6; superseded 2 0/2; begin 3; spawn 7 of 3; spawn 8 of 3",
+        "20002",
+    );
+    s.at(10_003)
+        .exits(3, 1)
+        .does("not replacing 3, 0 ready", "20002");
+    s.at(10_004).ready(4).does("ready 4", "20002");
+    s.at(10_005).exits(7, 1).does(
+        "TERM to 8; rolled back 3 0/2 (7 exited 1 after 3) keeping 2; spawn 9 of 2",
+        "20002",
+    );
+}
+
 /// A reload without room superseded a crash loop that still had hope, and then we exited.
 #[test]
 fn a_reload_without_room_ended_a_crash_loop() {
