@@ -2,6 +2,9 @@
 //! nothing left behind.
 
 mod common;
+#[allow(dead_code)]
+#[path = "servers/need.rs"]
+mod need;
 
 use common::{Address, LIMIT, TempDir, example, facts};
 use nix::sys::signal::{Signal, kill};
@@ -32,24 +35,13 @@ impl Family {
             Family::Runit => ["runsvdir", "sv", "svlogd"],
         }
     }
-
-    fn or_skip(self) -> bool {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let is_there =
-            |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-        let found = self.programs().iter().all(is_there);
-        if !found {
-            common::skip(&format!("{:?} is not installed", self.programs()));
-        }
-        found
-    }
 }
 
 impl Supervisor {
     /// Starts the service with these flags, and the worker with these words; None without the
     /// family's programs.
     fn start(family: Family, flags: &str, words: &str) -> Option<Supervisor> {
-        if !family.or_skip() {
+        if !need::all_there(&family.programs().map(need::Need::Program)) {
             return None;
         }
         let dir = TempDir::new();
