@@ -170,10 +170,12 @@ pub struct Supervisor {
     /// Deaths in a row before readiness (einhorn's throttle).
     early_deaths: u32,
     last_verdict: Option<Verdict>,
+    /// What has to be done, first things first; the loop takes it out.
     pub outbox: VecDeque<Action>,
 }
 
 impl Supervisor {
+    /// Nothing runs yet; `Event::Start` brings up the first generation.
     pub fn new(policy: Policy) -> Supervisor {
         Supervisor {
             policy,
@@ -233,14 +235,17 @@ impl Supervisor {
 
     // ---- what others may know ----
 
+    /// All that exist, those who drain included.
     pub fn workers(&self) -> &Workers {
         &self.workers
     }
 
+    /// As it holds now: `Event::Resize` changes N.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
+    /// What became of the reload that ended last.
     pub fn last_verdict(&self) -> Option<&Verdict> {
         self.last_verdict.as_ref()
     }
@@ -255,10 +260,12 @@ impl Supervisor {
         self.live
     }
 
+    /// Whether a reload is remembered.
     pub fn has_pending_reload(&self) -> bool {
         self.pending.is_some()
     }
 
+    /// Whether a generation ever served: the first was live, or what was left of it went on.
     pub fn has_been_up(&self) -> bool {
         self.been_up
     }

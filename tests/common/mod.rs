@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod clients;
+pub mod control;
 pub mod dir;
 pub mod facts;
 pub mod net;

@@ -45,7 +45,9 @@ pub fn all_there(needs: &[Need]) -> bool {
     let missing: Vec<&str> = missing.map(|need| need.name()).collect();
     let promised = env::var(REQUIRED).unwrap_or_default();
     for name in &missing {
-        let is_promised = promised.split([',', ' ']).any(|word| word == *name);
+        let is_promised = promised
+            .split([',', ' '])
+            .any(|word| is_version(word, name));
         assert!(!is_promised, "{REQUIRED} promises {name}, which is missing");
     }
     if !missing.is_empty() {
@@ -81,8 +83,13 @@ pub fn find(name: &str) -> Option<PathBuf> {
 
 fn versioned(dir: &Path, name: &str) -> Option<PathBuf> {
     let entries = fs::read_dir(dir).ok()?;
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_version = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || c == '.');
-    let mut named = names.filter(|file| file.strip_prefix(name).is_some_and(is_version));
-    named.next().map(|file| dir.join(file))
+    let mut names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let file = names.find(|file| is_version(file, name))?;
+    Some(dir.join(file))
+}
+
+/// `php-fpm8.2` is a version of `php-fpm`, and so is `php-fpm` itself.
+fn is_version(file: &str, name: &str) -> bool {
+    let version = file.strip_prefix(name);
+    version.is_some_and(|rest| rest.chars().all(|c| c.is_ascii_digit() || c == '.'))
 }

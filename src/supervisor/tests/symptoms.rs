@@ -1,4 +1,4 @@
-//! Scripts that the simulation found, each named after what went wrong.
+//! What went wrong once, mostly in the simulation: each script is named after its symptom.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Gate, Policy, Style};
@@ -162,4 +162,36 @@ fn a_resize_left_a_place_of_the_old_ones_that_blocked_the_new() {
         .does("begin 2; spawn 4 of 2; spawn 5 of 2", "10100");
     s.at(10_020).resize(1).does("TERM to 4", "13010");
     s.at(10_100).tick().does("", "13010");
+    assert_eq!(s.core.backoffs().count(), 0);
+}
+
+/// It was started in the room of the generation that might have saved the service, and hung.
+#[test]
+fn an_old_place_took_the_room_of_the_new_generation() {
+    let start = Duration::ZERO;
+    let policy = Policy {
+        start,
+        respawn: true,
+        ..rolling(2, 1)
+    };
+    let mut s = Script::up(policy);
+    s.at(10_000)
+        .exits(1, 1)
+        .does("replacing 1 in 0; spawn 3 of 1", "40000");
+    s.at(10_000).exits(3, 1).does("replacing 3 in 100", "10100");
+    s.at(10_001)
+        .hup()
+        .does("begin 2; spawn 4 of 2; spawn 5 of 2", "40001");
+    s.running(4).does("", "40001");
+    s.running(5).does("", "-");
+    s.at(10_002)
+        .exits(2, 1)
+        .does("not replacing 2, 0 ready", "10100");
+    s.at(10_003).hup().does(
+        "remembered; superseded 2 0/2; begin 3; spawn 6 of 3",
+        "40003",
+    );
+    s.at(10_200)
+        .exits(6, 1)
+        .does("replacing 6 in 0; spawn 7 of 3", "40200");
 }
