@@ -127,6 +127,7 @@ pub struct Daemon {
     pidfds: bool,
     last_verdict: String,
     reminder: Option<Instant>,
+    asked_to_stop: bool,
     exit: Option<i32>,
 }
 
@@ -201,6 +202,7 @@ impl Daemon {
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
+            asked_to_stop: false,
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -382,6 +384,7 @@ impl Daemon {
         } else {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
+        self.asked_to_stop = true;
         self.tell(Event::Stop(signal));
     }
 
@@ -475,8 +478,7 @@ impl Daemon {
     }
 
     fn exit_status(&self, status: i32) -> i32 {
-        // There are reminders since a stop was asked for.
-        match self.manners.stops_well && self.reminder.is_some() {
+        match self.manners.stops_well && self.asked_to_stop {
             true => 0,
             false => status,
         }

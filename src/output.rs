@@ -16,7 +16,7 @@ use nix::unistd::{pipe2, read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tail::Tail;
 
-/// One read(2): all that a pipe holds. Less would wake a writer more often than once a pipeful.
+/// One read(2): all that a pipe holds. Less would wake its writer more often.
 const CHUNK: usize = 64 * 1024;
 /// What one pipe should be given of a turn, in bytes.
 pub const TURN: usize = 64 * 1024;
@@ -121,21 +121,21 @@ impl Pipe {
     /// Fairness is the caller's: the pipes that want more take turns.
     pub fn drain(&mut self, log: &mut Log, now: Instant, budget: usize) -> Drained {
         log.tick();
-        let mut budget = budget;
+        self.lines.work_in(log.lend_memory());
+        let drained = self.drain_in_lent_memory(log, now, budget);
+        log.take_memory_back(self.lines.settle());
+        drained
+    }
+
+    fn drain_in_lent_memory(&mut self, log: &mut Log, now: Instant, mut budget: usize) -> Drained {
         loop {
             match log.worker_lines(self.pid, &mut self.lines) {
                 Room::Free => {}
                 Room::AfterFlush => return Drained::More,
-                Room::Held if !self.may_drop => {
-                    self.lines.rest();
-                    return Drained::Held;
-                }
+                Room::Held if !self.may_drop => return Drained::Held,
                 Room::Held | Room::Gone => match log.may_drop(now, CHUNK) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => {
-                        self.lines.rest();
-                        return Drained::Wait(later);
-                    }
+                    Err(later) => return Drained::Wait(later),
                 },
             }
             if self.at_end {
@@ -152,10 +152,7 @@ impl Pipe {
             match self.read() {
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(Errno::EINTR) => {}
-                Err(_) => {
-                    self.lines.rest();
-                    return Drained::Empty;
-                }
+                Err(_) => return Drained::Empty,
             }
         }
     }
@@ -184,11 +181,13 @@ impl Pipe {
         self.lines = lines;
     }
 
-    /// One read, no further than to a dead worker's last byte.
+    /// One read, no further than to a dead worker's last byte, and into no more memory than what
+    /// waits needs.
     fn read(&mut self) -> nix::Result<usize> {
+        let waiting = bytes_waiting(self.fd()).unwrap_or(CHUNK);
         let limit = match self.last {
             Last::Ahead(left) => left.min(CHUNK),
-            _ => CHUNK,
+            _ => waiting.clamp(1, CHUNK),
         };
         let fd = self.fd.as_fd();
         let count = match self.lines.fill(limit, |space| read(fd, space)) {

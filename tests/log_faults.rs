@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -29,31 +29,55 @@ const TICK: Duration = Duration::from_millis(10);
 
 // ---- sinks that are stuck until they are freed ----
 
-/// What a sink has taken.
+/// What a sink has taken: a flood's lines only counted, all else kept.
 #[derive(Clone, Default)]
-struct Text(Arc<Mutex<Vec<u8>>>);
+struct Text(Arc<Mutex<Taken>>);
+
+#[derive(Default)]
+struct Taken {
+    kept: Vec<u8>,
+    flood: u64,
+}
 
 impl Text {
-    fn push(&self, bytes: &[u8]) {
-        self.0.lock().expect("nobody panics here").extend(bytes);
+    /// Adds a line with its newline.
+    fn push(&self, line: &[u8]) {
+        let mut taken = self.0.lock().expect("nobody panics here");
+        // A terminal adds a carriage return.
+        match line.trim_ascii_end().ends_with(FLOOD) {
+            true => taken.flood += 1,
+            false => taken.kept.extend(line),
+        }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.0.lock().expect("nobody panics here").kept.clone()
     }
 
     /// Without the carriage returns that a terminal adds.
     fn get(&self) -> String {
-        let bytes = self.0.lock().expect("nobody panics here");
-        String::from_utf8_lossy(&bytes).replace('\r', "")
+        String::from_utf8_lossy(&self.bytes()).replace('\r', "")
+    }
+
+    fn flood(&self) -> u64 {
+        self.0.lock().expect("nobody panics here").flood
     }
 
     /// Takes all that comes, until there is no more.
-    fn read(self, mut from: impl Read + Send + 'static) {
+    fn read(self, from: impl Read + Send + 'static) {
+        let mut from = BufReader::with_capacity(65536, from);
         thread::spawn(move || {
-            let mut chunk = [0; 65536];
-            while let Ok(n @ 1..) = from.read(&mut chunk) {
-                self.push(&chunk[..n]);
+            let mut line = Vec::new();
+            while let Ok(1..) = from.read_until(b'\n', &mut line) {
+                self.push(&line);
+                line.clear();
             }
         });
     }
 }
+
+/// How the lines of `worker flood` and `worker lines` end.
+const FLOOD: &[u8] = b" of a worker that has much to say";
 
 /// A place for the log that takes nothing before it is freed.
 struct Stuck {
@@ -113,8 +137,7 @@ impl Stuck {
             thread::spawn(move || {
                 let mut message = [0; 65536];
                 while let Ok(n) = socket.recv(&mut message) {
-                    text.push(&message[..n]);
-                    text.push(b"\n");
+                    text.push(&[&message[..n], b"\n"].concat());
                 }
             });
         });
@@ -199,10 +222,13 @@ fn numbers(log: &str) -> Vec<u64> {
 
 /// How many lines were lost, by all that the log says about it.
 fn lost(log: &str) -> u64 {
-    log.lines()
-        .filter(|line| line.contains(" lines were lost") || line.contains(" line was lost"))
-        .filter_map(|line| line.split(' ').rev().nth(9)?.parse::<u64>().ok())
-        .sum()
+    let number = |line: &str| {
+        let (before, _) = line
+            .split_once(" lines were lost:")
+            .or_else(|| line.split_once(" line was lost:"))?;
+        before.rsplit([' ', '>']).next()?.parse::<u64>().ok()
+    };
+    log.lines().filter_map(number).sum()
 }
 
 /// `line 0 of it` to `line N-1 of it` in a file.
@@ -524,7 +550,7 @@ fn work_until_stopped() -> Duration {
     let daemon = stuck.start(&["-start=0"], &["flood"]);
     first_worker(&daemon);
     stuck.free();
-    daemon.wait_until("the flood", || stuck.text.get().len() > 1_000_000);
+    daemon.wait_until("the flood", || stuck.text.flood() > 10_000);
     let pid = daemon.real_pid();
     let before = facts::processor(pid);
     daemon.signal(Signal::SIGTERM);
@@ -581,7 +607,7 @@ fn a_readiness_message_acts_while_a_worker_floods() {
     let stderr = stuck.stderr.take().expect("it is not started yet");
     let daemon = run.start_with_stderr(stderr);
     let flooding = first_worker(&daemon);
-    daemon.wait_until("the flood", || stuck.text.get().len() > 1_000_000);
+    daemon.wait_until("the flood", || stuck.text.flood() > 10_000);
     daemon.signal(Signal::SIGHUP);
     daemon.wait_until(
         "the new worker alone",
@@ -602,9 +628,8 @@ fn count_lines(words: &[&str], expected: &str) -> (u64, u64, u64) {
         .start_with_stderr(Stdio::from(start));
     let wanted = expected.to_owned();
     let counter = thread::spawn(move || {
-        use std::io::BufRead;
         let (mut good, mut other) = (0, 0);
-        for line in std::io::BufReader::new(File::from(end)).split(b'\n') {
+        for line in BufReader::new(File::from(end)).split(b'\n') {
             let line = String::from_utf8_lossy(&line.expect("it can be read")).into_owned();
             match said(&line) {
                 Some((_, text)) if text == wanted => good += 1,
@@ -651,7 +676,7 @@ fn through(mut stuck: Stuck, bytes: &[u8]) -> Vec<u8> {
     stuck.free();
     let daemon = stuck.start(&["-start=0"], &["cat", path.to_str().expect("UTF-8")]);
     let end = daemon.wait_for("the last line", || {
-        let bytes = stuck.text.0.lock().expect("nobody panics here").clone();
+        let bytes = stuck.text.bytes();
         bytes
             .windows(6)
             .any(|window| window == b"] end\n")

@@ -2,6 +2,9 @@
 //! nothing left behind.
 
 mod common;
+#[allow(dead_code)]
+#[path = "servers/need.rs"]
+mod need;
 
 use common::{Address, LIMIT, TempDir, example, facts};
 use nix::sys::signal::{Signal, kill};
@@ -32,24 +35,13 @@ impl Family {
             Family::Runit => ["runsvdir", "sv", "svlogd"],
         }
     }
-
-    fn or_skip(self) -> bool {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let is_there =
-            |name: &&str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
-        let found = self.programs().iter().all(is_there);
-        if !found {
-            common::skip(&format!("{:?} is not installed", self.programs()));
-        }
-        found
-    }
 }
 
 impl Supervisor {
     /// Starts the service with these flags, and the worker with these words; None without the
     /// family's programs.
     fn start(family: Family, flags: &str, words: &str) -> Option<Supervisor> {
-        if !family.or_skip() {
+        if !need::all_there(&family.programs().map(need::Need::Program)) {
             return None;
         }
         let dir = TempDir::new();
@@ -262,17 +254,35 @@ fn runit_brings_us_back_after_a_kill() {
     comes_back_after_a_kill_under(Family::Runit);
 }
 
-/// s6-svc -q and sv quit: nginx and php-fpm finish what they have begun on QUIT.
-#[test]
-fn a_quit_by_s6_is_forwarded() {
+/// nginx and php-fpm finish what they have begun on QUIT: s6's down-signal file, runit's quit.
+fn a_quit_ends_it_under(family: Family) {
     let flags = "-listen=tcp://127.0.0.1:0";
-    let Some(supervisor) = Supervisor::start(Family::S6, flags, "up") else {
+    let Some(supervisor) = Supervisor::start(family, flags, "up") else {
         return;
     };
     supervisor.wait_for_line("] up", 1);
-    supervisor.order(&["-O"], &["once"]);
-    supervisor.order(&["-q"], &["quit"]);
+    match family {
+        Family::S6 => {
+            supervisor.dir.write("scan/web/down-signal", "SIGQUIT\n");
+            supervisor.order(&["-wD", "-T30000", "-d"], &[]);
+        }
+        Family::Runit => {
+            supervisor.order(&[], &["once"]);
+            supervisor.order(&[], &["quit"]);
+        }
+    }
     supervisor.wait_for("the finish script", || {
         (supervisor.ends() == "0\n").then_some(())
     });
+    supervisor.wait_for_line("SIGQUIT: forwarding it to 1 worker", 1);
+}
+
+#[test]
+fn s6_stops_us_by_quit() {
+    a_quit_ends_it_under(Family::S6);
+}
+
+#[test]
+fn runit_stops_us_by_quit() {
+    a_quit_ends_it_under(Family::Runit);
 }

@@ -6,6 +6,7 @@ use super::Daemon;
 use super::watch::{Source, Ticket};
 use crate::args::{Gate, Output, Protocols};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
+use crate::log::Room;
 use crate::notify::{Message, WorkerSocket};
 use crate::output::{Drained, Pipe, TURN};
 use crate::program::{self, ResolveError};
@@ -488,10 +489,14 @@ impl Daemon {
     /// Goes on reading what could not be read before; after each flush, whose success nothing else
     /// announces.
     pub(super) fn unpark(&mut self) {
-        let (now, blocked) = (clock::now(), self.log.is_blocked());
+        let (now, room) = (clock::now(), self.log.room());
         let inbox = &mut self.watch.inbox;
         self.children.parked.retain(|id, until| {
-            let stays = blocked && until.is_none_or(|until| until > now);
+            let stays = match (room, *until) {
+                (Room::Held, None) => true,
+                (Room::Held | Room::Gone, Some(until)) => until > now,
+                _ => false,
+            };
             if !stays {
                 inbox.insert(Source::Output(*id));
             }

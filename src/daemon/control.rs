@@ -100,7 +100,7 @@ impl Daemon {
         let Some(fd) = socket.fd(id) else { return };
         let both = Interest::READABLE | Interest::WRITABLE;
         match self.watch.add(fd, Source::Control(id), both) {
-            Ok(ticket) => drop(self.control.tickets.insert(id, ticket)),
+            Ok(ticket) => self.control.tickets.push((id, ticket)),
             Err(error) => {
                 socket.close(id);
                 self.complain(&format!("cannot watch a client's connection: {error}"));

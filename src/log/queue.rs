@@ -42,8 +42,8 @@ impl Queue {
         self.data.extend_from_slice(bytes);
     }
 
-    /// Forgets the oldest `count` bytes. Memory goes back when nothing is left, unless so much
-    /// went at once that more will follow.
+    /// Forgets the oldest `count` bytes. A little memory goes back when nothing is left; much of
+    /// it stays for what will follow, until [`rest`](Self::rest).
     pub fn consume(&mut self, count: usize) {
         self.start += count;
         debug_assert!(self.start <= self.data.len());
@@ -52,20 +52,20 @@ impl Queue {
         }
         self.data.clear();
         self.start = 0;
-        if count < STEP {
-            self.rest();
+        if !self.is_large() {
+            self.data = Vec::new();
         }
+    }
+
+    /// Whether much memory is held for nothing.
+    pub fn is_large(&self) -> bool {
+        self.is_empty() && self.data.capacity() > 2 * STEP
     }
 
     /// Gives the memory back if nothing waits.
     pub fn rest(&mut self) {
-        if !self.is_empty() || self.data.capacity() == 0 {
-            return;
-        }
-        let was_large = self.data.capacity() > 2 * STEP;
-        self.data = Vec::new();
-        self.start = 0;
-        if was_large {
+        if self.is_large() {
+            self.data = Vec::new();
             crate::sys::io::trim_heap();
         }
     }
@@ -78,7 +78,7 @@ impl Queue {
             self.start = 0;
         }
         if self.data.capacity() - self.data.len() < length {
-            self.data.reserve_exact(length.max(STEP));
+            self.data.reserve(length.max(STEP));
         }
     }
 

@@ -194,8 +194,10 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     logged += &text(&end);
     let note = format!(" {lost} lines were lost: the log did not take more\n");
     assert!(logged.ends_with(&note), "{}", &logged[logged.len() - 300..]);
-    log.flush(START);
+    assert_eq!(log.retry_at(), Some(seconds(1)));
+    log.flush(seconds(1));
     assert_eq!(log.core.borrow().queue.capacity(), 0);
+    assert_eq!(log.retry_at(), None);
 }
 
 #[test]

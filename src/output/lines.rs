@@ -15,8 +15,8 @@ pub struct Line<'a> {
     pub cut: u64,
 }
 
-/// Bytes that are not yet lines, or not yet asked for. It holds one line and what was added
-/// last, and no memory after a [`rest`](Self::rest) when it is empty.
+/// Bytes that are not yet lines, or not yet asked for: at most one cut line and what was added
+/// last. Memory to work in can be lent to it; between whiles it holds no more than it needs.
 #[derive(Debug, Default)]
 pub struct LineBuffer {
     /// What is held ends at `end`; after that is room that has been used before.
@@ -123,11 +123,28 @@ impl LineBuffer {
         self.start == self.end
     }
 
-    /// Gives back the memory that is not needed for what is held.
-    pub fn rest(&mut self) {
-        self.compact();
-        self.data.truncate(self.end);
-        self.data.shrink_to_fit();
+    /// Works in this memory, whatever is in it, until [`settle`](Self::settle).
+    pub fn work_in(&mut self, mut memory: Vec<u8>) {
+        let held = self.held();
+        if memory.len() < held.len() {
+            memory.resize(held.len(), 0);
+        }
+        memory[..held.len()].copy_from_slice(held);
+        drop(self.move_into(memory));
+    }
+
+    /// Gives back the memory, and keeps what is held in a piece of just its size.
+    pub fn settle(&mut self) -> Vec<u8> {
+        let held = self.held().to_vec();
+        self.move_into(held)
+    }
+
+    /// What is held is at the beginning of `memory` already.
+    fn move_into(&mut self, memory: Vec<u8>) -> Vec<u8> {
+        self.end -= self.start;
+        self.scanned -= self.start;
+        self.start = 0;
+        std::mem::replace(&mut self.data, memory)
     }
 
     /// What another process image needs to go on: the bytes held, how many were cut from the
@@ -260,17 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_is_held_for_nothing() {
+    fn lent_memory_is_given_back_and_no_more_kept_than_is_held() {
         let mut buffer = LineBuffer::default();
-        buffer.push(&[b'\n'; 10_000]);
-        assert_eq!(all(&mut buffer).len(), 10_000);
-        buffer.rest();
+        for lent in [Vec::new(), vec![b'\n'; 5], vec![b'\n'; 100_000]] {
+            buffer.work_in(lent);
+            buffer.push(b" half\nhalf");
+            assert_eq!(all(&mut buffer).len(), 1);
+            let memory = buffer.settle();
+            assert!(memory.len() >= 5);
+            assert_eq!((buffer.data.len(), buffer.data.capacity()), (4, 4));
+        }
+        buffer.work_in(vec![0; 100_000]);
+        buffer.push(b"\n");
+        assert_eq!(all(&mut buffer), whole(&[b"half"]));
+        buffer.settle();
         assert_eq!(buffer.data.capacity(), 0);
-        buffer.push(&[b'\n'; 10_000]);
-        buffer.push(b"half");
-        assert_eq!(all(&mut buffer).len(), 10_000);
-        buffer.rest();
-        assert_eq!(buffer.data.capacity(), 4);
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn all_of_our_means_work_in_the_cage_of_the_hardened_unit() {
             systemd,
             &super::Address::Path(systemd.path("/run/caged/sock")),
         );
+        systemd.wait_for_line("caged", "fd store holds our listening sockets");
         assert_eq!(systemd.show("caged", "NFileDescriptorStore"), "2");
 
         systemd.run(&[

@@ -1,6 +1,6 @@
 //! Readiness, reloads and what systemctl shows of them.
 
-use super::systemd::{SystemdBox, in_each, in_each_since};
+use super::systemd::{SystemdBox, in_each, in_each_since, in_own};
 use super::{get, port, unit};
 use std::time::{Duration, Instant};
 
@@ -156,7 +156,7 @@ fn a_slow_reload_of_a_notify_reload_unit_is_not_given_up_by_systemd() {
 /// A gate that is never passed ends by our own limit, with our reason.
 #[test]
 fn a_first_generation_that_never_becomes_ready_fails_the_unit_with_our_reason() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = GATED.replace("-start=20000", "-start=1000");
         systemd.unit("gated.service", &unit(&flags, &[]));
         assert!(

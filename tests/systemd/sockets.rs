@@ -1,6 +1,6 @@
 //! Sockets that come from .socket units.
 
-use super::systemd::{SystemdBox, in_each};
+use super::systemd::{SystemdBox, in_each, in_own};
 use super::{get, port, unit};
 
 fn main_pid(systemd: &SystemdBox, unit: &str) -> i32 {
@@ -132,6 +132,7 @@ fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker
         for name in meant_for_us {
             assert_eq!(value(&found, &format!("env:{name}")), None);
         }
+        systemd.wait_for_line("many", "fd store holds our listening sockets");
         assert_eq!(systemd.show("many", "NFileDescriptorStore"), "1");
         systemd.wait_for_line("many", "no -listen asks for it");
     });
@@ -139,7 +140,7 @@ fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker
 
 #[test]
 fn no_listen_variable_reaches_a_worker_that_was_not_promised_one() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = "-listen=systemd://web -start=0 -command=/usr/local/bin/worker -- report";
         let text = unit(flags, &["Sockets=activated.socket"]);
         systemd.unit("silent.service", &text);
@@ -156,7 +157,7 @@ fn no_listen_variable_reaches_a_worker_that_was_not_promised_one() {
 
 #[test]
 fn a_name_that_no_socket_unit_gives_is_an_error_that_names_what_there_is() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = "-listen=systemd://wbe -start=0 -command=/usr/local/bin/worker -- up";
         systemd.unit("typo.service", &unit(flags, &["Sockets=activated.socket"]));
         systemd.run(&["systemctl", "start", "activated.socket"]);

@@ -8,7 +8,7 @@ use crate::status::Told;
 use crate::supervisor::Instant;
 use crate::sys::clock;
 use mio::Interest;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 
 /// At most so many clients may wait for something; the others have room beside them.
@@ -57,7 +57,7 @@ pub(super) struct Waiter {
 pub(in crate::daemon) struct State {
     pub(super) socket: Option<Control>,
     /// Of the connections, and under 0 of the socket itself.
-    pub(super) tickets: BTreeMap<u64, Ticket>,
+    pub(super) tickets: Vec<(u64, Ticket)>,
     /// Requests that wait for their place in the turn.
     pub(super) heard: VecDeque<Incoming>,
     pub(super) waiters: Vec<Waiter>,
@@ -72,10 +72,10 @@ pub(in crate::daemon) struct State {
 
 impl State {
     pub(in crate::daemon) fn new(watch: &mut Watch, socket: Option<Control>) -> io::Result<State> {
-        let mut tickets = BTreeMap::new();
+        let mut tickets = Vec::new();
         if let Some(socket) = &socket {
             let ticket = watch.add(socket.listener(), Source::Control(0), Interest::READABLE)?;
-            tickets.insert(0, ticket);
+            tickets.push((0, ticket));
         }
         Ok(State {
             socket,
@@ -188,7 +188,8 @@ impl State {
             return;
         };
         for (id, stream) in socket.take_closed() {
-            if let Some(ticket) = self.tickets.remove(&id) {
+            let place = self.tickets.iter().position(|(of, _)| *of == id);
+            if let Some((_, ticket)) = place.map(|place| self.tickets.swap_remove(place)) {
                 watch.remove(&stream, ticket);
             }
             self.waiters.retain(|waiter| waiter.connection != id);
