@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Ten times less than the original grows to on one long line; the program needs about a quarter.
 const MEMORY_KB: u64 = 2048;
@@ -239,7 +239,7 @@ fn numbered(dir: &TempDir, count: u64) -> PathBuf {
 
 /// A reload and a stop while stuck; freed, it says what was lost.
 fn a_flood_stalls_nothing(mut stuck: Stuck) {
-    let daemon = stuck.start(&["-start=50"], &["flood"]);
+    let daemon = stuck.start(&["-start=0"], &["flood"]);
     daemon.wait_until_blocked(first_worker(&daemon));
     rests(&daemon);
     acts(&daemon);
@@ -254,7 +254,7 @@ fn a_flood_stalls_nothing(mut stuck: Stuck) {
 }
 
 fn a_stop_acts(mut stuck: Stuck) {
-    let daemon = stuck.start(&["-start=50"], &["flood"]);
+    let daemon = stuck.start(&["-start=0"], &["flood"]);
     daemon.wait_until_blocked(first_worker(&daemon));
     stops(&daemon);
 }
@@ -263,7 +263,7 @@ fn a_stop_acts(mut stuck: Stuck) {
 fn nothing_is_lost(mut stuck: Stuck) {
     let dir = TempDir::new();
     let path = numbered(&dir, 60_000);
-    let daemon = stuck.start(&["-start=50"], &["cat", path.to_str().expect("UTF-8")]);
+    let daemon = stuck.start(&["-start=0"], &["cat", path.to_str().expect("UTF-8")]);
     daemon.wait_until_blocked(first_worker(&daemon));
     rests(&daemon);
     stuck.free();
@@ -422,22 +422,29 @@ fn a_flood_onto_a_full_disk_stalls_no_signal() {
         return;
     }
     let disk = TempDir::new();
-    let daemon = on_a_small_disk(Run::worker(&["-start=50"], &["flood"]), &disk);
+    let daemon = on_a_small_disk(Run::worker(&["-start=0"], &["flood"]), &disk);
     first_worker(&daemon);
     takes_a_bounded_share(&daemon);
     acts(&daemon);
     stops(&daemon);
 }
 
-/// Lines are dropped at a rate, not as fast as they come.
+/// Lines are dropped at a rate, not as fast as they come: it sleeps after each little work, also
+/// where the machine is too busy for a share of it to say anything.
 fn takes_a_bounded_share(daemon: &Daemon) {
+    let pid = daemon.real_pid();
     daemon.stays_up_for(Duration::from_millis(500));
-    let begun = std::time::Instant::now();
-    let before = facts::processor(daemon.real_pid());
+    let begun = Instant::now();
+    let before = (facts::processor(pid), facts::sleeps(pid));
     daemon.stays_up_for(Duration::from_secs(2));
-    let used = facts::processor(daemon.real_pid()) - before;
+    let used = facts::processor(pid) - before.0;
+    let sleeps = facts::sleeps(pid) - before.1;
     let share = used.as_secs_f64() / begun.elapsed().as_secs_f64();
     assert!(share < 0.5, "{:.0} % of a core", share * 100.0);
+    assert!(
+        used < TICK * sleeps as u32,
+        "{used:?} and only {sleeps} sleeps"
+    );
     is_small(daemon);
 }
 
@@ -451,7 +458,7 @@ fn a_reader_that_leaves_stalls_nothing_and_the_next_one_hears_what_was_lost() {
         .write(true)
         .open(&path)
         .expect("it has a reader");
-    let daemon = Run::worker(&["-start=50"], &["flood"]).start_with_stderr(Stdio::from(writer));
+    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(Stdio::from(writer));
     first_worker(&daemon);
     drop(first);
     takes_a_bounded_share(&daemon);
@@ -475,7 +482,7 @@ fn open_fifo(path: &Path) -> File {
 #[test]
 fn a_stop_acts_when_the_reader_has_gone() {
     let (end, start) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
-    let daemon = Run::worker(&["-start=50"], &["flood"]).start_with_stderr(Stdio::from(start));
+    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(Stdio::from(start));
     first_worker(&daemon);
     drop(end);
     acts(&daemon);
@@ -521,7 +528,7 @@ fn lossy_lets_a_worker_finish_though_the_log_is_stuck_and_counts_each_lost_line(
 #[test]
 fn lossy_takes_a_bounded_share_of_a_core_from_a_worker_that_writes_as_fast_as_it_can() {
     let mut stuck = Stuck::pipe();
-    let daemon = stuck.start(&["-output=lossy", "-start=50"], &["flood"]);
+    let daemon = stuck.start(&["-output=lossy", "-start=0"], &["flood"]);
     let worker = first_worker(&daemon);
     let before = facts::processor(worker);
     takes_a_bounded_share(&daemon);
