@@ -21,7 +21,6 @@ use crate::uri::{Address, Options, Scheme, Uri};
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
-use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -131,7 +130,8 @@ pub struct Control {
     file: SocketFile,
     access: Access,
     face: Face,
-    clients: BTreeMap<u64, Connection>,
+    /// By their numbers, which is oldest first.
+    clients: Vec<Connection>,
     /// Never used twice; 0 is the listener.
     last: u64,
     /// Closed and still to be deregistered.
@@ -164,7 +164,7 @@ impl Control {
             file: bound.file,
             access,
             face,
-            clients: BTreeMap::new(),
+            clients: Vec::new(),
             last: 0,
             closed: Vec::new(),
             retry: None,
@@ -190,12 +190,12 @@ impl Control {
 
     /// A connection's descriptor, to be watched for reading and for writing.
     pub fn fd(&self, id: u64) -> Option<BorrowedFd<'_>> {
-        self.clients.get(&id).map(|client| client.stream.as_fd())
+        self.client(id).map(|client| client.stream.as_fd())
     }
 
     /// The connections, oldest first.
     pub fn ids(&self) -> Vec<u64> {
-        self.clients.keys().copied().collect()
+        self.clients.iter().map(|client| client.id).collect()
     }
 
     /// When to call `accept` again though nothing says so: somebody waits for room.
@@ -240,8 +240,8 @@ impl Control {
 
     fn keep(&mut self, stream: UnixStream, peer: Peer, rights: Rights, now: Instant) -> u64 {
         self.last += 1;
-        self.clients
-            .insert(self.last, Connection::new(stream, peer, rights, now));
+        let client = Connection::new(self.last, stream, peer, rights, now);
+        self.clients.push(client);
         self.last
     }
 
@@ -253,18 +253,15 @@ impl Control {
 
     /// Whether one more client can be taken in.
     fn make_room(&mut self, now: Instant) -> bool {
-        let all = self.clients.values();
+        let all = self.clients.iter();
         let guests = all.filter(|client| client.peer.worker.is_none());
         if guests.count() < MAX_CLIENTS {
             return true;
         }
-        let silent = self
-            .clients
-            .iter()
-            .filter(|(_, client)| client.may_be_evicted());
+        let silent = self.clients.iter().filter(|client| client.may_be_evicted());
         let Some((id, heard)) = silent
-            .min_by_key(|(_, client)| (client.rights, client.heard))
-            .map(|(id, client)| (*id, client.heard))
+            .min_by_key(|client| (client.rights, client.heard))
+            .map(|client| (client.id, client.heard))
         else {
             self.retry = Some(now + GRACE);
             return false;
@@ -280,14 +277,14 @@ impl Control {
     /// One process has only so many connections: of more, its oldest goes.
     fn make_room_beside(&mut self, pid: i32) -> bool {
         let of_one = |client: &Connection| client.peer.pid == pid && client.peer.worker.is_none();
-        let all = self.clients.values().filter(|client| of_one(client));
+        let all = self.clients.iter().filter(|client| of_one(client));
         if all.count() < MAX_OF_ONE {
             return true;
         }
-        let mut own = self.clients.iter().filter(|(_, client)| of_one(client));
+        let mut own = self.clients.iter().filter(|client| of_one(client));
         let oldest = own
-            .find(|(_, client)| client.may_be_evicted())
-            .map(|(id, _)| *id);
+            .find(|client| client.may_be_evicted())
+            .map(|client| client.id);
         if let Some(id) = oldest {
             self.close(id);
         }
@@ -296,7 +293,7 @@ impl Control {
 
     /// Writes what is left to write to a client, then looks for its next request.
     pub fn next_request(&mut self, id: u64, now: Instant) -> Next {
-        let Some(client) = self.clients.get_mut(&id) else {
+        let Some(client) = self.client_mut(id) else {
             return Next::Nothing;
         };
         let next = match client.next_request(now) {
@@ -320,7 +317,7 @@ impl Control {
     /// Queues an answer and writes what can be written. A client that does not read what it asked
     /// for is closed.
     pub fn answer(&mut self, id: u64, answer: &Answer) {
-        let Some(client) = self.clients.get_mut(&id) else {
+        let Some(client) = self.client_mut(id) else {
             return;
         };
         if client.push(&answer.encode()).is_err() {
@@ -331,14 +328,14 @@ impl Control {
 
     /// A client waits for more answers: it is kept meanwhile, also when it sends no more.
     pub fn hold(&mut self, id: u64) {
-        if let Some(client) = self.clients.get_mut(&id) {
+        if let Some(client) = self.client_mut(id) {
             client.waiting += 1;
         }
     }
 
     /// The opposite of `hold`.
     pub fn release(&mut self, id: u64) {
-        if let Some(client) = self.clients.get_mut(&id) {
+        if let Some(client) = self.client_mut(id) {
             client.waiting = client.waiting.saturating_sub(1);
         }
         self.tidy(id);
@@ -346,25 +343,36 @@ impl Control {
 
     /// Closes a connection; what it had not read is lost.
     pub fn close(&mut self, id: u64) {
-        if let Some(client) = self.clients.remove(&id) {
+        if let Some(place) = self.place(id) {
+            let client = self.clients.remove(place);
             self.closed.push((id, client.stream));
         }
     }
 
     fn tidy(&mut self, id: u64) {
-        if self
-            .clients
-            .get(&id)
-            .is_some_and(|client| client.is_finished())
-        {
+        if self.client(id).is_some_and(Connection::is_finished) {
             self.close(id);
         }
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        self.clients
+            .binary_search_by_key(&id, |client| client.id)
+            .ok()
+    }
+
+    fn client(&self, id: u64) -> Option<&Connection> {
+        self.place(id).map(|place| &self.clients[place])
+    }
+
+    fn client_mut(&mut self, id: u64) -> Option<&mut Connection> {
+        self.place(id).map(|place| &mut self.clients[place])
     }
 
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
     pub fn end(mut self) {
-        for client in std::mem::take(&mut self.clients).into_values() {
+        for client in std::mem::take(&mut self.clients) {
             std::mem::forget(client.stream);
         }
     }

@@ -6,7 +6,7 @@
 //! The workers' part of the queue is small: when it is full, [`Log::room`] says whether a pipe
 //! is to be left alone (a reader that does not read: the pressure is the worker's) or read on and
 //! dropped (a full disk, a closed reader: no worker could have written either). Our own messages
-//! may go beyond it, up to a second bound.
+//! may go beyond it, up to another bound.
 
 mod drain;
 mod queue;
@@ -15,6 +15,7 @@ mod stderr;
 pub use queue::Queue;
 
 use crate::args::LogTarget;
+use crate::output::{Line, LineBuffer};
 use crate::supervisor::Instant;
 use crate::sys::clock;
 use crate::sys::io::local_time;
@@ -33,10 +34,13 @@ use stderr::Stderr;
 
 /// The log's descriptors stay above the numbers that listeners will want.
 pub const OWN_FDS_FROM: RawFd = 40;
-/// The workers' part of the queue, in bytes; one line may go beyond it.
+/// How many bytes may wait before no pipe is read any more.
 const WORKERS_LIMIT: usize = 64 * 1024;
+/// What has been read then finds room up to here: a pipeful of lines, with our header before each.
+/// Shorter lines than about 16 bytes have to wait in their worker's buffer.
+const LINES_LIMIT: usize = 4 * WORKERS_LIMIT;
 /// The whole queue, with our own messages.
-const QUEUE_LIMIT: usize = WORKERS_LIMIT + 256 * 1024;
+const QUEUE_LIMIT: usize = LINES_LIMIT + 64 * 1024;
 /// What one message of our own is cut to.
 const MESSAGE_LIMIT: usize = 8 * 1024;
 /// How long to wait before trying again what failed for a reason that poll(2) cannot watch.
@@ -44,6 +48,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A log that takes less than the workers' part of the queue in this time is stuck: before that,
 /// workers are held back a little rather than their lines dropped.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// How long memory stays for what may follow a flood.
+const REST: Duration = Duration::from_secs(1);
 /// While lines are dropped: how many bytes may be read in which time, by all pipes together.
 const DROP_BYTES: usize = 256 * 1024;
 const DROP_TIME: Duration = Duration::from_millis(10);
@@ -114,6 +120,7 @@ impl std::error::Error for Error {}
 pub struct Log {
     core: Rc<RefCell<Core>>,
     logger: slog::Logger,
+    memory: Vec<u8>,
 }
 
 /// What the handle and slog's drains share.
@@ -129,6 +136,8 @@ struct Core {
     lost: u64,
     /// Lost lines are spoken of once a second at most.
     next_note: Instant,
+    /// When to give back memory that a flood has left behind.
+    rest_at: Option<Instant>,
     header: Header,
     dropping: Dropping,
     /// What is less than this is not said.
@@ -188,7 +197,11 @@ impl Log {
         };
         let core = Rc::new(RefCell::new(Core::new(form, way, pid)));
         let logger = drain::logger(&core)?;
-        Ok(Log { core, logger })
+        Ok(Log {
+            core,
+            logger,
+            memory: Vec::new(),
+        })
     }
 
     /// Where our own messages go in. Key-value pairs are not printed: a message says all itself.
@@ -224,10 +237,30 @@ impl Log {
         self.core.borrow_mut().header.tick();
     }
 
-    /// Adds a line of a worker's output, without its newline; `cut` bytes of it are missing at
-    /// the end. Without [`room`](Self::room) it is dropped and counted.
-    pub fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
-        self.core.borrow_mut().worker_line(pid, line, cut);
+    /// Adds the complete lines of a worker's output if there is room, as long as they find some;
+    /// says whether more may be read.
+    pub fn worker_lines(&mut self, pid: u32, lines: &mut LineBuffer) -> Room {
+        let mut core = self.core.borrow_mut();
+        if core.room() != Room::Free {
+            return core.room();
+        }
+        while core.queue.len() < LINES_LIMIT {
+            match lines.next_line() {
+                Some(line) => core.worker_line(pid, &line),
+                None => break,
+            }
+        }
+        core.room()
+    }
+
+    /// The memory that all pipes are read in, one after the other.
+    pub fn lend_memory(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.memory)
+    }
+
+    /// What was [lent](Self::lend_memory) comes back.
+    pub fn take_memory_back(&mut self, memory: Vec<u8>) {
+        self.memory = memory;
     }
 
     /// Counts lines that were dropped elsewhere, to be spoken of when the log moves again.
@@ -268,8 +301,9 @@ impl Log {
         let core = self.core.borrow();
         match core.state {
             State::Absent { retry } | State::Broken { retry } => Some(retry),
+            State::Full => None,
             State::Open if core.lost > 0 => Some(core.next_note),
-            _ => None,
+            State::Open => core.rest_at,
         }
     }
 
@@ -277,7 +311,18 @@ impl Log {
     /// every turn, when the watched descriptor is writable, and at [`retry_at`](Self::retry_at).
     /// Never blocks.
     pub fn flush(&mut self, now: Instant) {
-        self.core.borrow_mut().flush(now);
+        let mut core = self.core.borrow_mut();
+        if core.rest_at.is_some_and(|at| at <= now) {
+            core.rest_at = None;
+            if core.queue.is_empty() {
+                self.memory = Vec::new();
+                core.queue.rest();
+            }
+        }
+        core.flush(now);
+        if core.rest_at.is_none() && core.queue.is_large() {
+            core.rest_at = Some(after(now, REST));
+        }
     }
 
     /// Writes what waits, for no longer than `limit`; this one may wait. Says whether all is out.
@@ -317,6 +362,7 @@ impl Core {
             taken: 0,
             lost: 0,
             next_note: Instant::default(),
+            rest_at: None,
             header: Header::new(pid),
             dropping: Dropping::default(),
             least: Level::Info,
@@ -349,22 +395,21 @@ impl Core {
         }
     }
 
-    fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
-        if self.queue.len() >= WORKERS_LIMIT {
-            self.lost += 1;
-            return;
-        }
-        let mark = cut_mark(cut);
+    /// The caller has seen that there is room.
+    fn worker_line(&mut self, pid: u32, line: &Line<'_>) {
         let header = self.header.worker(self.form, pid);
+        let plain = line.cut == 0 && is_printable(self.form, line.bytes);
         match &self.way {
-            Way::Syslog(syslog) => {
-                let text = format!("{header}{}{mark}", escape(line));
-                syslog.queue(&mut self.queue, Level::Info, &text);
-            }
+            // By far the most of all; each nanosecond here is a second in 100 GB.
+            Way::Stderr(_) if plain => self.queue.push_line(header.as_bytes(), line.bytes),
             Way::Stderr(_) => {
-                let line = printable(self.form, line);
-                self.queue
-                    .push_line(&[header.as_bytes(), &line, mark.as_bytes()]);
+                let mut text = printable(self.form, line.bytes).into_owned();
+                text.extend_from_slice(cut_mark(line.cut).as_bytes());
+                self.queue.push_line(header.as_bytes(), &text);
+            }
+            Way::Syslog(syslog) => {
+                let text = format!("{header}{}{}", escape(line.bytes), cut_mark(line.cut));
+                syslog.queue(&mut self.queue, Level::Info, &text);
             }
         }
     }
@@ -375,7 +420,7 @@ impl Core {
             self.lost += 1;
             return;
         }
-        self.queue.push_line(&[line]);
+        self.queue.push_line(line, b"");
     }
 
     /// Adds a line of our own in the form of the way out; for syslog it is escaped already.
@@ -402,7 +447,6 @@ impl Core {
             self.note_lost(now);
         }
         if self.queue.is_empty() {
-            self.queue.rest();
             self.state = State::Open;
             return;
         }
@@ -572,9 +616,14 @@ fn cut_mark(cut: u64) -> String {
     }
 }
 
-/// The line as it is; for the journal, to which NUL is an end of line, with NUL spelt out.
+/// To the journal, NUL is an end of line.
+fn is_printable(form: Form, line: &[u8]) -> bool {
+    form != Form::Journal || memchr::memchr(0, line).is_none()
+}
+
+/// The line as it is; for the journal with NUL spelt out.
 fn printable(form: Form, line: &[u8]) -> Cow<'_, [u8]> {
-    if form != Form::Journal || memchr::memchr(0, line).is_none() {
+    if is_printable(form, line) {
         return Cow::Borrowed(line);
     }
     let mut spelt = Vec::with_capacity(line.len() + 32);

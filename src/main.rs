@@ -160,7 +160,7 @@ impl Plan {
             manners: Manners::default(),
             access: Access::of,
             voice: Voice::Socketmaster,
-            least: Level::Trace,
+            least: Level::Info,
             warnings: Vec::new(),
             nonblocking: Vec::new(),
             #[cfg(feature = "einhorn")]

@@ -16,8 +16,8 @@ use nix::unistd::{pipe2, read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tail::Tail;
 
-/// One read(2); as fast as larger ones.
-const CHUNK: usize = 16 * 1024;
+/// One read(2): all that a pipe holds. Less would wake its writer more often.
+const CHUNK: usize = 64 * 1024;
 /// What one pipe should be given of a turn, in bytes.
 pub const TURN: usize = 64 * 1024;
 
@@ -121,9 +121,15 @@ impl Pipe {
     /// Fairness is the caller's: the pipes that want more take turns.
     pub fn drain(&mut self, log: &mut Log, now: Instant, budget: usize) -> Drained {
         log.tick();
-        let mut budget = budget;
+        self.lines.work_in(log.lend_memory());
+        let drained = self.drain_in_lent_memory(log, now, budget);
+        log.take_memory_back(self.lines.settle());
+        drained
+    }
+
+    fn drain_in_lent_memory(&mut self, log: &mut Log, now: Instant, mut budget: usize) -> Drained {
         loop {
-            match self.hand_out(log) {
+            match log.worker_lines(self.pid, &mut self.lines) {
                 Room::Free => {}
                 Room::AfterFlush => return Drained::More,
                 Room::Held if !self.may_drop => return Drained::Held,
@@ -146,10 +152,7 @@ impl Pipe {
             match self.read() {
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(Errno::EINTR) => {}
-                Err(_) => {
-                    self.lines.rest();
-                    return Drained::Empty;
-                }
+                Err(_) => return Drained::Empty,
             }
         }
     }
@@ -178,26 +181,13 @@ impl Pipe {
         self.lines = lines;
     }
 
-    /// Gives the log the complete lines, while it takes them.
-    fn hand_out(&mut self, log: &mut Log) -> Room {
-        loop {
-            let room = log.room();
-            if room != Room::Free {
-                // It matters only if something would have to be taken.
-                return room;
-            }
-            match self.lines.next_line() {
-                Some(line) => log.worker_line(self.pid, line.bytes, line.cut),
-                None => return Room::Free,
-            }
-        }
-    }
-
-    /// One read, no further than to a dead worker's last byte.
+    /// One read, no further than to a dead worker's last byte, and into no more memory than what
+    /// waits needs.
     fn read(&mut self) -> nix::Result<usize> {
+        let waiting = bytes_waiting(self.fd()).unwrap_or(CHUNK);
         let limit = match self.last {
             Last::Ahead(left) => left.min(CHUNK),
-            _ => CHUNK,
+            _ => waiting.clamp(1, CHUNK),
         };
         let fd = self.fd.as_fd();
         let count = match self.lines.fill(limit, |space| read(fd, space)) {

@@ -22,16 +22,24 @@
 //! A `Rollout` is a generation on its way to be live: the first one, or a reload. There is at
 //! most one. It ends in exactly one `Verdict`:
 //!
-//! * *live*: all its workers are ready (or all that are left, where there is nothing to go back
+//! * *live*: all its workers are ready (or all that are left, where there was nothing to go back
 //!   to); everybody else is asked to stop. A rolling one asks old ones on the way.
 //! * *rolled back*: one of its workers failed while a ready older one exists. Its workers are
 //!   asked to stop; in a rolling one those that are ready stay (*half-way*).
 //! * *failed*: nothing of it is left, and there was nothing to go back to.
-//! * *superseded*: it might block a remembered reload for ever, and gave way.
+//! * *superseded*: it might block a remembered reload for ever, and gave way. Its workers go on
+//!   where nobody else serves: they may still become something to go back to.
 //! * *abandoned*: a stop came, and a stop wins at any moment.
 //!
-//! A reload asked for meanwhile is remembered in `pending`, once. A worker that dies leaves a
-//! `Vacancy` behind (with `-respawn`), which is a back-off as data: it becomes a worker when due.
+//! A reload asked for meanwhile is remembered in `pending`, once. One for which our descriptors
+//! do not suffice has its verdict without having begun.
+//!
+//! # The live set
+//!
+//! Who is ready and not asked, of whatever generation; outside of a reload N of them. A worker
+//! that dies leaves a `Vacancy` behind (with `-respawn`), which is a back-off as data: it becomes
+//! a worker when due. Those of the rollout are the rollout's, and share its fate. What a rolling
+//! reload did not replace is `unfilled`, and filled when it is over; who is too many then is asked.
 //!
 //! Nothing is promoted, and nobody asked to stop for a promotion, but by `Event::Settled`: the
 //! loop sends it when `awaits_settling` and a last look at the kernel brought no death.
@@ -162,10 +170,12 @@ pub struct Supervisor {
     /// Deaths in a row before readiness (einhorn's throttle).
     early_deaths: u32,
     last_verdict: Option<Verdict>,
+    /// What has to be done, first things first; the loop takes it out.
     pub outbox: VecDeque<Action>,
 }
 
 impl Supervisor {
+    /// Nothing runs yet; `Event::Start` brings up the first generation.
     pub fn new(policy: Policy) -> Supervisor {
         Supervisor {
             policy,
@@ -225,14 +235,17 @@ impl Supervisor {
 
     // ---- what others may know ----
 
+    /// All that exist, those who drain included.
     pub fn workers(&self) -> &Workers {
         &self.workers
     }
 
+    /// As it holds now: `Event::Resize` changes N.
     pub fn policy(&self) -> &Policy {
         &self.policy
     }
 
+    /// What became of the reload that ended last.
     pub fn last_verdict(&self) -> Option<&Verdict> {
         self.last_verdict.as_ref()
     }
@@ -247,10 +260,12 @@ impl Supervisor {
         self.live
     }
 
+    /// Whether a reload is remembered.
     pub fn has_pending_reload(&self) -> bool {
         self.pending.is_some()
     }
 
+    /// Whether a generation ever served: the first was live, or what was left of it went on.
     pub fn has_been_up(&self) -> bool {
         self.been_up
     }

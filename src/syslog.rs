@@ -82,7 +82,7 @@ impl Syslog {
         };
         let formatted = self.formatter.format(&mut message, severity, text);
         debug_assert!(formatted.is_ok(), "a Vec takes everything");
-        queue.push_line(&[&message]);
+        queue.push_line(&message, b"");
     }
 
     /// Sends up to a turn's worth of what waits.

@@ -1,168 +1,24 @@
 //! The control socket and `socketmaster ctl`, through the real program: what they answer, how
-//! they exit, who may say what, and what hostile clients cost.
+//! they exit, and the socket's file.
 
 mod common;
 
-use common::{Daemon, Run, SOCKETMASTER, TempDir, facts, root_or_skip, worker};
+use common::SOCKETMASTER;
+use common::control::{Place, assert_said};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::Read;
 use std::net::TcpStream;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-
-/// A directory with the control socket in it, and what the next worker does.
-struct Place {
-    dir: TempDir,
-}
-
-impl Place {
-    fn of(behaviour: &str) -> Place {
-        let place = Place {
-            dir: TempDir::new(),
-        };
-        place.next(behaviour);
-        place
-    }
-
-    fn next(&self, behaviour: &str) {
-        self.dir.write("behaviour", behaviour);
-    }
-
-    fn socket(&self) -> String {
-        self.dir.word("ctl")
-    }
-
-    fn run(&self, flags: &[&str]) -> Run {
-        let control = format!("-control={}", self.socket());
-        let flags: Vec<&str> = flags.iter().copied().chain([control.as_str()]).collect();
-        Run::worker(&flags, &["from", &self.dir.word("behaviour")])
-    }
-
-    fn start(&self, flags: &[&str]) -> Daemon {
-        self.run(flags).start()
-    }
-
-    /// Started, and its first generation live.
-    fn live(&self, flags: &[&str]) -> Daemon {
-        let daemon = self.start(flags);
-        daemon.wait_until_live();
-        daemon
-    }
-
-    fn ctl(&self, words: &[&str]) -> Output {
-        self.ctl_in_background(words)
-            .wait_with_output()
-            .expect("ctl is our child")
-    }
-
-    /// It ends by itself, whatever happens.
-    fn ctl_in_background(&self, words: &[&str]) -> Child {
-        let mut command = Command::new(SOCKETMASTER);
-        command.args(["ctl", &format!("-control={}", self.socket())]);
-        command.args(words);
-        if !words.iter().any(|word| word.starts_with("-timeout")) {
-            command.arg("-timeout=30s");
-        }
-        command.stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().expect("the program can be started")
-    }
-
-    fn wait_for_socket(&self, daemon: &Daemon) {
-        daemon.wait_until("the control socket", || {
-            UnixStream::connect(self.socket()).is_ok()
-        });
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(&self.socket())
-    }
-
-    fn status(&self) -> Value {
-        let output = self.ctl(&["status", "-json"]);
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"))
-    }
-}
-
-/// Everything that a ctl has said, and its exit status.
-fn said(output: &Output) -> (String, i32) {
-    let text = [&output.stdout[..], &output.stderr[..]].concat();
-    let status = output.status.code().expect("it was not killed");
-    (String::from_utf8(text).expect("UTF-8"), status)
-}
-
-#[track_caller]
-fn assert_said(output: &Output, status: i32, texts: &[&str]) {
-    let (text, found) = said(output);
-    assert_eq!(found, status, "{text}");
-    for wanted in texts {
-        assert!(text.contains(wanted), "no {wanted:?} in {text}");
-    }
-}
-
-/// A raw client. Every read has a limit.
-struct Client {
-    stream: BufReader<UnixStream>,
-}
-
-impl Client {
-    fn connect(path: &str) -> Client {
-        let stream = UnixStream::connect(path).expect("the control socket accepts");
-        stream
-            .set_read_timeout(Some(common::LIMIT))
-            .expect("a limit can be set");
-        stream
-            .set_write_timeout(Some(common::LIMIT))
-            .expect("a limit can be set");
-        Client {
-            stream: BufReader::new(stream),
-        }
-    }
-
-    fn send(&mut self, line: &str) {
-        writeln!(self.stream.get_mut(), "{line}").expect("it reads us");
-    }
-
-    /// `None`: the connection has ended.
-    fn read(&mut self) -> Option<Value> {
-        let mut line = String::new();
-        match self.stream.read_line(&mut line) {
-            Ok(0) => None,
-            Ok(_) => Some(serde_json::from_str(&line).expect("an answer is JSON")),
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
-            Err(error) => panic!("no answer: {error}"),
-        }
-    }
-
-    #[track_caller]
-    fn answer(&mut self) -> Value {
-        self.read().expect("an answer, not the end")
-    }
-
-    #[track_caller]
-    fn ask(&mut self, line: &str) -> String {
-        self.send(line);
-        self.answer()["message"]
-            .as_str()
-            .expect("a message is text")
-            .to_owned()
-    }
-
-    fn is_closed(&mut self) -> bool {
-        self.read().is_none()
-    }
-}
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
 
 // ---- ctl ----
 
 #[test]
 fn status_shows_sockets_workers_and_the_last_verdict() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50", "-workers=2"]);
+    let daemon = place.live(&["-start=500", "-workers=2"]);
     let address = daemon.address();
     let _waiting: Vec<TcpStream> = (0..3)
         .map(|_| TcpStream::connect(("127.0.0.1", address.port())).expect("it listens"))
@@ -187,7 +43,7 @@ fn status_shows_sockets_workers_and_the_last_verdict() {
 #[test]
 fn status_json_is_one_object() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50", "-workers=2"]);
+    let daemon = place.live(&["-start=500", "-workers=2"]);
     let status = place.status();
     let port = daemon.address().port();
     assert_eq!(
@@ -206,7 +62,7 @@ fn status_json_is_one_object() {
 #[test]
 fn reload_wait_exits_0_when_the_new_generation_is_live() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50", "-workers=3"]);
+    let daemon = place.live(&["-start=500", "-workers=3"]);
     let old = daemon.workers();
     let output = place.ctl(&["reload", "-wait"]);
     assert_said(&output, 0, &["generation 2 is live, 3 of 3 workers ready"]);
@@ -262,7 +118,7 @@ fn a_reload_that_waits_gets_its_own_verdict_and_not_that_of_the_running_one() {
 #[test]
 fn every_waiter_gets_exactly_one_last_answer() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=300"]);
+    let daemon = place.live(&["-start=500"]);
     let mut client = place.client();
     for id in 1..=3 {
         client.send(&format!(
@@ -339,7 +195,7 @@ fn reload_wait_exits_4_when_the_time_is_over() {
 #[test]
 fn a_reload_without_wait_is_answered_at_once() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=400"]);
+    let daemon = place.live(&["-start=500"]);
     assert_said(&place.ctl(&["reload"]), 0, &["reload 2 begins"]);
     assert_said(&place.ctl(&["reload"]), 0, &["this one follows it"]);
     daemon.wait_for_line("generation 3 is live");
@@ -349,11 +205,11 @@ fn a_reload_without_wait_is_answered_at_once() {
 fn stop_wait_returns_when_all_is_over_and_everything_is_free_again() {
     let place = Place::of("slow-stop 300");
     let pidfile = format!("-pidfile={}", place.dir.word("pid"));
-    let daemon = place.live(&["-start=50", &pidfile]);
+    let daemon = place.live(&["-start=500", &pidfile]);
     assert_said(&place.ctl(&["stop", "-wait"]), 0, &["stopped"]);
     assert!(!fs::exists(place.socket()).expect("the directory is ours"));
     // At once: nothing of the first one may be in the way.
-    let second = place.live(&["-start=50", &pidfile]);
+    let second = place.live(&["-start=500", &pidfile]);
     assert_eq!(daemon.exit_code(), 0);
     drop(second);
 }
@@ -361,7 +217,7 @@ fn stop_wait_returns_when_all_is_over_and_everything_is_free_again() {
 #[test]
 fn stop_without_wait_is_answered_at_once() {
     let place = Place::of("drain /dev/null");
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     assert_said(
         &place.ctl(&["stop"]),
         0,
@@ -373,7 +229,7 @@ fn stop_without_wait_is_answered_at_once() {
 #[test]
 fn workers_changes_how_many_there_are() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50", "-workers=2"]);
+    let daemon = place.live(&["-start=500", "-workers=2"]);
     assert_said(&place.ctl(&["workers", "4"]), 0, &["4 workers"]);
     daemon.wait_until("four workers", || daemon.workers().len() == 4);
     assert_said(
@@ -388,7 +244,7 @@ fn workers_changes_how_many_there_are() {
 #[test]
 fn ping_says_who_is_there_and_upgrade_that_there_is_none() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     let pid = format!("pid {}", daemon.real_pid());
     assert_said(&place.ctl(&["ping"]), 0, &[&pid]);
     assert_said(
@@ -402,7 +258,7 @@ fn ping_says_who_is_there_and_upgrade_that_there_is_none() {
 #[test]
 fn ctl_finds_the_socket_by_the_environment_or_says_how_to_name_it() {
     let place = Place::of("up");
-    let _daemon = place.live(&["-start=50"]);
+    let _daemon = place.live(&["-start=500"]);
     let ctl = |words: &[&str], path: &str| {
         let mut command = Command::new(SOCKETMASTER);
         command.arg("ctl").args(words);
@@ -424,7 +280,7 @@ fn ctl_finds_the_socket_by_the_environment_or_says_how_to_name_it() {
 #[test]
 fn ctl_shows_progress_on_a_terminal() {
     let place = Place::of("up");
-    let _daemon = place.live(&["-start=50", "-workers=3"]);
+    let _daemon = place.live(&["-start=500", "-workers=3"]);
     let terminal = common::terminal::Terminal::new();
     let mut ctl = Command::new(SOCKETMASTER);
     ctl.args(["ctl", &format!("-control={}", place.socket())]);
@@ -449,7 +305,7 @@ fn ctl_shows_progress_on_a_terminal() {
 #[test]
 fn the_socket_is_ours_alone_and_goes_with_us() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     let file = fs::metadata(place.socket()).expect("it is there");
     assert!(file.file_type().is_socket());
     assert_eq!(file.permissions().mode() & 0o777, 0o600);
@@ -461,7 +317,7 @@ fn the_socket_is_ours_alone_and_goes_with_us() {
 #[test]
 fn a_second_instance_fails_and_leaves_the_first_ones_socket_alone() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     let listen = format!("-listen=unix://{}", place.dir.word("s"));
     let output = place.run(&[&listen]).output();
     assert_eq!(output.status.code(), Some(1));
@@ -476,7 +332,7 @@ fn a_second_instance_fails_and_leaves_the_first_ones_socket_alone() {
 fn a_stale_socket_is_replaced_and_a_file_that_is_none_is_not() {
     let place = Place::of("up");
     drop(UnixListener::bind(place.socket()).expect("the directory is ours"));
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     assert_said(&place.ctl(&["ping"]), 0, &[]);
     assert_eq!(daemon.stop(), 0);
     place.dir.write("ctl", "mine");
@@ -487,159 +343,25 @@ fn a_stale_socket_is_replaced_and_a_file_that_is_none_is_not() {
 #[test]
 fn a_socket_that_stands_in_our_place_by_now_is_not_removed() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
+    let daemon = place.live(&["-start=500"]);
     fs::remove_file(place.socket()).expect("it is there");
     let _another = UnixListener::bind(place.socket()).expect("the directory is ours");
     assert_eq!(daemon.stop(), 0);
     assert!(fs::exists(place.socket()).expect("the directory is ours"));
 }
 
-// ---- worker:ack ----
-
-#[test]
-fn an_ack_makes_a_worker_ready() {
-    let place = Place::of("");
-    place.next(&format!("control when {} worker:ack", place.dir.word("go")));
-    let daemon = place.start(&["-ready=ack", "-start=20000"]);
-    place.wait_for_socket(&daemon);
-    daemon.wait_for("the worker to run", || {
-        (place.status()["workers"][0]["state"] == "running").then_some(())
-    });
-    place.dir.write("go", "");
-    daemon.wait_until_live();
-    // Nobody is answered.
-    daemon.wait_for_line("] answered \"\"");
-    assert_eq!(place.status()["workers"][0]["state"], "ready");
-}
-
-#[test]
-fn an_ack_of_a_workers_child_counts_for_the_worker() {
-    let place = Place::of("control-by-child worker:ack PID");
-    let daemon = place.start(&["-ready=ack", "-start=20000"]);
-    daemon.wait_until_live();
-    assert_eq!(daemon.stop(), 0);
-}
-
-#[test]
-fn a_worker_that_does_not_ack_in_time_has_failed() {
-    let place = Place::of("control worker:ack");
-    let daemon = place.live(&["-ready=ack", "-start=500"]);
-    place.next("up");
-    assert_said(
-        &place.ctl(&["reload", "-wait"]),
-        3,
-        &["rolled back", "did not say that it is ready within"],
-    );
-    drop(daemon);
-}
-
-#[test]
-fn only_the_worker_itself_and_its_descendants_can_ack_for_it() {
-    let place = Place::of("up");
-    let daemon = place.start(&["-ready=ack", "-start=20000", "-workers=2"]);
-    daemon.wait_until("two workers", || daemon.workers().len() == 2);
-    daemon.wait_for_count("] up", 2);
-    let victim = daemon.workers()[0];
-    // By a stranger, by number and by a string.
-    let mut client = place.client();
-    client.send(&format!(r#"{{"command":"worker:ack","pid":{victim}}}"#));
-    assert!(client.is_closed());
-    daemon.wait_for_line("which is neither that worker nor its descendant");
-    assert_eq!(place.status()["generations"][0]["ready"], 0);
-    assert_eq!(daemon.count("is ready"), 0);
-}
-
-#[test]
-fn a_worker_cannot_ack_for_another() {
-    let place = Place::of("up");
-    let pid = place.dir.word("victim");
-    let daemon = place.start(&["-ready=ack", "-start=20000", "-workers=1"]);
-    let victim = daemon.worker_that_said("up");
-    place.dir.write("victim", victim.to_string());
-    place.next(&format!("control worker:ack pid-in {pid}"));
-    place.ctl(&["workers", "2"]);
-    daemon.wait_for_line("] answered \"\"");
-    daemon.wait_for_line("which is neither that worker nor its descendant");
-    let status = place.status();
-    assert_eq!(status["generations"][0]["ready"], 0, "{status}");
-}
-
-#[test]
-fn an_ack_that_names_no_pid_or_no_worker_is_ignored() {
-    let place = Place::of("up");
-    let daemon = place.start(&["-ready=ack", "-start=20000"]);
-    let pid = daemon.worker_that_said("up");
-    for (line, complaint) in [
-        (
-            format!(r#"{{"command":"worker:ack","pid":"{pid}"}}"#),
-            "without a pid that is a number",
-        ),
-        (
-            r#"{"command":"worker:ack","pid":1}"#.to_owned(),
-            "for 1, which is no worker",
-        ),
-    ] {
-        // Complaints come once a second at most: ask until it is said.
-        daemon.wait_until(complaint, || {
-            let mut client = place.client();
-            client.send(&line);
-            assert!(client.is_closed());
-            daemon.count(complaint) > 0
-        });
-    }
-    assert_eq!(place.status()["generations"][0]["ready"], 0);
-}
-
-#[test]
-fn an_ack_where_another_gate_is_set_changes_nothing() {
-    let place = Place::of("control worker:ack");
-    let daemon = place.start(&["-start=700"]);
-    daemon.wait_for_line("] answered \"\"");
-    daemon.wait_for_line("readiness is not told by acks here");
-    daemon.wait_until_live();
-}
-
-#[test]
-fn workers_of_another_user_may_report_and_nothing_else() {
-    if !root_or_skip() {
-        return;
-    }
-    let place = Place::of("control worker:ack");
-    let worker = place.dir.copy_program(worker().as_ref(), "worker");
-    let run = |behaviour: &str| {
-        place.next(behaviour);
-        Run::bare()
-            .args(&["-listen=tcp://127.0.0.1:0", "-user=nobody", "-ready=ack"])
-            .arg(format!("-control={}", place.socket()))
-            .args(&[&format!("-command={worker}"), "from"])
-            .arg(place.dir.word("behaviour"))
-            .start()
-    };
-    let daemon = run("control worker:ack");
-    daemon.wait_until_live();
-    let file = fs::metadata(place.socket()).expect("it is there");
-    let nobody = nix::unistd::User::from_name("nobody")
-        .expect("the user database can be read")
-        .expect("nobody exists");
-    assert_eq!(file.permissions().mode() & 0o777, 0o660);
-    assert_eq!((file.uid(), file.gid()), (0, nobody.gid.as_raw()));
-    assert_said(&place.ctl(&["ping"]), 0, &[]);
-    assert_eq!(daemon.stop(), 0);
-    let daemon = run("control stop");
-    daemon.wait_for_line("answered \"{\\\"message\\\": \\\"Not permitted");
-    assert_eq!(daemon.exit_status(), None);
-}
-
 // ---- einhorn's clients ----
 
 #[cfg(feature = "einhorn")]
 mod einhorn {
+    use super::common::facts;
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn einhorns_commands_are_answered_as_einhorn_answers_them() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50", "-workers=2", "-respawn"]);
+        let daemon = place.live(&["-start=500", "-workers=2", "-respawn"]);
         let mut client = place.client();
         let pid = daemon.real_pid();
         let dec = format!(
@@ -687,7 +409,7 @@ mod einhorn {
     #[test]
     fn ids_come_back_with_their_type() {
         let place = Place::of("up");
-        let _daemon = place.live(&["-start=50"]);
+        let _daemon = place.live(&["-start=500"]);
         let mut client = place.client();
         for (id, back) in [
             ("1", Value::from(1)),
@@ -704,7 +426,7 @@ mod einhorn {
     #[test]
     fn help_ehlo_state_and_the_unknown_are_answered() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50"]);
+        let daemon = place.live(&["-start=500"]);
         let mut client = place.client();
         let pid = daemon.workers()[0];
         assert!(client.ask("command: help").contains("upgrade_fleet: "));
@@ -725,7 +447,7 @@ mod einhorn {
     #[test]
     fn an_upgrade_with_an_id_streams_until_it_is_done() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50", "-workers=2"]);
+        let daemon = place.live(&["-start=500", "-workers=2"]);
         let old = daemon.workers();
         let mut client = place.client();
         client.send("---%0Aid: 10%0Acommand: upgrade%0Aargs: []%0A");
@@ -753,7 +475,7 @@ mod einhorn {
     #[test]
     fn an_upgrade_without_an_id_has_one_answer() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50"]);
+        let daemon = place.live(&["-start=500"]);
         let mut client = place.client();
         assert_eq!(
             client.ask(r#"{"command":"upgrade_fleet"}"#),
@@ -783,7 +505,7 @@ mod einhorn {
     #[test]
     fn die_stops_and_the_connection_ends_with_us() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50"]);
+        let daemon = place.live(&["-start=500"]);
         let mut client = place.client();
         assert_eq!(
             client.ask(r#"{"command":"die","args":[]}"#),
@@ -796,7 +518,7 @@ mod einhorn {
     #[test]
     fn a_yaml_bomb_is_not_read() {
         let place = Place::of("up");
-        let daemon = place.live(&["-start=50"]);
+        let daemon = place.live(&["-start=500"]);
         let before = facts::anonymous(daemon.real_pid());
         let mut client = place.client();
         let mut bomb = String::from("a: &a [x,x,x,x,x,x,x,x,x]%0A");
@@ -814,191 +536,4 @@ mod einhorn {
         let after = facts::anonymous(daemon.real_pid());
         assert!(after < before + 2048, "{before} kB, then {after} kB");
     }
-}
-
-// ---- abuse ----
-
-/// That it reloads at a signal and answers a client, whatever else goes on.
-fn still_acts(place: &Place, daemon: &Daemon) {
-    let verdict = daemon.reload();
-    assert!(verdict.contains("is live"), "{verdict}");
-    assert_said(&place.ctl(&["ping"]), 0, &[]);
-}
-
-/// Writes until the other side closes the connection; how many bytes it took.
-fn write_until_closed(stream: &mut UnixStream, bytes: &[u8], most: usize) -> usize {
-    let mut written = 0;
-    while written < most {
-        match stream.write(bytes) {
-            Ok(count) => written += count,
-            Err(_) => break,
-        }
-    }
-    written
-}
-
-#[test]
-fn an_endless_line_closes_its_client_and_costs_nothing() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let before = facts::anonymous(daemon.real_pid());
-    for _ in 0..8 {
-        let mut client = place.client();
-        let written = write_until_closed(client.stream.get_mut(), &[b'x'; 65536], 64 << 20);
-        assert!(written < 4 << 20, "{written} bytes were taken");
-    }
-    let after = facts::anonymous(daemon.real_pid());
-    assert!(after < before + 1024, "{before} kB, then {after} kB");
-    still_acts(&place, &daemon);
-}
-
-#[test]
-fn garbage_is_refused_line_by_line_and_others_are_not_delayed() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let before = facts::anonymous(daemon.real_pid());
-    let mut garbage = place.client();
-    let mut bytes: Vec<u8> = (0..=255u8).cycle().take(16 * 1024).collect();
-    bytes.push(b'\n');
-    let mut reader = garbage.stream.get_ref().try_clone().expect("a copy");
-    let drain = std::thread::spawn(move || {
-        let mut all = Vec::new();
-        let _ = reader.read_to_end(&mut all);
-        all.len()
-    });
-    for _ in 0..20 {
-        let _ = garbage.stream.get_mut().write_all(&bytes);
-    }
-    still_acts(&place, &daemon);
-    let _ = garbage.stream.get_ref().shutdown(std::net::Shutdown::Write);
-    assert!(drain.join().expect("no panic") > 20, "it was answered");
-    let after = facts::anonymous(daemon.real_pid());
-    assert!(after < before + 1024, "{before} kB, then {after} kB");
-}
-
-#[test]
-fn ten_thousand_connections_are_a_bounded_number_of_descriptors() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let before = facts::anonymous(daemon.real_pid());
-    // Held open as far as our own limit goes.
-    let mut held = std::collections::VecDeque::new();
-    for n in 0..10_000 {
-        let client = UnixStream::connect(place.socket());
-        held.push_back(client.unwrap_or_else(|error| panic!("connection {n}: {error}")));
-        if held.len() > 500 {
-            held.pop_front();
-        }
-    }
-    still_acts(&place, &daemon);
-    let open = facts::open_fds(daemon.real_pid()).len();
-    assert!(open < 128, "{open} descriptors");
-    let after = facts::anonymous(daemon.real_pid());
-    assert!(after < before + 1024, "{before} kB, then {after} kB");
-}
-
-#[test]
-fn half_a_request_and_silence_hold_nobody_up() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let mut halves: Vec<Client> = (0..10).map(|_| place.client()).collect();
-    for half in &mut halves {
-        half.stream
-            .get_mut()
-            .write_all(b"{\"command\": \"pi")
-            .expect("it is read");
-    }
-    still_acts(&place, &daemon);
-    // Its other half still comes in time.
-    let mut last = halves.pop().expect("there are ten");
-    assert!(last.ask("ng\"}").contains("pid"));
-}
-
-#[test]
-fn a_client_that_never_reads_is_bounded_and_holds_nobody_up() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let before = facts::anonymous(daemon.real_pid());
-    let mut clients: Vec<Client> = (0..12).map(|_| place.client()).collect();
-    for client in &mut clients {
-        let stream = client.stream.get_mut();
-        stream.set_nonblocking(true).expect("it is ours");
-        let request = b"{\"command\":\"status\",\"args\":[\"json\"]}\n".repeat(100);
-        write_until_closed(stream, &request, 4 << 20);
-    }
-    still_acts(&place, &daemon);
-    let after = facts::anonymous(daemon.real_pid());
-    assert!(after < before + 4096, "{before} kB, then {after} kB");
-}
-
-#[test]
-fn a_waiter_that_never_reads_is_closed_and_the_reload_goes_on() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50", "-workers=4"]);
-    let mut deaf = place.client();
-    for id in 0..24 {
-        deaf.send(&format!(
-            r#"{{"command":"reload","args":["wait"],"id":{id}}}"#
-        ));
-    }
-    for _ in 0..3 {
-        still_acts(&place, &daemon);
-    }
-    assert_said(&place.ctl(&["reload", "-wait"]), 0, &["is live"]);
-}
-
-#[test]
-fn only_so_many_clients_may_wait() {
-    let place = Place::of("up");
-    let daemon = place.start(&["-start=20000"]);
-    place.wait_for_socket(&daemon);
-    let mut client = place.client();
-    for id in 0..24 {
-        client.send(&format!(
-            r#"{{"command":"reload","args":["wait"],"id":{id}}}"#
-        ));
-        assert_eq!(client.answer()["wait"], true);
-    }
-    assert_said(
-        &place.ctl(&["reload", "-wait"]),
-        1,
-        &["too many clients wait already"],
-    );
-    // Those who do not wait are not concerned.
-    assert_said(&place.ctl(&["reload"]), 0, &[]);
-    assert_said(&place.ctl(&["stop"]), 0, &[]);
-    for id in 0..24 {
-        let last = client.answer();
-        assert_eq!(last["request_id"], id);
-        assert_eq!(last["verdict"]["outcome"], "abandoned");
-    }
-}
-
-#[test]
-fn a_client_that_leaves_while_it_waits_leaves_nothing_behind() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=1500"]);
-    let open = || facts::open_fds(daemon.real_pid()).len();
-    let before = open();
-    for _ in 0..40 {
-        let mut client = place.client();
-        client.send(r#"{"command":"reload","args":["wait"],"id":1}"#);
-        assert_eq!(client.answer()["wait"], true);
-    }
-    daemon.wait_for_line("generation 3 is live");
-    daemon.wait_until("the descriptors to be given back", || open() <= before);
-}
-
-#[test]
-fn an_idle_daemon_with_clients_does_not_spin() {
-    let place = Place::of("up");
-    let daemon = place.live(&["-start=50"]);
-    let mut clients: Vec<Client> = (0..5).map(|_| place.client()).collect();
-    for client in &mut clients {
-        client.ask(r#"{"command":"ping"}"#);
-    }
-    let before = facts::cpu_ticks(daemon.real_pid());
-    daemon.stays_up_for(Duration::from_secs(1));
-    let spent = facts::cpu_ticks(daemon.real_pid()) - before;
-    assert!(spent < 10, "{spent} hundredths of a second");
 }

@@ -131,7 +131,7 @@ fn a_start_that_cannot_be_is_one_line_and_status_1() {
 
 #[test]
 fn every_flag_takes_both_dashes_and_both_ways_of_giving_a_value() {
-    for start in ["-start=20", "--start=20", "-start 20", "--start 20"] {
+    for start in ["-start=600", "--start=600", "-start 600", "--start 600"] {
         let words: Vec<&str> = start.split(' ').collect();
         let daemon = Run::worker(&words, &["up"]).start();
         daemon.wait_until_live();
@@ -206,7 +206,7 @@ fn the_last_of_a_repeated_flag_wins_but_listen_adds_up() {
             "-start=nonsense",
         ])
         .args(&[
-            "-start=10",
+            "-start=1000",
             "-listen=tcp://127.0.0.1:0",
             &format!("-command={}", worker()),
         ])
@@ -221,7 +221,7 @@ fn the_last_of_a_repeated_flag_wins_but_listen_adds_up() {
             "-start=5000",
         ])
         .args(&[
-            "-start=10",
+            "-start=1000",
             "-listen=tcp://127.0.0.1:0",
             &format!("-command={}", worker()),
         ])

@@ -32,7 +32,7 @@ fn with_the_notify_gate_a_generation_is_live_when_it_says_so() {
 fn with_the_notify_gate_a_silent_worker_is_rolled_back_at_the_end_of_the_wait() {
     let dir = TempDir::new();
     dir.write("now", "ready");
-    let flags = ["-ready=notify", "-start=500"];
+    let flags = ["-ready=notify", "-start=2000"];
     let daemon = Run::worker(&flags, &["from", &dir.word("now")]).start();
     daemon.wait_until_live();
     let old = daemon.workers()[0];
@@ -55,7 +55,7 @@ fn each_worker_has_a_notify_socket_of_its_own_and_only_with_the_gate() {
 
 #[test]
 fn with_respawn_a_worker_that_dies_is_replaced_at_once() {
-    let daemon = Run::worker(&["-respawn", "-start=50"], &["up"]).start();
+    let daemon = Run::worker(&["-respawn", "-start=600"], &["up"]).start();
     daemon.wait_until_live();
     let old = daemon.worker_that_said("up");
     kill(Pid::from_raw(old), Signal::SIGKILL).expect("it is there");
@@ -69,7 +69,7 @@ fn with_respawn_a_worker_that_dies_is_replaced_at_once() {
 
 #[test]
 fn with_respawn_a_first_generation_that_crashes_is_tried_again_and_a_stop_ends_it_at_once() {
-    let daemon = Run::worker(&["-respawn", "-start=100"], &["exit", "3"]).start();
+    let daemon = Run::worker(&["-respawn", "-start=600"], &["exit", "3"]).start();
     daemon.wait_for_count(" exit status 3", 3);
     daemon.signal(Signal::SIGTERM);
     // It was never up: that is no success.
@@ -90,7 +90,7 @@ fn with_respawn_a_missing_command_is_still_an_error_at_start() {
 
 #[test]
 fn a_rolling_reload_replaces_one_after_the_other_and_never_has_more_than_allowed() {
-    let daemon = Run::worker(&["-workers=3", "-max-extra=1", "-start=60"], &["up"]).start();
+    let daemon = Run::worker(&["-workers=3", "-max-extra=1", "-start=600"], &["up"]).start();
     daemon.wait_until_live();
     let old = daemon.workers();
     let mark = daemon.mark();

@@ -55,10 +55,10 @@ fn next(seed: &mut u32) -> u32 {
 
 #[test]
 fn a_storm_of_signals_and_deaths_ends_in_one_worker_and_a_clean_stop() {
-    let daemon = Run::worker(&["-start=10", "-respawn"], &["up"]).start();
+    let daemon = Run::worker(&["-start=300", "-respawn"], &["up"]).start();
     daemon.wait_until_live();
     let mut seed = 812;
-    for _ in 0..300 {
+    for _ in 0..200 {
         match next(&mut seed) % 8 {
             0..=2 => daemon.signal(Signal::SIGHUP),
             3 => daemon.signal(Signal::SIGUSR2),
@@ -71,7 +71,7 @@ fn a_storm_of_signals_and_deaths_ends_in_one_worker_and_a_clean_stop() {
                 }
             }
         }
-        daemon.stays_up_for(Duration::from_millis(u64::from(next(&mut seed) % 12)));
+        daemon.stays_up_for(Duration::from_millis(u64::from(next(&mut seed) % 50)));
     }
     // Quiet again: the back-off ends, and what is there then stays.
     daemon.reload();

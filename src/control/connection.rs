@@ -57,6 +57,7 @@ pub(super) struct Gone;
 
 #[derive(Debug)]
 pub(super) struct Connection {
+    pub id: u64,
     pub stream: UnixStream,
     pub peer: Peer,
     pub rights: Rights,
@@ -75,8 +76,15 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub fn new(stream: UnixStream, peer: Peer, rights: Rights, now: Instant) -> Connection {
+    pub fn new(
+        id: u64,
+        stream: UnixStream,
+        peer: Peer,
+        rights: Rights,
+        now: Instant,
+    ) -> Connection {
         Connection {
+            id,
             stream,
             peer,
             rights,

@@ -169,7 +169,7 @@ fn a_client_that_does_not_read_is_not_listened_to_and_closed_at_last() {
     let mut place = Place::new();
     let (client, id) = place.client();
     let text = "x".repeat(100_000);
-    while !place.control.clients.get(&id).unwrap().is_congested() {
+    while !place.control.client(id).unwrap().is_congested() {
         place.answer(id, &text);
     }
     send(&client, b"{\"command\":\"a\"}\n");
@@ -186,7 +186,7 @@ fn a_client_that_reads_again_is_listened_to_again() {
     let (mut client, id) = place.client();
     send(&client, b"{\"command\":\"a\"}\n");
     let text = "x".repeat(100_000);
-    while !place.control.clients.get(&id).unwrap().is_congested() {
+    while !place.control.client(id).unwrap().is_congested() {
         place.answer(id, &text);
     }
     assert_eq!(place.commands(id), [] as [&str; 0]);
@@ -219,7 +219,7 @@ fn of_one_process_only_so_many_connections_stay_and_the_newest_do() {
 /// Clients as of other processes.
 fn stranger(place: &mut Place, pid: i32) -> (UnixStream, u64) {
     let (client, id) = place.client();
-    place.control.clients.get_mut(&id).unwrap().peer.pid = pid;
+    place.control.client_mut(id).unwrap().peer.pid = pid;
     (client, id)
 }
 
@@ -251,7 +251,7 @@ fn those_who_may_only_report_make_room_first() {
         .map(|n| stranger(&mut place, -1 - n))
         .collect();
     let reporter = clients[9].1;
-    let client = place.control.clients.get_mut(&reporter).unwrap();
+    let client = place.control.client_mut(reporter).unwrap();
     client.rights = Rights::Reports;
     place.now = place.now + GRACE;
     let _newcomer = place.connect();

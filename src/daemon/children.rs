@@ -6,6 +6,7 @@ use super::Daemon;
 use super::watch::{Source, Ticket};
 use crate::args::{Gate, Output, Protocols};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
+use crate::log::Room;
 use crate::notify::{Message, WorkerSocket};
 use crate::output::{Drained, Pipe, TURN};
 use crate::program::{self, ResolveError};
@@ -464,10 +465,12 @@ impl Daemon {
             return;
         };
         let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        let mut outlives = false;
         if stream.pipe.is_complete() || state == Drained::Eof {
             if let Some(end) = stream.end.take() {
                 info!(self.logger, "{end}");
                 stream.reported = true;
+                outlives = state != Drained::Eof;
             }
         }
         match state {
@@ -477,16 +480,23 @@ impl Daemon {
             Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
             Drained::Empty => {}
         }
-        self.limit_orphaned_pipes();
+        // It looks at all streams: not at every line of everybody.
+        if outlives {
+            self.limit_orphaned_pipes();
+        }
     }
 
     /// Goes on reading what could not be read before; after each flush, whose success nothing else
     /// announces.
     pub(super) fn unpark(&mut self) {
-        let (now, blocked) = (clock::now(), self.log.is_blocked());
+        let (now, room) = (clock::now(), self.log.room());
         let inbox = &mut self.watch.inbox;
         self.children.parked.retain(|id, until| {
-            let stays = blocked && until.is_none_or(|until| until > now);
+            let stays = match (room, *until) {
+                (Room::Held, None) => true,
+                (Room::Held | Room::Gone, Some(until)) => until > now,
+                _ => false,
+            };
             if !stays {
                 inbox.insert(Source::Output(*id));
             }

@@ -6,25 +6,24 @@
 
 #[cfg(feature = "einhorn")]
 mod einhorn;
+mod waiters;
+
+pub(super) use waiters::State;
 
 use super::Daemon;
-use super::watch::{Source, Ticket, Watch};
+use super::watch::Source;
 use crate::args::Gate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
-use crate::protocol::Id;
 use crate::status::{Process, SocketView, Told, View, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use mio::Interest;
 use signal_hook::consts::SIGTERM;
 use slog::{info, warn};
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
+use waiters::Wish;
 
-/// At most so many clients may wait for something; the others have room beside them.
-const MAX_WAITING: usize = 24;
 /// How often one connection is read when its last words may count.
 const LAST_WORDS: usize = 8;
 /// What clients do wrong is logged this often at most.
@@ -33,189 +32,6 @@ const COMPLAINTS: Duration = Duration::from_secs(1);
 const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
 const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
-const FAILED: Option<(&str, &str)> = Some(("failed", "true"));
-
-/// What a client waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wish {
-    /// The verdict on its reload: the one with this number, or the one that is remembered.
-    Reload(Option<u64>),
-    /// The same in einhorn's words.
-    #[cfg(feature = "einhorn")]
-    Upgrade {
-        generation: Option<u64>,
-        smooth: bool,
-    },
-    /// Our end.
-    End,
-}
-
-impl Wish {
-    fn generation(&mut self) -> Option<&mut Option<u64>> {
-        match self {
-            Wish::Reload(generation) => Some(generation),
-            #[cfg(feature = "einhorn")]
-            Wish::Upgrade { generation, .. } => Some(generation),
-            Wish::End => None,
-        }
-    }
-
-    fn is_for(mut self, reload: Option<u64>) -> bool {
-        self.generation().is_some_and(|bound| *bound == reload)
-    }
-}
-
-/// Somebody who waits.
-#[derive(Debug, Clone)]
-struct Waiter {
-    connection: u64,
-    id: Option<Id>,
-    wish: Wish,
-}
-
-/// The control socket, if there is one, and what is said on it.
-pub(super) struct State {
-    socket: Option<Control>,
-    /// Of the connections, and under 0 of the socket itself.
-    tickets: BTreeMap<u64, Ticket>,
-    /// Requests that wait for their place in the turn.
-    heard: VecDeque<Incoming>,
-    waiters: Vec<Waiter>,
-    /// The last generation that began to come up.
-    begun: u64,
-    /// How many of its workers were said to be ready.
-    ready: u32,
-    began: Instant,
-    last: Option<Told>,
-    next_complaint: Instant,
-}
-
-impl State {
-    pub fn new(watch: &mut Watch, socket: Option<Control>) -> io::Result<State> {
-        let mut tickets = BTreeMap::new();
-        if let Some(socket) = &socket {
-            let ticket = watch.add(socket.listener(), Source::Control(0), Interest::READABLE)?;
-            tickets.insert(0, ticket);
-        }
-        Ok(State {
-            socket,
-            tickets,
-            heard: VecDeque::new(),
-            waiters: Vec::new(),
-            begun: 0,
-            ready: 0,
-            began: clock::now(),
-            last: None,
-            next_complaint: Instant(0),
-        })
-    }
-
-    pub fn deadline(&self) -> Option<Instant> {
-        self.socket.as_ref().and_then(Control::deadline)
-    }
-
-    fn answer(&mut self, connection: u64, answer: &Answer) {
-        if let Some(socket) = &mut self.socket {
-            socket.answer(connection, answer);
-        }
-    }
-
-    fn say(&mut self, to: &Incoming, message: &str) {
-        self.say_and_wait(to, message, false);
-    }
-
-    fn say_and_wait(&mut self, to: &Incoming, message: &str, wait: bool) {
-        let answer = Answer {
-            message,
-            id: to.request.id.as_ref(),
-            wait,
-            field: None,
-        };
-        self.answer(to.connection, &answer);
-    }
-
-    fn refuse(&mut self, to: &Incoming, reason: &str) {
-        let answer = Answer {
-            message: reason,
-            id: to.request.id.as_ref(),
-            field: FAILED,
-            ..Answer::default()
-        };
-        self.answer(to.connection, &answer);
-    }
-
-    /// Somebody waits from now on; the caller has seen that there is room.
-    fn wait(&mut self, who: &Incoming, wish: Wish) {
-        if let Some(socket) = &mut self.socket {
-            socket.hold(who.connection);
-        }
-        self.waiters.push(Waiter {
-            connection: who.connection,
-            id: who.request.id.clone(),
-            wish,
-        });
-    }
-
-    fn is_crowded(&self) -> bool {
-        self.waiters.len() >= MAX_WAITING
-    }
-
-    /// One more answer, not the last, to all whose wish is meant.
-    fn progress(&mut self, message: &str, is_meant: impl Fn(Wish) -> bool) {
-        let Some(socket) = &mut self.socket else {
-            return;
-        };
-        for waiter in self.waiters.iter().filter(|waiter| is_meant(waiter.wish)) {
-            let answer = Answer {
-                message,
-                id: waiter.id.as_ref(),
-                wait: true,
-                field: None,
-            };
-            socket.answer(waiter.connection, &answer);
-        }
-    }
-
-    /// The last answer to all whose wish is meant.
-    fn conclude(
-        &mut self,
-        message: &str,
-        field: Option<(&str, &str)>,
-        is_meant: impl Fn(Wish) -> bool,
-    ) {
-        let Some(socket) = &mut self.socket else {
-            return;
-        };
-        self.waiters.retain(|waiter| {
-            let meant = is_meant(waiter.wish);
-            if meant {
-                let answer = Answer {
-                    message,
-                    id: waiter.id.as_ref(),
-                    wait: false,
-                    field,
-                };
-                socket.answer(waiter.connection, &answer);
-                socket.release(waiter.connection);
-            }
-            !meant
-        });
-    }
-
-    /// Lets go of connections that were closed.
-    fn tidy(&mut self, watch: &mut Watch) {
-        let Some(socket) = &mut self.socket else {
-            return;
-        };
-        for (id, stream) in socket.take_closed() {
-            if let Some(ticket) = self.tickets.remove(&id) {
-                watch.remove(&stream, ticket);
-            }
-            self.waiters.retain(|waiter| waiter.connection != id);
-            self.heard.retain(|incoming| incoming.connection != id);
-        }
-    }
-}
 
 /// What a client must be allowed for what it asks.
 fn needed(incoming: &Incoming) -> Rights {
@@ -284,7 +100,7 @@ impl Daemon {
         let Some(fd) = socket.fd(id) else { return };
         let both = Interest::READABLE | Interest::WRITABLE;
         match self.watch.add(fd, Source::Control(id), both) {
-            Ok(ticket) => drop(self.control.tickets.insert(id, ticket)),
+            Ok(ticket) => self.control.tickets.push((id, ticket)),
             Err(error) => {
                 socket.close(id);
                 self.complain(&format!("cannot watch a client's connection: {error}"));

@@ -28,13 +28,11 @@ impl Queue {
         &self.data[self.start..]
     }
 
-    /// Adds the parts of one line and its newline.
-    pub fn push_line(&mut self, parts: &[&[u8]]) {
-        let length = parts.iter().map(|part| part.len()).sum::<usize>() + 1;
-        self.make_room(length);
-        for part in parts {
-            self.data.extend_from_slice(part);
-        }
+    /// Adds a line in two parts, and its newline.
+    pub fn push_line(&mut self, header: &[u8], text: &[u8]) {
+        self.make_room(header.len() + text.len() + 1);
+        self.data.extend_from_slice(header);
+        self.data.extend_from_slice(text);
         self.data.push(b'\n');
     }
 
@@ -44,8 +42,8 @@ impl Queue {
         self.data.extend_from_slice(bytes);
     }
 
-    /// Forgets the oldest `count` bytes. Memory goes back when nothing is left, unless so much
-    /// went at once that more will follow.
+    /// Forgets the oldest `count` bytes. A little memory goes back when nothing is left; much of
+    /// it stays for what will follow, until [`rest`](Self::rest).
     pub fn consume(&mut self, count: usize) {
         self.start += count;
         debug_assert!(self.start <= self.data.len());
@@ -54,20 +52,20 @@ impl Queue {
         }
         self.data.clear();
         self.start = 0;
-        if count < STEP {
-            self.rest();
+        if !self.is_large() {
+            self.data = Vec::new();
         }
+    }
+
+    /// Whether much memory is held for nothing.
+    pub fn is_large(&self) -> bool {
+        self.is_empty() && self.data.capacity() > 2 * STEP
     }
 
     /// Gives the memory back if nothing waits.
     pub fn rest(&mut self) {
-        if !self.is_empty() || self.data.capacity() == 0 {
-            return;
-        }
-        let was_large = self.data.capacity() > 2 * STEP;
-        self.data = Vec::new();
-        self.start = 0;
-        if was_large {
+        if self.is_large() {
+            self.data = Vec::new();
             crate::sys::io::trim_heap();
         }
     }
@@ -80,7 +78,7 @@ impl Queue {
             self.start = 0;
         }
         if self.data.capacity() - self.data.len() < length {
-            self.data.reserve_exact(length.max(STEP));
+            self.data.reserve(length.max(STEP));
         }
     }
 
@@ -97,8 +95,8 @@ mod tests {
     #[test]
     fn lines_come_out_in_the_order_they_went_in() {
         let mut queue = Queue::default();
-        queue.push_line(&[b"[1] ", b"one"]);
-        queue.push_line(&[b"two"]);
+        queue.push_line(b"[1] ", b"one");
+        queue.push_line(b"two", b"");
         assert_eq!(queue.bytes(), b"[1] one\ntwo\n");
         queue.consume(6);
         assert_eq!(queue.bytes(), b"e\ntwo\n");
@@ -110,10 +108,10 @@ mod tests {
         let mut queue = Queue::default();
         let line = [b'x'; 99];
         for _ in 0..600 {
-            queue.push_line(&[&line]);
+            queue.push_line(&line, b"");
         }
         for _ in 0..100_000 {
-            queue.push_line(&[&line]);
+            queue.push_line(&line, b"");
             queue.consume(100);
         }
         assert_eq!(queue.len(), 60_000);
@@ -123,7 +121,7 @@ mod tests {
     #[test]
     fn an_empty_queue_holds_no_memory() {
         let mut queue = Queue::default();
-        queue.push_line(&[&[b'x'; 50_000]]);
+        queue.push_line(&[b'x'; 50_000], b"");
         queue.consume(50_001);
         queue.rest();
         assert_eq!(queue.capacity(), 0);

@@ -13,8 +13,6 @@ use nix::unistd::write;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// What one write takes at most: as much as a pipe holds.
-const ONE_WRITE: usize = 64 * 1024;
 /// What a probed pipe takes without waiting: PIPE_BUF (pipe(7)). A terminal that says it is
 /// writable has room for some hundred bytes.
 const PROBED_PIPE: usize = 4096;
@@ -83,8 +81,8 @@ impl Stderr {
         if let Way::Probed(piece) = self.way {
             return self.flush_probed(queue, piece);
         }
-        let wanted = queue.len().min(ONE_WRITE);
-        match self.write(&queue.bytes()[..wanted]) {
+        let wanted = queue.len();
+        match self.write(queue.bytes()) {
             Ok(count) => {
                 queue.consume(count);
                 // A file that took a part says why at the next try; anything else is full now.
@@ -167,7 +165,7 @@ mod tests {
     fn through(way: Way, fd: OwnedFd) -> (Stderr, Queue) {
         let mut queue = Queue::default();
         for _ in 0..200 {
-            queue.push_line(&[&[b'x'; 999]]);
+            queue.push_line(&[b'x'; 999], b"");
         }
         (Stderr { fd, way }, queue)
     }

@@ -35,6 +35,15 @@ fn text(end: impl AsFd) -> String {
 }
 
 impl Log {
+    /// Adds one line, or counts it as lost.
+    pub(crate) fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
+        let mut core = self.core.borrow_mut();
+        match core.room() {
+            Room::Free => core.worker_line(pid, &Line { bytes: line, cut }),
+            _ => core.lost += 1,
+        }
+    }
+
     /// Waits until the watched descriptor is writable, if one is watched.
     pub(crate) fn await_writable(&self) {
         if self.wait_fd().is_none() {
@@ -185,8 +194,10 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     logged += &text(&end);
     let note = format!(" {lost} lines were lost: the log did not take more\n");
     assert!(logged.ends_with(&note), "{}", &logged[logged.len() - 300..]);
-    log.flush(START);
+    assert_eq!(log.retry_at(), Some(seconds(1)));
+    log.flush(seconds(1));
     assert_eq!(log.core.borrow().queue.capacity(), 0);
+    assert_eq!(log.retry_at(), None);
 }
 
 #[test]

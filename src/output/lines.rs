@@ -15,11 +15,13 @@ pub struct Line<'a> {
     pub cut: u64,
 }
 
-/// Bytes that are not yet lines, or not yet asked for. It holds one line and what was added
-/// last, and no memory when it is empty.
+/// Bytes that are not yet lines, or not yet asked for: at most one cut line and what was added
+/// last. Memory to work in can be lent to it; between whiles it holds no more than it needs.
 #[derive(Debug, Default)]
 pub struct LineBuffer {
+    /// What is held ends at `end`; after that is room that has been used before.
     data: Vec<u8>,
+    end: usize,
     /// Where the present line begins.
     start: usize,
     /// Before it, from `start`, there is no newline.
@@ -37,31 +39,28 @@ impl LineBuffer {
         limit: usize,
         read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
     ) -> Result<usize, E> {
-        self.compact();
-        let length = self.data.len();
-        self.data.reserve_exact(limit);
-        self.data.resize(length + limit, 0);
-        let result = read(&mut self.data[length..]);
-        self.data
-            .truncate(length + result.as_ref().map_or(0, |count| *count));
+        self.make_room(limit);
+        let result = read(&mut self.data[self.end..self.end + limit]);
+        self.end += result.as_ref().map_or(0, |count| *count);
         result
     }
 
     /// Adds bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.compact();
-        self.data.extend_from_slice(bytes);
+        self.make_room(bytes.len());
+        self.data[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
     }
 
     /// The `count` bytes that came last.
     pub fn last(&self, count: usize) -> &[u8] {
-        &self.data[self.data.len() - count..]
+        &self.data[self.end - count..self.end]
     }
 
     /// The next complete line.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
         loop {
-            let Some(length) = memchr(b'\n', &self.data[self.scanned..]) else {
+            let Some(length) = memchr(b'\n', &self.data[self.scanned..self.end]) else {
                 self.hold_back();
                 return None;
             };
@@ -84,19 +83,19 @@ impl LineBuffer {
     /// No newline is left: keeps no more of the present line than will be shown.
     fn hold_back(&mut self) {
         if self.torn {
-            self.data.truncate(self.start);
+            self.end = self.start;
         }
-        let excess = (self.data.len() - self.start).saturating_sub(MAX_LINE);
+        let excess = (self.end - self.start).saturating_sub(MAX_LINE);
         self.cut += excess as u64;
-        self.data.truncate(self.data.len() - excess);
-        self.scanned = self.data.len();
+        self.end -= excess;
+        self.scanned = self.end;
     }
 
     /// The output ends here, newline or not: a last line without one becomes a line.
     pub fn end(&mut self) {
         // A torn line's rest is dropped by its newline, as ever.
-        if self.data[self.start..].last().is_some_and(|b| *b != b'\n') {
-            self.data.push(b'\n');
+        if self.held().last().is_some_and(|b| *b != b'\n') {
+            self.push(b"\n");
         }
         if self.is_empty() {
             self.torn = false;
@@ -106,14 +105,14 @@ impl LineBuffer {
     /// Drops all there is, and the rest of a line that has only begun; says how many lines that
     /// makes, each counted once.
     pub fn discard(&mut self) -> u64 {
-        let data = &self.data[self.start..];
+        let data = self.held();
         let ends = memchr_iter(b'\n', data).count() as u64;
         let open = data.last().is_some_and(|byte| *byte != b'\n');
         let counted = u64::from(self.torn && (ends > 0));
         let begun = u64::from(open && !(self.torn && ends == 0));
         self.torn = open || (self.torn && ends == 0);
         self.cut = 0;
-        self.data = Vec::new();
+        self.end = 0;
         self.start = 0;
         self.scanned = 0;
         ends - counted + begun
@@ -121,25 +120,44 @@ impl LineBuffer {
 
     /// Whether no byte is held.
     pub fn is_empty(&self) -> bool {
-        self.start == self.data.len()
+        self.start == self.end
     }
 
-    /// Gives back the memory that is not needed for what is held.
-    pub fn rest(&mut self) {
-        self.compact();
-        self.data.shrink_to_fit();
+    /// Works in this memory, whatever is in it, until [`settle`](Self::settle).
+    pub fn work_in(&mut self, mut memory: Vec<u8>) {
+        let held = self.held();
+        if memory.len() < held.len() {
+            memory.resize(held.len(), 0);
+        }
+        memory[..held.len()].copy_from_slice(held);
+        drop(self.move_into(memory));
+    }
+
+    /// Gives back the memory, and keeps what is held in a piece of just its size.
+    pub fn settle(&mut self) -> Vec<u8> {
+        let held = self.held().to_vec();
+        self.move_into(held)
+    }
+
+    /// What is held is at the beginning of `memory` already.
+    fn move_into(&mut self, memory: Vec<u8>) -> Vec<u8> {
+        self.end -= self.start;
+        self.scanned -= self.start;
+        self.start = 0;
+        std::mem::replace(&mut self.data, memory)
     }
 
     /// What another process image needs to go on: the bytes held, how many were cut from the
     /// present line, and whether its beginning is lost.
     pub fn state(&self) -> (&[u8], u64, bool) {
-        (&self.data[self.start..], self.cut, self.torn)
+        (self.held(), self.cut, self.torn)
     }
 
     /// Goes on from a [`state`](Self::state).
     pub fn from_state(bytes: &[u8], cut: u64, torn: bool) -> LineBuffer {
         LineBuffer {
             data: bytes.to_vec(),
+            end: bytes.len(),
             start: 0,
             scanned: 0,
             // A cut line's first part must be there, or its length would not add up.
@@ -148,10 +166,25 @@ impl LineBuffer {
         }
     }
 
+    fn held(&self) -> &[u8] {
+        &self.data[self.start..self.end]
+    }
+
+    /// Room for `length` bytes after what is held. New memory is zeroed once, not at each read.
+    fn make_room(&mut self, length: usize) {
+        self.compact();
+        let missing = (self.end + length).saturating_sub(self.data.len());
+        self.data.reserve_exact(missing);
+        self.data.resize(self.data.len() + missing, 0);
+    }
+
     fn compact(&mut self) {
-        self.data.drain(..self.start);
-        self.scanned -= self.start;
-        self.start = 0;
+        if self.start > 0 {
+            self.data.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.scanned -= self.start;
+            self.start = 0;
+        }
     }
 }
 
@@ -244,17 +277,21 @@ mod tests {
     }
 
     #[test]
-    fn no_memory_is_held_for_nothing() {
+    fn lent_memory_is_given_back_and_no_more_kept_than_is_held() {
         let mut buffer = LineBuffer::default();
-        buffer.push(&[b'\n'; 10_000]);
-        assert_eq!(all(&mut buffer).len(), 10_000);
-        buffer.rest();
+        for lent in [Vec::new(), vec![b'\n'; 5], vec![b'\n'; 100_000]] {
+            buffer.work_in(lent);
+            buffer.push(b" half\nhalf");
+            assert_eq!(all(&mut buffer).len(), 1);
+            let memory = buffer.settle();
+            assert!(memory.len() >= 5);
+            assert_eq!((buffer.data.len(), buffer.data.capacity()), (4, 4));
+        }
+        buffer.work_in(vec![0; 100_000]);
+        buffer.push(b"\n");
+        assert_eq!(all(&mut buffer), whole(&[b"half"]));
+        buffer.settle();
         assert_eq!(buffer.data.capacity(), 0);
-        buffer.push(&[b'\n'; 10_000]);
-        buffer.push(b"half");
-        assert_eq!(all(&mut buffer).len(), 10_000);
-        buffer.rest();
-        assert_eq!(buffer.data.capacity(), 4);
     }
 
     #[test]

@@ -5,6 +5,9 @@ use crate::args::LogTarget;
 use nix::unistd::write;
 use std::os::fd::AsRawFd;
 
+/// When a log that has been full since 0 counts as stuck.
+const STUCK: Instant = Instant(100_000_000);
+
 /// A log into a pipe, and the pipe's end.
 fn log() -> (Log, OwnedFd) {
     let (end, start) = pipe().unwrap();
@@ -141,7 +144,7 @@ fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_co
     let mut dropped = fill(&start);
     let mut read_in_one_span = 0;
     let next = loop {
-        match pipe.drain(&mut log, Instant(5), TURN) {
+        match pipe.drain(&mut log, STUCK, TURN) {
             Drained::Wait(next) => break next,
             Drained::Empty | Drained::More => {
                 read_in_one_span += 1;
@@ -151,7 +154,7 @@ fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_co
         }
         assert!(read_in_one_span < 1000, "the rate is bounded");
     };
-    assert_eq!(next, Instant(10_000_005));
+    assert_eq!(next, Instant(STUCK.0 + 10_000_000));
     // One second later the reader reads, and the worker goes on.
     let mut now = Instant(1_000_000_000);
     while pipe.drain(&mut log, now, TURN) != Drained::Empty {
@@ -167,8 +170,35 @@ fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_co
     log.flush(now);
     logged += &text(&end);
     let note = format!(" {dropped} lines were lost: the log did not take more\n");
-    assert!(logged.contains(&note), "{note}");
+    assert!(
+        logged.contains(&note),
+        "{note} not in {}",
+        &logged[logged.len() - 300..]
+    );
     assert!(logged.ends_with("[2] good-bye\n"));
+}
+
+#[test]
+fn a_log_that_is_only_slow_holds_even_such_a_worker_back_and_loses_nothing() {
+    let (mut log, end) = log();
+    block(&mut log, 1);
+    let (mut pipe, start) = worker(2);
+    pipe.allow_drops();
+    fill(&start);
+    let before = bytes_waiting(pipe.fd()).unwrap();
+    for millis in 0..1000 {
+        // A slow reader takes a page a millisecond, 4 MB/s.
+        let now = Instant(millis * 1_000_000);
+        read(&end, &mut [0; 4096]).unwrap();
+        log.flush(now);
+        fill(&start);
+        match pipe.drain(&mut log, now, TURN) {
+            Drained::Wait(later) => assert!(later > now),
+            other => assert_eq!(other, Drained::More),
+        }
+    }
+    assert_eq!(log.unwritten().1, 0, "no line was lost");
+    assert!(bytes_waiting(pipe.fd()).unwrap() + CHUNK >= before);
 }
 
 #[test]

@@ -192,6 +192,11 @@ impl Supervisor {
         Some((last + interval).max(now))
     }
 
+    fn delay_by_pace(&self, now: Instant, generation: u64) -> Duration {
+        self.paced(now, generation)
+            .map_or(Duration::ZERO, |at| at - now)
+    }
+
     /// How many more workers may be there that nobody has asked to stop.
     pub(super) fn room(&self) -> u32 {
         let workers = self.policy.workers;
@@ -249,14 +254,14 @@ impl Supervisor {
         } else {
             worker.streak
         };
+        // The pace is asked again when the place is filled: somebody may have become ready.
         let paced = (self.policy.pace).is_some_and(|pace| !pace.interval.is_zero());
-        let delay = if paced {
-            Duration::ZERO
-        } else {
-            backoff(streak)
+        let (due, delay) = match (paced, backoff(streak)) {
+            (true, _) => (now, self.delay_by_pace(now, worker.generation)),
+            (false, delay) => (now + delay, delay),
         };
         let vacancy = Vacancy {
-            due: now + delay,
+            due,
             generation: worker.generation,
             restarts: worker.restarts.saturating_add(1),
             streak: streak.saturating_add(1),

@@ -48,12 +48,13 @@ pub enum Style {
     Rolling,
 }
 
-/// einhorn's spin-up throttle: holds for every start but those of the first generation.
+/// einhorn's spin-up throttle: holds for rolling reloads and for workers that follow a dead one. A
+/// first generation and a fleet start at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     /// Between two starts; 1.5 times longer for each death in a row before readiness.
     pub interval: Duration,
-    /// At most this many workers may be on their way to readiness.
+    /// At most this many workers of a generation may be on their way to readiness; at least 1.
     pub max_unready: u32,
 }
 
@@ -67,9 +68,13 @@ pub struct Policy {
     /// `None`: rolling where K < N.
     pub style: Option<Style>,
     pub gate: Gate,
+    /// How long the gate takes, from exec; also the limit of an exec. Zero: see [`Gate`].
     pub start: Duration,
+    /// How long a worker that was asked to stop may take until SIGKILL; `None`: for ever.
     pub stop: Option<Duration>,
+    /// How we ask (signal(7)'s number).
     pub stop_signal: i32,
+    /// Whether a worker that dies unasked is replaced.
     pub respawn: bool,
     pub pace: Option<Pace>,
     /// How many workers our descriptors suffice for, draining ones included.

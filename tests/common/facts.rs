@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The fields of /proc/PID/stat after the name, which may hold anything.
 fn stat(pid: i32) -> Option<Vec<String>> {
@@ -42,8 +43,20 @@ pub fn cpu_ticks(pid: i32) -> u64 {
     field(11) + field(12)
 }
 
-/// A line of /proc/PID/smaps_rollup or status, in kB.
-fn kilobytes(pid: i32, file: &str, key: &str) -> Option<u64> {
+/// Processor time of its main thread so far, exactly (/proc/PID/schedstat); a zombie's too.
+pub fn processor(pid: i32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|word| word.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+/// How often it has gone to sleep by itself.
+pub fn sleeps(pid: i32) -> u64 {
+    number(pid, "status", "voluntary_ctxt_switches:").unwrap_or(0)
+}
+
+/// A line of a file in /proc/PID; memory is in kB.
+fn number(pid: i32, file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -51,12 +64,12 @@ fn kilobytes(pid: i32, file: &str, key: &str) -> Option<u64> {
 
 /// Resident memory in kB.
 pub fn rss(pid: i32) -> u64 {
-    kilobytes(pid, "status", "VmRSS:").unwrap_or(0)
+    number(pid, "status", "VmRSS:").unwrap_or(0)
 }
 
 /// Anonymous memory in kB: what it allocated, without the pages of the program itself.
 pub fn anonymous(pid: i32) -> u64 {
-    kilobytes(pid, "status", "RssAnon:").unwrap_or(0)
+    number(pid, "status", "RssAnon:").unwrap_or(0)
 }
 
 /// Where its executable is.

@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod clients;
+pub mod control;
 pub mod dir;
 pub mod facts;
 pub mod net;
@@ -511,6 +512,18 @@ impl Daemon {
             eprintln!("{}", facts::describe(pid));
         }
         eprintln!("--- its descriptors: {:#?}", facts::open_fds(self.pid()));
+    }
+
+    /// Waits until one of its workers sleeps and uses no processor any more: it is blocked.
+    pub fn wait_until_blocked(&self, worker: i32) {
+        let (mut used, mut quiet) = (Duration::ZERO, 0);
+        self.wait_until(&format!("worker {worker} to be blocked"), || {
+            let now = facts::processor(worker);
+            let asleep = facts::state(worker).as_deref() == Some("S") && now == used;
+            quiet = if asleep { quiet + 1 } else { 0 };
+            used = now;
+            quiet >= 20
+        });
     }
 
     /// Everything that we started, and nothing else: the descendants with their groups, then it.

@@ -1,6 +1,7 @@
 //! The recipes: how each server is run under socketmaster. The README shows them and the tests run
 //! them, with `/srv/app`, `/run` and `127.0.0.1:8080` replaced and nothing else.
 
+use super::need::Need::{self, Perl, Program, Python};
 use crate::common::{TempDir, example};
 use std::path::Path;
 use std::process::Command;
@@ -8,8 +9,8 @@ use std::process::Command;
 /// How one server is run.
 pub struct Recipe {
     pub name: &'static str,
-    /// The programs that it needs.
-    pub needs: &'static [&'static str],
+    /// What must be installed.
+    pub needs: &'static [Need],
     /// The command line, its words divided by single blanks.
     pub line: &'static str,
     /// Files in the application's directory, by name.
@@ -98,7 +99,7 @@ async def app(scope, receive, send):
 
 const GUNICORN: Recipe = Recipe {
     name: "gunicorn",
-    needs: &["gunicorn"],
+    needs: &[Program("gunicorn")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=systemd -ready=notify \
            -command=gunicorn -- --preload app:app",
     files: &[WSGI],
@@ -112,7 +113,7 @@ const GUNICORN: Recipe = Recipe {
 
 const GUNICORN_FD: Recipe = Recipe {
     name: "gunicorn, as under einhorn",
-    needs: &["gunicorn"],
+    needs: &[Program("gunicorn")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -command=gunicorn -- -b fd://3 app:app",
     files: &[WSGI],
     shown: None,
@@ -125,7 +126,7 @@ const GUNICORN_FD: Recipe = Recipe {
 
 pub const UVICORN: Recipe = Recipe {
     name: "uvicorn",
-    needs: &["python3", "uvicorn"],
+    needs: &[Program("uvicorn"), Python("uvicorn")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -command=python3 -- serve.py",
     files: &[
         ASGI,
@@ -147,15 +148,14 @@ Server(uvicorn.Config("app:app", fd=3)).run()
     ],
     shown: Some("serve.py"),
     note: "`-command=uvicorn -- --fd 3 app:app` works too, but its own stop closes connections that\n\
-           it has accepted and not yet read a request from: under full load about one request in a\n\
-           thousand is lost at a reload. `serve.py` stops accepting first and gives those half a\n\
-           second to speak.",
+           it has accepted and not yet read a request from: under full load a reload may cost a\n\
+           request or two. `serve.py` stops accepting first and gives those half a second to speak.",
     build: nothing_to_build,
 };
 
 pub const HYPERCORN: Recipe = Recipe {
     name: "hypercorn",
-    needs: &["python3", "hypercorn"],
+    needs: &[Program("hypercorn"), Python("hypercorn")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -command=python3 -- serve.py",
     files: &[
         ASGI,
@@ -185,14 +185,15 @@ asyncio.run(main())
         ),
     ],
     shown: Some("serve.py"),
-    note: "`-command=hypercorn -- -b fd://3 app:app` works too, with the same loss as uvicorn's own\n\
-           stop. hypercorn sets the backlog of the shared socket to its own: 100 if not told.",
+    note: "`-command=hypercorn -- -b fd://3 app:app` works too, but its own stop loses what\n\
+           uvicorn's does. hypercorn sets the backlog of the shared socket to its own: 100 if it is\n\
+           not told another.",
     build: nothing_to_build,
 };
 
 const PUMA: Recipe = Recipe {
     name: "puma",
-    needs: &["puma"],
+    needs: &[Program("puma")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=systemd \
            -command=puma -- -b tcp://127.0.0.1:8080 config.ru",
     files: &[(
@@ -206,7 +207,7 @@ const PUMA: Recipe = Recipe {
 
 const NGINX: Recipe = Recipe {
     name: "nginx",
-    needs: &["nginx"],
+    needs: &[Program("nginx")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=nginx -stop-signal=QUIT \
            -command=nginx -- -c /srv/app/nginx.conf",
     files: &[(
@@ -235,9 +236,9 @@ const PHP: (&str, &str) = ("pid.php", "<?php echo 'pid ', getmypid(), \"\\n\";\n
 
 const PHP_FPM: Recipe = Recipe {
     name: "php-fpm",
-    needs: &["php-fpm8.2"],
+    needs: &[Program("php-fpm")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=php-fpm -ready=notify \
-           -stop-signal=QUIT -command=php-fpm8.2 -- -F -y /srv/app/php-fpm.conf",
+           -stop-signal=QUIT -command=php-fpm -- -F -y /srv/app/php-fpm.conf",
     files: &[
         PHP,
         (
@@ -257,16 +258,16 @@ pm.max_children = 4
     shown: Some("php-fpm.conf"),
     note: "`listen` must be written as the address in `-listen`. `QUIT` is php-fpm's graceful\n\
            stop, and `process_control_timeout` is how long it lets requests finish: its default\n\
-           of 0 cuts them off.",
+           of 0 cuts them off. Debian's program has its version in its name: `php-fpm8.2`.",
     build: nothing_to_build,
 };
 
 const PHP_FPM_UNIX: Recipe = Recipe {
     name: "php-fpm on a unix socket",
-    needs: &["php-fpm8.2"],
+    needs: &[Program("php-fpm")],
     line: "socketmaster -listen=unix:///run/s?fpm=/run/fpm-alias&mode=0666 \
            -protocol=php-fpm -ready=notify -stop-signal=QUIT \
-           -command=php-fpm8.2 -- -F -y /srv/app/php-fpm.conf",
+           -command=php-fpm -- -F -y /srv/app/php-fpm.conf",
     files: &[
         PHP,
         (
@@ -293,7 +294,7 @@ pm.max_children = 4
 
 const NODE: Recipe = Recipe {
     name: "node",
-    needs: &["node"],
+    needs: &[Program("node")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -command=node -- server.js",
     files: &[(
         "server.js",
@@ -310,7 +311,7 @@ process.on('SIGTERM', () => server.close());
 
 const STARLET: Recipe = Recipe {
     name: "Starlet",
-    needs: &["plackup", "start_server"],
+    needs: &[Program("plackup"), Perl("Starlet::Server")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=server-starter \
            -command=plackup -- -s Starlet -E deployment --max-workers=4 app.psgi",
     files: &[(
@@ -324,7 +325,7 @@ const STARLET: Recipe = Recipe {
 
 const GO: Recipe = Recipe {
     name: "Go",
-    needs: &["go"],
+    needs: &[Program("go")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -ready=notify -command=/srv/app/server",
     files: &[],
     shown: None,

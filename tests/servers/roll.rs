@@ -2,6 +2,7 @@
 //! ask without a pause. One server runs at a time.
 
 use super::client::Fetch;
+use super::need;
 use super::recipes::Recipe;
 use crate::common::{Address, Daemon, LIMIT, Run, TempDir, facts, net};
 use std::collections::BTreeMap;
@@ -73,7 +74,8 @@ impl Site {
             dir.write(name, place(text));
         }
         (recipe.build)(&dir);
-        let words = line.split_whitespace().skip(1).map(place).collect();
+        let words = line.split_whitespace().skip(1);
+        let words = words.map(|word| place(&installed(word))).collect();
         Site {
             dir,
             address,
@@ -83,7 +85,7 @@ impl Site {
 
     /// Starts it; a shorter wait than the default lets the tests end sooner. Returns when it answers.
     pub fn start(&self) -> Daemon {
-        let run = Run::bare().dir(self.dir.path());
+        let run = Run::bare().dir(self.dir.path()).env("PATH", need::path());
         let run = match self.words.iter().any(|word| word == "-ready=notify") {
             true => run,
             false => run.arg("-start=700"),
@@ -91,6 +93,15 @@ impl Site {
         let daemon = run.args(&self.words).start();
         daemon.wait_until_live();
         daemon
+    }
+}
+
+/// `-command` with the name that the program has here.
+fn installed(word: &str) -> String {
+    let name = word.strip_prefix("-command=");
+    match name.and_then(|name| need::find(name)?.file_name()?.to_str().map(str::to_owned)) {
+        Some(name) => format!("-command={name}"),
+        None => word.to_owned(),
     }
 }
 

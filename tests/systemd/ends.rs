@@ -1,6 +1,6 @@
 //! How a unit ends: stops, exit statuses, and what is left behind.
 
-use super::systemd::{SystemdBox, in_each};
+use super::systemd::{SystemdBox, in_own};
 use super::{get, port, unit};
 
 /// A unit whose workers, asked to stop, leave when /run/go is there.
@@ -39,7 +39,7 @@ fn is_populated(systemd: &SystemdBox, unit: &str) -> bool {
 
 #[test]
 fn a_stop_by_signal_shows_as_deactivating_until_the_workers_have_finished() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         start(
             systemd,
             "draining",
@@ -60,7 +60,7 @@ fn a_stop_by_signal_shows_as_deactivating_until_the_workers_have_finished() {
 /// With KillMode=mixed systemd's TERM is for us alone, and we forward it once.
 #[test]
 fn systemctl_stop_reaches_each_worker_once() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let trap = DRAINING.replace("drain /run/go", "trap /run/go");
         start(systemd, "trap", &unit(&trap, &[]));
         systemd.wait_for_line("trap", "] up");
@@ -74,7 +74,7 @@ fn systemctl_stop_reaches_each_worker_once() {
 
 #[test]
 fn a_worker_that_never_stops_is_killed_when_systemd_loses_patience() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let stubborn = DRAINING.replace("drain /run/go", "ignore-term");
         start(systemd, "stubborn", &unit(&stubborn, &["TimeoutStopSec=1"]));
         systemd.wait_for_line("stubborn", "] up");
@@ -87,7 +87,7 @@ fn a_worker_that_never_stops_is_killed_when_systemd_loses_patience() {
 /// nginx and php-fpm finish what they have begun at QUIT; KillSignal= says so to us, we to them.
 #[test]
 fn kill_signal_quit_is_forwarded_and_ends_the_unit_cleanly() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = DRAINING.replace("drain /run/go", "up");
         start(
             systemd,
@@ -102,7 +102,7 @@ fn kill_signal_quit_is_forwarded_and_ends_the_unit_cleanly() {
 
 #[test]
 fn the_exit_status_says_why_the_unit_ended() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = |worker: &str| DRAINING.replace("drain /run/go", worker);
         for (name, flags, expected) in [
             ("status", flags("exit 3 300"), ["exit-code", "1", "3"]),
@@ -133,7 +133,7 @@ fn the_exit_status_says_why_the_unit_ended() {
 
 #[test]
 fn a_service_whose_workers_left_by_themselves_is_restarted() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = DRAINING.replace("drain /run/go", "from /run/words");
         systemd.write("/run/words", "exit 3 200");
         start(systemd, "again", &unit(&flags, &["Restart=on-failure"]));

@@ -8,18 +8,18 @@ fn the_hardened_unit_serves_reloads_rolls_back_respawns_and_stops() {
     in_each(|systemd| {
         systemd.run(&["systemctl", "start", "hardened"]);
         let main = systemd.show("hardened", "MainPID");
-        let first = get(systemd, &port(8085));
+        let first = get(systemd, &port(8080));
         systemd.run(&["systemctl", "reload", "hardened"]);
         let live = |status: &str| status.contains("generation 2 is live");
         systemd.wait_for("hardened", "StatusText", live);
-        let second = get(systemd, &port(8085));
+        let second = get(systemd, &port(8080));
         assert_ne!(second, first);
 
         systemd.install_script("exit 7", "/usr/local/bin/server");
         systemd.run(&["systemctl", "reload", "hardened"]);
         let rolled_back = |status: &str| status.contains("reload 3 rolled back");
         systemd.wait_for("hardened", "StatusText", rolled_back);
-        assert_eq!(get(systemd, &port(8085)), second);
+        assert_eq!(get(systemd, &port(8080)), second);
         assert_eq!(systemd.show("hardened", "MainPID"), main);
 
         systemd.run(&["systemctl", "stop", "hardened"]);
@@ -66,6 +66,7 @@ fn all_of_our_means_work_in_the_cage_of_the_hardened_unit() {
             systemd,
             &super::Address::Path(systemd.path("/run/caged/sock")),
         );
+        systemd.wait_for_line("caged", "fd store holds our listening sockets");
         assert_eq!(systemd.show("caged", "NFileDescriptorStore"), "2");
 
         systemd.run(&[

@@ -1,6 +1,6 @@
 //! Sockets that come from .socket units.
 
-use super::systemd::{SystemdBox, in_each};
+use super::systemd::{SystemdBox, in_each, in_own};
 use super::{get, port, unit};
 
 fn main_pid(systemd: &SystemdBox, unit: &str) -> i32 {
@@ -22,7 +22,7 @@ fn a_unit_without_any_privilege_serves_a_port_below_1024_from_its_socket_unit() 
     in_each(|systemd| {
         systemd.run(&["systemctl", "start", "activated.socket"]);
         assert_eq!(systemd.show("activated", "ActiveState"), "inactive");
-        let first = get(systemd, &port(83));
+        let first = get(systemd, &port(80));
         systemd.wait_for("activated", "ActiveState", |state| state == "active");
         let main = main_pid(systemd, "activated");
         assert!(
@@ -34,11 +34,11 @@ fn a_unit_without_any_privilege_serves_a_port_below_1024_from_its_socket_unit() 
         systemd.run(&["systemctl", "reload", "activated"]);
         let live = |status: &str| status.contains("generation 2 is live");
         systemd.wait_for("activated", "StatusText", live);
-        assert_ne!(get(systemd, &port(83)), first);
+        assert_ne!(get(systemd, &port(80)), first);
 
         // The socket unit holds the port while the service is down.
         systemd.run(&["systemctl", "stop", "activated.service"]);
-        get(systemd, &port(83));
+        get(systemd, &port(80));
         systemd.wait_for("activated", "ActiveState", |state| state == "active");
         assert_ne!(main_pid(systemd, "activated"), main);
     });
@@ -91,7 +91,7 @@ fn start_many(systemd: &SystemdBox, listen: &str) {
 }
 
 #[test]
-fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
+fn all_sockets_come_those_of_one_unit_in_its_order_and_keep_their_names() {
     in_each(|systemd| {
         start_many(systemd, "-listen=systemd://");
         let found = report(systemd, "many");
@@ -106,6 +106,14 @@ fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
                 .contains("type=Datagram");
             assert_eq!(datagram, name == "log", "{found:#?}");
         }
+        // systemd orders the sockets of one unit, and not the units.
+        let first = 3 + names.split(':').position(|name| name == "web").unwrap();
+        let is_tcp = |fd| {
+            value(&found, &format!("fd{fd}"))
+                .unwrap()
+                .contains("backlog=")
+        };
+        assert!(is_tcp(first) && !is_tcp(first + 1), "{found:#?}");
         assert_eq!(value(&found, "env:LISTEN_PID"), value(&found, "pid"));
         // They are the socket units': not for our fd store, and systemd's to remove.
         assert_eq!(systemd.show("many", "NFileDescriptorStore"), "0");
@@ -115,15 +123,15 @@ fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
 }
 
 #[test]
-fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker() {
+fn sockets_are_taken_by_name_and_nothing_meant_for_us_reaches_a_worker() {
     in_each(|systemd| {
         start_many(
             systemd,
-            "-listen=systemd://admin -listen=fd://3 -listen=tcp://:8090",
+            "-listen=systemd://admin -listen=systemd://log -listen=tcp://:8090",
         );
         let found = report(systemd, "many");
         let names = value(&found, "env:LISTEN_FDNAMES").unwrap();
-        assert!(names.starts_with("admin:"), "{names}");
+        assert!(names.starts_with("admin:log:"), "{names}");
         assert_eq!(value(&found, "env:EINHORN_FDS"), Some("3 4 5"));
         assert_eq!(value(&found, "env:LISTEN_PID"), value(&found, "pid"));
         let numbers = found.iter().filter(|line| line.starts_with("fd"));
@@ -132,15 +140,16 @@ fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker
         for name in meant_for_us {
             assert_eq!(value(&found, &format!("env:{name}")), None);
         }
+        systemd.wait_for_line("many", "fd store holds our listening sockets");
         assert_eq!(systemd.show("many", "NFileDescriptorStore"), "1");
         systemd.wait_for_line("many", "no -listen asks for it");
     });
 }
 
 #[test]
-fn no_listen_variable_reaches_a_worker_that_was_not_promised_one() {
-    in_each(|systemd| {
-        let flags = "-listen=systemd://web -start=0 -command=/usr/local/bin/worker -- report";
+fn a_socket_is_taken_by_number_and_no_listen_variable_reaches_a_worker_unasked() {
+    in_own(|systemd| {
+        let flags = "-listen=fd://3 -start=0 -command=/usr/local/bin/worker -- report";
         let text = unit(flags, &["Sockets=activated.socket"]);
         systemd.unit("silent.service", &text);
         systemd.run(&["systemctl", "start", "activated.socket", "silent"]);
@@ -156,7 +165,7 @@ fn no_listen_variable_reaches_a_worker_that_was_not_promised_one() {
 
 #[test]
 fn a_name_that_no_socket_unit_gives_is_an_error_that_names_what_there_is() {
-    in_each(|systemd| {
+    in_own(|systemd| {
         let flags = "-listen=systemd://wbe -start=0 -command=/usr/local/bin/worker -- up";
         systemd.unit("typo.service", &unit(flags, &["Sockets=activated.socket"]));
         systemd.run(&["systemctl", "start", "activated.socket"]);

@@ -93,6 +93,9 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         }
         "lines" => lines(number(1).unwrap_or(0)).map(|()| number(2).unwrap_or(0) as u8),
         "flood" => lines(u64::MAX).map(|()| 0),
+        "flood-ready" => ready(Path::new(""))
+            .and_then(|()| lines(u64::MAX))
+            .map(|()| 0),
         "cat" => cat(path(1), number(2)),
         "longline" => longline(number(1).unwrap_or(0)).map(|()| park()),
         "report" => report::print(words).map(|()| park()),

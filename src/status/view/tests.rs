@@ -35,12 +35,12 @@ fn roll_back(core: &mut Supervisor) -> Told {
     core.outbox.clear();
     core.handle(now, Event::Reload(None));
     core.handle(now, Event::Gone(ChildId(3), End::Exited(7)));
-    let verdicts = core.outbox.iter().filter_map(|action| match action {
+    let mut verdicts = core.outbox.iter().filter_map(|action| match action {
         Action::Verdict(verdict) => Some(verdict.clone()),
         _ => None,
     });
     Told {
-        verdict: verdicts.last().expect("it is over"),
+        verdict: verdicts.next_back().expect("it is over"),
         culprit: Culprit {
             pid: Some(815),
             last_lines: vec!["cannot open \"x\"".to_owned()],

@@ -143,7 +143,7 @@ fn one_new_worker_that_fails_rolls_all_of_them_back_at_once() {
         .does("begin 2; spawn 4 of 2; spawn 5 of 2; spawn 6 of 2", "13000");
     s.at(10_001).ready(4).does("ready 4", "13000");
     s.at(10_002).exits(5, 3).does(
-        "TERM to 4; TERM to 6; rolled back 2 0/3 (5 exited 3 after 2) keeping 1",
+        "TERM to 6; TERM to 4; rolled back 2 0/3 (5 exited 3 after 2) keeping 1",
         "20002",
     );
     s.at(20_002)

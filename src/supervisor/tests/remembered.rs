@@ -170,6 +170,24 @@ fn a_superseded_worker_that_becomes_ready_is_something_to_go_back_to() {
 }
 
 #[test]
+fn a_superseded_worker_that_became_ready_is_replaced_like_any_other() {
+    let mut s = Script::new(Policy {
+        respawn: true,
+        ..unlimited(1)
+    });
+    s.at(0).start().does("begin 1 first; spawn 1 of 1", "30000");
+    s.at(1).running(1).does("", "-");
+    s.at(10).hup().does(
+        "remembered; superseded 1 0/1; begin 2; spawn 2 of 2",
+        "30010",
+    );
+    s.at(11).ready(1).does("ready 1", "30010");
+    s.at(12)
+        .exits(1, 1)
+        .does("replacing 1 in 0; spawn 3 of 1", "30010");
+}
+
+#[test]
 fn what_is_ready_of_a_superseded_generation_goes_on_serving() {
     let mut s = Script::new(unlimited(2));
     s.at(0)

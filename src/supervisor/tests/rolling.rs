@@ -154,6 +154,18 @@ fn what_a_rolling_reload_did_not_replace_is_replaced_after_its_failure() {
 }
 
 #[test]
+fn a_new_worker_that_took_an_old_ones_place_and_died_is_replaced_after_the_rollback() {
+    let mut s = Script::up(respawning(rolling(2, 1)));
+    s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");
+    s.at(10_010).ready(3).does("ready 3", "settle");
+    s.settle().does("TERM to 1; spawn 4 of 2", "13010");
+    s.at(10_020).exits(3, 7).does(
+        "TERM to 4; rolled back 2 0/2 (3 exited 7 after 20) keeping 1; spawn 5 of 1",
+        "13020",
+    );
+}
+
+#[test]
 fn a_dead_place_is_filled_again_before_a_remembered_fleet_comes_up() {
     let mut s = Script::up(respawning(rolling(2, 1)));
     s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");

@@ -14,6 +14,7 @@ mod world;
 use super::script::Script;
 use crate::supervisor::{Event, Instant, Policy};
 use chance::Chance;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use witness::Witness;
 use world::World;
@@ -21,19 +22,38 @@ use world::World;
 /// What was told to the core, and when.
 type Told = Vec<(Instant, Event)>;
 
+/// How often what was seen.
+type Seen = BTreeMap<String, u64>;
+
 #[test]
 fn a_million_random_events_break_no_promise() {
     let events = from_environment("SOCKETMASTER_SIM_EVENTS", 1_000_000);
     let mut seed = from_environment("SOCKETMASTER_SIM_SEED", 1);
-    let mut told = 0;
+    let (mut told, mut seen) = (0, Seen::new());
     while told < events {
-        let (policy, story) = live_through(seed);
-        if let Err((story, objection)) = story {
-            panic!("{}", report(seed, &policy, story, &objection));
-        } else if let Ok(events) = story {
-            told += events;
+        let (policy, life) = live_through(seed, &mut seen);
+        match life {
+            Ok(events) => told += events,
+            Err((story, objection)) => panic!("{}", report(seed, &policy, story, &objection)),
         }
         seed += 1;
+    }
+    println!("{told} events in {} lives, {seen:?}", seed - 1);
+    covers_all_outcomes(&seen, told);
+}
+
+/// A world in which something never happens proves nothing about it.
+fn covers_all_outcomes(seen: &Seen, told: u64) {
+    for outcome in [
+        "Live",
+        "RolledBack",
+        "HalfWay",
+        "Failed",
+        "Superseded",
+        "Abandoned",
+    ] {
+        let times = seen.get(outcome).copied().unwrap_or(0);
+        assert!(times >= told / 10_000, "{outcome} only {times} times");
     }
 }
 
@@ -43,13 +63,15 @@ fn from_environment(name: &str, default: u64) -> u64 {
 }
 
 /// One life, from the start to the exit: the number of its events, or what went wrong.
-fn live_through(seed: u64) -> (Policy, Result<u64, (Told, String)>) {
+fn live_through(seed: u64, seen: &mut Seen) -> (Policy, Result<u64, (Told, String)>) {
     let mut chance = Chance::new(seed);
     let policy = world::policy(&mut chance);
     let mut told = Told::new();
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(policy.clone(), chance, &mut told);
-        world.live()
+        let lived = world.live();
+        world.add_to(seen);
+        lived
     }));
     let objection = match lived {
         Ok(Ok(())) => return (policy, Ok(told.len() as u64)),

@@ -1,4 +1,4 @@
-//! Scripts that the simulation found, each named after what went wrong.
+//! What went wrong once, mostly in the simulation: each script is named after its symptom.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Gate, Policy, Style};
@@ -68,6 +68,42 @@ fn superseded_workers_that_died_left_the_live_set_short() {
     );
 }
 
+/// The same in a service that had been up: the places had been counted before they died.
+#[test]
+fn superseded_workers_that_died_later_left_the_live_set_short() {
+    let (gate, start) = (Gate::Report, Duration::ZERO);
+    let policy = Policy {
+        gate,
+        start,
+        respawn: true,
+        ..fleet(2)
+    };
+    let mut s = Script::up(policy);
+    s.at(10_000)
+        .hup()
+        .does("begin 2; spawn 3 of 2; spawn 4 of 2", "40000");
+    s.running(3).does("", "40000");
+    s.running(4).does("", "-");
+    s.at(10_001)
+        .exits(1, 1)
+        .does("replacing 1 in 0; spawn 5 of 1", "40001");
+    s.at(10_001)
+        .exits(2, 1)
+        .does("replacing 2 in 0; spawn 6 of 1", "40001");
+    s.at(10_002).hup().does(
+        "remembered; TERM to 5; TERM to 6; superseded 2 0/2; begin 3; spawn 7 of 3; spawn 8 of 3",
+        "20002",
+    );
+    s.at(10_003)
+        .exits(3, 1)
+        .does("not replacing 3, 0 ready", "20002");
+    s.at(10_004).ready(4).does("ready 4", "20002");
+    s.at(10_005).exits(7, 1).does(
+        "TERM to 8; rolled back 3 0/2 (7 exited 1 after 3) keeping 2; spawn 9 of 2",
+        "20002",
+    );
+}
+
 /// A reload without room superseded a crash loop that still had hope, and then we exited.
 #[test]
 fn a_reload_without_room_ended_a_crash_loop() {
@@ -126,4 +162,36 @@ fn a_resize_left_a_place_of_the_old_ones_that_blocked_the_new() {
         .does("begin 2; spawn 4 of 2; spawn 5 of 2", "10100");
     s.at(10_020).resize(1).does("TERM to 4", "13010");
     s.at(10_100).tick().does("", "13010");
+    assert_eq!(s.core.backoffs().count(), 0);
+}
+
+/// It was started in the room of the generation that might have saved the service, and hung.
+#[test]
+fn an_old_place_took_the_room_of_the_new_generation() {
+    let start = Duration::ZERO;
+    let policy = Policy {
+        start,
+        respawn: true,
+        ..rolling(2, 1)
+    };
+    let mut s = Script::up(policy);
+    s.at(10_000)
+        .exits(1, 1)
+        .does("replacing 1 in 0; spawn 3 of 1", "40000");
+    s.at(10_000).exits(3, 1).does("replacing 3 in 100", "10100");
+    s.at(10_001)
+        .hup()
+        .does("begin 2; spawn 4 of 2; spawn 5 of 2", "40001");
+    s.running(4).does("", "40001");
+    s.running(5).does("", "-");
+    s.at(10_002)
+        .exits(2, 1)
+        .does("not replacing 2, 0 ready", "10100");
+    s.at(10_003).hup().does(
+        "remembered; superseded 2 0/2; begin 3; spawn 6 of 3",
+        "40003",
+    );
+    s.at(10_200)
+        .exits(6, 1)
+        .does("replacing 6 in 0; spawn 7 of 3", "40200");
 }

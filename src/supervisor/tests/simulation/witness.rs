@@ -10,6 +10,8 @@ use std::time::Duration;
 
 pub struct Witness {
     pub core: Supervisor,
+    /// How often which outcome was seen.
+    pub seen: super::Seen,
     pub(super) books: Books,
     /// What this event has led to.
     pub(super) turn: Turn,
@@ -44,6 +46,7 @@ impl Witness {
     pub fn new(policy: Policy) -> Witness {
         Witness {
             core: Supervisor::new(policy),
+            seen: super::Seen::new(),
             books: Books::default(),
             turn: Turn::default(),
             now: Instant(1_000_000),
@@ -282,6 +285,8 @@ impl Witness {
         if verdict.outcome == Outcome::Live {
             books.due_ready = books.due_ready.min(ready);
         }
+        let what = format!("{:?}", verdict.outcome);
+        *self.seen.entry(what).or_default() += 1;
         self.turn.verdicts.push(verdict);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The world around the core: what workers and people do, in an order that chance makes, and
 //! the reasonable end that every story comes to.
 
-use super::{Told, chance::Chance, witness::Witness};
+use super::{Seen, Told, chance::Chance, witness::Witness};
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Pace, Phase, Policy, Style};
 use std::time::Duration;
 
@@ -53,9 +53,9 @@ type Result = std::result::Result<(), String>;
 impl<'a> World<'a> {
     pub fn new(policy: Policy, mut chance: Chance, told: &'a mut Told) -> World<'a> {
         let temper = Temper {
-            crash: chance.one_of(&[0, 5, 30, 200]),
-            exec_fails: chance.one_of(&[0, 20, 200, 900]),
-            silent: chance.one_of(&[0, 100, 500]),
+            crash: chance.one_of(&[0, 0, 2, 5, 30, 200]),
+            exec_fails: chance.one_of(&[0, 0, 0, 20, 200, 900]),
+            silent: chance.one_of(&[0, 0, 100, 500]),
             busy: chance.one_of(&[20, 60, 200]),
         };
         World {
@@ -74,8 +74,18 @@ impl<'a> World<'a> {
         self.tell(Event::Start)?;
         for _ in 0..self.chance.one_of(&[20, 60, 150, 300]) {
             self.turn()?;
+            if self.witness.has_exited() && self.chance.permille(200) {
+                break;
+            }
         }
         come_to_an_end(&mut self.witness, self.told)
+    }
+
+    /// What has happened in this world.
+    pub fn add_to(&self, seen: &mut Seen) {
+        for (what, times) in &self.witness.seen {
+            *seen.entry(what.clone()).or_default() += times;
+        }
     }
 
     fn tell(&mut self, event: Event) -> Result {
@@ -86,7 +96,8 @@ impl<'a> World<'a> {
     /// What the loop does between two polls.
     fn turn(&mut self) -> Result {
         self.time_passes();
-        for _ in 0..self.chance.below(4) {
+        let deeds = 4 + 2 * u64::from(self.witness.policy().workers);
+        for _ in 0..self.chance.below(deeds) {
             self.workers_act()?;
         }
         if self.chance.permille(self.temper.busy) {
