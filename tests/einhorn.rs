@@ -543,6 +543,23 @@ fn the_commands_answer_as_einhorns_do() {
 }
 
 #[test]
+fn ctl_speaks_to_an_einhorn_too() {
+    let place = Place::new();
+    let daemon = place.live("-m manual -s 0.1", "einhorn at-once");
+    let control = format!("-control={}", place.socket());
+    let ctl = |words: &[&str]| output(&[&["ctl", &control], words].concat());
+    let status = ctl(&["status", "-json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["workers"][0]["pid"], daemon.workers()[0]);
+    let reload = |behaviour: &str| {
+        place.next(behaviour);
+        ctl(&["reload", "-wait", "-timeout=30s"]).status.code()
+    };
+    assert_eq!(reload("einhorn at-once"), Some(0));
+    assert_eq!(reload("einhorn fail"), Some(3));
+}
+
+#[test]
 fn die_sends_the_signal_that_it_is_told() {
     let place = Place::new();
     let daemon = place.live("-m 0", "einhorn never");
