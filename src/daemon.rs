@@ -233,11 +233,14 @@ impl Daemon {
     }
 
     fn turn(&mut self) {
+        // Deadlines are measured by the time before the look: whatever happened until then has been
+        // seen, however long we were kept from running after it.
         let now = clock::now();
-        let (until, at_once) = (self.next_deadline(now), self.has_work());
+        let until = self.next_deadline(now);
+        let at_once = self.has_work() || until.is_some_and(|until| until <= now);
         self.look(until, at_once);
         self.take_up();
-        self.tell(Event::Tick);
+        self.tell_at(now, Event::Tick);
         self.settle();
         self.take_up_the_rest();
         self.tidy_control();
@@ -441,7 +444,11 @@ impl Daemon {
     // ---- the core ----
 
     fn tell(&mut self, event: Event) {
-        self.core.handle(clock::now(), event);
+        self.tell_at(clock::now(), event);
+    }
+
+    fn tell_at(&mut self, now: Instant, event: Event) {
+        self.core.handle(now, event);
         self.perform();
     }
 
