@@ -7,6 +7,7 @@
 mod children;
 mod control;
 mod hangup;
+mod nice;
 mod sockets;
 mod systemd;
 mod watch;

@@ -4,7 +4,7 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket};
-use crate::args::{Gate, Output, Protocols};
+use crate::args::{Gate, Output};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::Room;
 use crate::notify::{Message, WorkerSocket};
@@ -143,7 +143,14 @@ impl Daemon {
         let notify = self.notify_socket()?;
         let output = self.output_pipe()?;
         let line = self.control_line()?;
-        let environment = self.environment(generation, index, notify.as_ref(), line.is_some());
+        let path = self.control_path(at);
+        let told = path.as_deref().map(|path| Control {
+            path,
+            master_pid: std::process::id(),
+            child_index: index,
+            fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
+        });
+        let environment = self.environment(generation, notify.as_ref(), told);
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
         let listeners = self.listeners.iter().map(AsFd::as_fd);
@@ -206,6 +213,15 @@ impl Daemon {
         })
     }
 
+    /// The control socket as a worker finds it: as given, but where a relative path would lead a
+    /// worker in another directory astray.
+    fn control_path(&self, directory: Option<BorrowedFd>) -> Option<PathBuf> {
+        let path = self.config.control.clone()?;
+        let astray = path.is_relative() && directory.is_some_and(program::is_elsewhere);
+        let own = std::env::current_dir().ok().filter(|_| astray);
+        Some(own.map_or_else(|| path.clone(), |own| own.join(&path)))
+    }
+
     /// A connection to the control socket for a worker that is to have one: our end and its.
     fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
         if !self.manners.control_fd {
@@ -235,17 +251,10 @@ impl Daemon {
     fn environment(
         &self,
         generation: u64,
-        index: u32,
         notify: Option<&WorkerSocket>,
-        has_line: bool,
+        control: Option<Control>,
     ) -> Environment {
         let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
-        let control = self.config.control.as_deref().map(|path| Control {
-            path,
-            master_pid: std::process::id(),
-            child_index: index,
-            fd: has_line.then_some(FIRST_FD + sockets.len()),
-        });
         let extras = Extras {
             generation,
             notify_socket: notify.map(WorkerSocket::name),
@@ -564,46 +573,6 @@ impl Daemon {
                 errno.desc()
             );
         }
-    }
-
-    /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
-    pub(super) fn renice(&self, pid: i32, level: i32) {
-        let done = match &self.manners.nice.renice {
-            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
-            Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
-        };
-        if let Err(reason) = done {
-            error!(
-                self.logger,
-                "cannot change the niceness of {pid} to {level}: {reason}"
-            );
-        }
-    }
-
-    /// Runs a shell command of the administrator's. Nobody waits for it: it is reaped as an orphan.
-    fn run_aside(&self, command: String) -> Result<(), String> {
-        let shell = Path::new("/bin/sh");
-        let extras = Extras::default();
-        let environment =
-            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-        let order = Order {
-            program: shell,
-            arguments: &["-c".into(), command.into()],
-            environment: &environment,
-            stdin: self.stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
-            descriptors: &[],
-            user: None,
-            directory: None,
-            die_with_parent: None,
-            nofile: self.nofile,
-            pidfd: false,
-        };
-        spawn::spawn(&order)
-            .map(drop)
-            .map_err(|failure| end_text(&failure.end(shell, None)))
     }
 
     pub(super) fn kill_group(&mut self, id: ChildId) {
