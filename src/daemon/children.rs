@@ -605,11 +605,9 @@ impl Daemon {
         let Some(child) = self.children.alive.get(&id) else {
             return;
         };
-        let killed = process::signal_group(child.pid, libc::SIGKILL);
-        if killed.is_err() {
-            // It left its group, or has not made it yet.
-            let _ = process::signal(child.pid, libc::SIGKILL);
-        }
+        // It may have left its group to others, or not have made it yet.
+        let _ = process::signal_group(child.pid, libc::SIGKILL);
+        let _ = process::signal(child.pid, libc::SIGKILL);
     }
 }
 
