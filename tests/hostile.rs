@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{LIMIT, Run, TempDir, facts};
+use common::{Run, TempDir, facts};
 use nix::sys::signal::Signal;
 use std::fs::File;
 use std::net::TcpStream;
@@ -16,4 +16,20 @@ fn a_worker_that_has_left_its_group_is_killed_all_the_same() {
     daemon.worker_that_said("up");
     daemon.stop();
     assert_eq!(daemon.count("signal: killed"), 1);
+}
+
+#[test]
+fn a_log_file_at_its_largest_costs_lines_and_not_the_service() {
+    let dir = TempDir::new();
+    let log = File::create(dir.join("log")).expect("the directory is ours");
+    let daemon = Run::bare()
+        .after_shell("ulimit -f 1")
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-command=sh", "--"])
+        .args(&["-c", "yes | head -n 10000; exec sleep 60"])
+        .start_with_stderr(Stdio::from(log));
+    let is_full = || std::fs::metadata(dir.join("log")).is_ok_and(|log| log.len() >= 512);
+    daemon.wait_until("the log to be full", is_full);
+    daemon.stays_up_for(Duration::from_millis(1500));
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait_for_exit().code(), Some(0));
 }

@@ -170,7 +170,11 @@ fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_co
     log.flush(now);
     logged += &text(&end);
     let note = format!(" {dropped} lines were lost: the log did not take more\n");
-    assert!(logged.contains(&note), "{note} not in {}", &logged[logged.len() - 300..]);
+    assert!(
+        logged.contains(&note),
+        "{note} not in {}",
+        &logged[logged.len() - 300..]
+    );
     assert!(logged.ends_with("[2] good-bye\n"));
 }
 
