@@ -33,3 +33,31 @@ fn a_log_file_at_its_largest_costs_lines_and_not_the_service() {
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait_for_exit().code(), Some(0));
 }
+
+#[test]
+fn workers_that_crash_on_and_on_beside_a_stuck_log_cost_a_bounded_number_of_descriptors() {
+    let mut daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-respawn"])
+        .args(&["-workers=20", "-command=sh", "--", "-c"])
+        .arg("head -c 50000 /dev/zero | tr '\\0' x; echo; exit 1")
+        .start_unread();
+    let pipes = |pid| {
+        let fds = facts::open_fds(pid);
+        fds.iter()
+            .filter(|(_, what)| what.starts_with("pipe:"))
+            .count()
+    };
+    let mut most = 0;
+    let deadline = Instant::now() + Duration::from_secs(8);
+    daemon.wait_until("eight seconds of crashes", || {
+        most = most.max(pipes(daemon.pid()));
+        Instant::now() > deadline
+    });
+    // 64 and one of each worker; beside them those that have just been started, and the log.
+    assert!(most > 64, "{most}: the log was not stuck");
+    assert!(most < 64 + 20 + 2 * 20 + 8, "{most} pipes");
+    daemon.read_log();
+    daemon.wait_for_line("closing the output of worker");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_exit();
+}
