@@ -61,3 +61,22 @@ fn workers_that_crash_on_and_on_beside_a_stuck_log_cost_a_bounded_number_of_desc
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_exit();
 }
+
+#[test]
+fn a_service_manager_that_reads_nothing_does_not_keep_our_sockets_open_after_the_stop() {
+    let dir = TempDir::new();
+    let silent = UnixDatagram::bind(dir.join("notify")).expect("the directory is ours");
+    let daemon = Run::bare()
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-command=sh", "--"])
+        .args(&["-c", "exec 3>&-; trap '' TERM; echo up; exec sleep 60"])
+        .start();
+    let address = ("127.0.0.1", daemon.address().port());
+    daemon.worker_that_said("up");
+    assert!(TcpStream::connect(address).is_ok(), "we hold the socket");
+    daemon.signal(Signal::SIGTERM);
+    let refused = || TcpStream::connect(address).is_err();
+    daemon.wait_until("clients to be refused", refused);
+    assert!(daemon.exit_status().is_none(), "a worker is left");
+    drop(silent);
+}
