@@ -164,7 +164,7 @@ impl Daemon {
     pub(super) fn flush_systemd(&mut self) {
         let flushed = self.systemd.systemd.as_mut().map_or(Ok(()), Systemd::flush);
         if let Err(error) = flushed {
-            warn!(self.logger, "cannot notify systemd: {error}; trying on");
+            warn!(self.logger, "{error}; trying on");
         }
     }
 
