@@ -429,6 +429,7 @@ impl Daemon {
                 self.logger,
                 "SIGHUP because the terminal closed: ignored, the service goes on"
             ),
+            Meaning::Seen => {}
         }
     }
 
