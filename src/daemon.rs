@@ -47,7 +47,7 @@ const REMINDER: Duration = Duration::from_secs(30);
 /// The signals that we handle, and `more`. They are set up before anything else is done.
 pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
     const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
-    signals::ignore_terminal_output_stop()?;
+    signals::ignore_signals_of_writing()?;
     signals::watch_hangups()?;
     Signals::new(ALWAYS.iter().chain(more))
 }
@@ -433,6 +433,7 @@ impl Daemon {
                 self.logger,
                 "SIGHUP because the terminal closed: ignored, the service goes on"
             ),
+            Meaning::Seen => {}
         }
     }
 

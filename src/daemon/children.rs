@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// How many pipes are kept whose worker is gone but not its grandchildren.
+/// How many pipes are kept whose worker is gone but not its grandchildren; and beside one of each
+/// worker of a generation, how many whose lines the log does not take.
 const ORPHANED_PIPES: usize = 64;
 /// How many ended workers are remembered for a verdict.
 const GRAVES: usize = 64;
@@ -425,6 +426,7 @@ impl Daemon {
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
         self.close_stream(id, text);
+        self.limit_orphaned_pipes();
         self.children.bury(
             id,
             Culprit {
@@ -474,12 +476,10 @@ impl Daemon {
             return;
         };
         let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
-        let mut outlives = false;
         if stream.pipe.is_complete() || state == Drained::Eof {
             if let Some(end) = stream.end.take() {
                 info!(self.logger, "{end}");
                 stream.reported = true;
-                outlives = state != Drained::Eof;
             }
         }
         match state {
@@ -488,10 +488,6 @@ impl Daemon {
             Drained::Held => drop(self.children.parked.insert(id, None)),
             Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
             Drained::Empty => {}
-        }
-        // It looks at all streams: not at every line of everybody.
-        if outlives {
-            self.limit_orphaned_pipes();
         }
     }
 
@@ -532,25 +528,36 @@ impl Daemon {
         }
     }
 
+    /// To be called when a worker is gone: nothing else makes them more.
     fn limit_orphaned_pipes(&mut self) {
-        let orphaned = |(_, stream): &(&ChildId, &Stream)| stream.reported;
-        if self.children.streams.iter().filter(orphaned).count() <= ORPHANED_PIPES {
-            return;
-        }
-        let oldest = self
-            .children
-            .streams
-            .iter()
-            .find(orphaned)
-            .map(|(id, s)| (*id, s.pid));
-        if let Some((id, pid)) = oldest {
+        let unwritten = ORPHANED_PIPES + self.core.policy().workers as usize;
+        let held = "too many descendants of dead workers still hold theirs";
+        let stuck = "the log does not take its last lines, nor those of many others";
+        for (reported, most, why) in [(true, ORPHANED_PIPES, held), (false, unwritten, stuck)] {
+            let orphaned = |(id, stream): &(&ChildId, &Stream)| {
+                stream.reported == reported && !self.children.alive.contains_key(id)
+            };
+            let mut orphans = self.children.streams.iter().filter(orphaned);
+            let oldest = orphans.next().map(|(id, stream)| (*id, stream.pid));
+            let Some((id, pid)) = oldest.filter(|_| orphans.count() >= most) else {
+                continue;
+            };
             warn!(
                 self.logger,
-                "closing the output of worker {pid}, which is gone: \
-                too many descendants of dead workers still hold theirs"
+                "closing the output of worker {pid}, which is gone: {why}"
             );
-            self.drop_stream(id);
+            self.give_up_stream(id);
         }
+    }
+
+    /// What is left of a dead worker's lines is lost, but not how it ended.
+    fn give_up_stream(&mut self, id: ChildId) {
+        let end = self.children.streams.get_mut(&id);
+        if let Some(end) = end.and_then(|stream| stream.end.take()) {
+            info!(self.logger, "{end}");
+        }
+        self.drop_stream(id);
+        self.children.parked.remove(&id);
     }
 
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
@@ -579,11 +586,9 @@ impl Daemon {
         let Some(child) = self.children.alive.get(&id) else {
             return;
         };
-        let killed = process::signal_group(child.pid, libc::SIGKILL);
-        if killed.is_err() {
-            // It left its group, or has not made it yet.
-            let _ = process::signal(child.pid, libc::SIGKILL);
-        }
+        // It may have left its group to others, or not have made it yet.
+        let _ = process::signal_group(child.pid, libc::SIGKILL);
+        let _ = process::signal(child.pid, libc::SIGKILL);
     }
 }
 
