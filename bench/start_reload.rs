@@ -5,6 +5,9 @@
 //! `cargo bench --bench start_reload` builds and runs it; results are kept in bench/results/.
 //! Each worker is this program again: the first thing that its main does is to send the time.
 
+#[path = "machine.rs"]
+mod machine;
+
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -106,7 +109,7 @@ struct Peer {
 
 fn measure_all() -> Result<()> {
     let clock = Clock::new()?;
-    println!("{}\n", machine());
+    println!("{}\n", machine::text());
     println!("| who | what | runs | median ms | 95 % ms |\n|---|---|---|---|---|");
     let bare = bare(&clock, 300)?;
     row("fork and exec", "start", bare);
@@ -271,27 +274,4 @@ fn row(who: &str, what: &str, mut taken: Vec<u64>) {
     let millis = |nanos: &u64| Duration::from_nanos(*nanos).as_secs_f64() * 1e3;
     let (median, high, runs) = (millis(median), millis(high), taken.len());
     println!("| {who} | {what} | {runs} | {median:.2} | {high:.2} |");
-}
-
-/// The day and the machine.
-fn machine() -> String {
-    let said = |program: &str, word: &str| {
-        let output = Command::new(program).arg(word).output();
-        let text = output.map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&text).trim().to_owned()
-    };
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = info
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    let model = model.map_or("unknown processor", |(_, name)| name);
-    format!(
-        "{}, {cores} × {model}, Linux {}",
-        said("date", "+%Y-%m-%d"),
-        said("uname", "-r")
-    )
 }

@@ -1,1 +1,382 @@
-//! (being written)
+//! The control socket: its file and rights, the clients' connections, who they are by the
+//! kernel's word, and what each may cost us. It never blocks, never decides what a request does,
+//! and knows nothing of the loop: it lends descriptors, and is told when they are ready.
+
+pub mod command;
+pub mod connection;
+pub mod peer;
+
+#[cfg(test)]
+mod tests;
+
+pub use command::Command;
+pub use connection::{Answer, Next};
+pub use peer::Peer;
+
+use crate::listen::file::SocketFile;
+use crate::listen::{self, Kind, open};
+use crate::protocol::Request;
+use crate::supervisor::{ChildId, Instant};
+use crate::uri::{Address, Options, Scheme, Uri};
+use crate::user::User;
+use connection::Connection;
+use nix::unistd::geteuid;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+/// At most so many clients at a time; the loop reserves the descriptors.
+pub const MAX_CLIENTS: usize = 64;
+/// At most so many of one process.
+pub const MAX_OF_ONE: usize = 16;
+/// A client that has been silent for so long may have to make room for another.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// What a client may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rights {
+    /// It is turned away.
+    Nothing,
+    /// `worker:ack` and `worker:ping`.
+    Reports,
+    /// And what changes nothing.
+    Questions,
+    Everything,
+}
+
+/// Who may connect, and what they may say then. Root and our own user may say everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Of the socket's file; `None`: 0777 less the umask, as einhorn's.
+    pub mode: Option<u32>,
+    /// The group of the file.
+    pub group: Option<u32>,
+    /// The workers' user, where that is another.
+    pub worker: Option<u32>,
+    /// What everybody else may say whom the file's mode lets in.
+    pub others: Rights,
+}
+
+impl Access {
+    /// Ours: 0600; with `-user` 0660 with the workers' group, for the workers' reports.
+    pub fn of(user: Option<&User>) -> Access {
+        let others = user.filter(|user| user.uid != geteuid());
+        Access {
+            mode: Some(if others.is_some() { 0o660 } else { 0o600 }),
+            group: others.map(|user| user.gid.as_raw()),
+            worker: others.map(|user| user.uid.as_raw()),
+            others: Rights::Nothing,
+        }
+    }
+
+    /// einhorn's: whom the file's mode lets in may ask, and a worker that changed its user report.
+    #[cfg(feature = "einhorn")]
+    pub fn of_einhorn() -> Access {
+        Access {
+            mode: None,
+            group: None,
+            worker: None,
+            others: Rights::Questions,
+        }
+    }
+
+    /// What a process of this user may say.
+    pub fn rights(&self, uid: u32) -> Rights {
+        if uid == 0 || uid == geteuid().as_raw() {
+            Rights::Everything
+        } else if self.worker == Some(uid) {
+            self.others.max(Rights::Reports)
+        } else {
+            self.others
+        }
+    }
+}
+
+/// Whose words the answers are in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Face {
+    Socketmaster,
+    /// With the name that its `-c` gave it.
+    #[cfg(feature = "einhorn")]
+    Einhorn(Option<String>),
+}
+
+/// One request, and who made it.
+#[derive(Debug, PartialEq)]
+pub struct Incoming {
+    pub connection: u64,
+    pub peer: Peer,
+    pub rights: Rights,
+    pub request: Request,
+}
+
+/// What `accept` found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// The new connections.
+    pub fresh: Vec<u64>,
+    /// More may wait: call again.
+    pub again: bool,
+    /// The last of those that were turned away for their user.
+    pub refused: Option<Peer>,
+}
+
+/// The socket and its clients. Dropped, it removes its file if that is still ours.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    file: SocketFile,
+    access: Access,
+    face: Face,
+    clients: BTreeMap<u64, Connection>,
+    /// Never used twice; 0 is the listener.
+    last: u64,
+    /// Closed and still to be deregistered.
+    closed: Vec<(u64, UnixStream)>,
+    /// When there may be room for somebody who waits.
+    retry: Option<Instant>,
+}
+
+impl Control {
+    /// Opens the socket. A stale one at the path is replaced.
+    ///
+    /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
+    pub fn open(path: &Path, access: Access, face: Face) -> Result<Control, listen::Error> {
+        let options = Options {
+            mode: access.mode,
+            group: access.group.map(|group| group.to_string()),
+            ..Options::default()
+        };
+        let uri = Uri {
+            scheme: Scheme::Unix,
+            address: Address::Path(path.to_owned()),
+            options,
+        };
+        let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
+        let mut bound = open::bind_path(&uri, path, Kind::Stream).map_err(named)?;
+        // Workers know this socket by its path alone: one name is enough.
+        bound.file.forget_link();
+        let control = Control {
+            listener: bound.fd.into(),
+            file: bound.file,
+            access,
+            face,
+            clients: BTreeMap::new(),
+            last: 0,
+            closed: Vec::new(),
+            retry: None,
+        };
+        match control.listener.set_nonblocking(true) {
+            Ok(()) => Ok(control),
+            Err(error) => Err(named(listen::Error(error.to_string()))),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    pub fn face(&self) -> &Face {
+        &self.face
+    }
+
+    /// Readable when somebody wants to connect.
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// A connection's descriptor, to be watched for reading and for writing.
+    pub fn fd(&self, id: u64) -> Option<BorrowedFd<'_>> {
+        self.clients.get(&id).map(|client| client.stream.as_fd())
+    }
+
+    /// The connections, oldest first.
+    pub fn ids(&self) -> Vec<u64> {
+        self.clients.keys().copied().collect()
+    }
+
+    /// When to call `accept` again though nothing says so: somebody waits for room.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Takes in those who want to connect, as far as there is room. When it is full, who has been
+    /// silent for longest goes; who has only just come has a moment to say something.
+    pub fn accept(&mut self, now: Instant) -> Accepted {
+        let mut accepted = Accepted::default();
+        self.retry = None;
+        for _ in 0..MAX_CLIENTS {
+            if !self.make_room(now) {
+                return accepted;
+            }
+            match self.listener.accept() {
+                Ok((stream, _)) => self.take_in(stream, now, &mut accepted),
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return accepted,
+                Err(_no_descriptor_free) => {
+                    self.retry = Some(now + GRACE);
+                    return accepted;
+                }
+            }
+        }
+        accepted.again = true;
+        accepted
+    }
+
+    fn take_in(&mut self, stream: UnixStream, now: Instant, accepted: &mut Accepted) {
+        let Ok(peer) = Peer::of(stream.as_fd()) else {
+            return;
+        };
+        let rights = self.access.rights(peer.uid);
+        if rights == Rights::Nothing {
+            accepted.refused = Some(peer);
+        } else if self.make_room_beside(peer.pid) {
+            accepted.fresh.push(self.keep(stream, peer, rights, now));
+        }
+    }
+
+    fn keep(&mut self, stream: UnixStream, peer: Peer, rights: Rights, now: Instant) -> u64 {
+        self.last += 1;
+        self.clients
+            .insert(self.last, Connection::new(stream, peer, rights, now));
+        self.last
+    }
+
+    /// Our end of a socket pair whose other end that worker gets (einhorn's `-g`): what comes in
+    /// there is the worker's word. The caller watches it as it does a fresh one.
+    pub fn adopt(&mut self, stream: UnixStream, of: ChildId, now: Instant) -> u64 {
+        self.keep(stream, Peer::worker(of), Rights::Reports, now)
+    }
+
+    /// Whether one more client can be taken in.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let all = self.clients.values();
+        let guests = all.filter(|client| client.peer.worker.is_none());
+        if guests.count() < MAX_CLIENTS {
+            return true;
+        }
+        let silent = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.may_be_evicted());
+        let Some((id, heard)) = silent
+            .min_by_key(|(_, client)| (client.rights, client.heard))
+            .map(|(id, client)| (*id, client.heard))
+        else {
+            self.retry = Some(now + GRACE);
+            return false;
+        };
+        if heard + GRACE > now {
+            self.retry = Some(heard + GRACE);
+            return false;
+        }
+        self.close(id);
+        true
+    }
+
+    /// One process has only so many connections: of more, its oldest goes.
+    fn make_room_beside(&mut self, pid: i32) -> bool {
+        let of_one = |client: &Connection| client.peer.pid == pid && client.peer.worker.is_none();
+        let all = self.clients.values().filter(|client| of_one(client));
+        if all.count() < MAX_OF_ONE {
+            return true;
+        }
+        let mut own = self.clients.iter().filter(|(_, client)| of_one(client));
+        let oldest = own
+            .find(|(_, client)| client.may_be_evicted())
+            .map(|(id, _)| *id);
+        if let Some(id) = oldest {
+            self.close(id);
+        }
+        oldest.is_some()
+    }
+
+    /// Writes what is left to write to a client, then looks for its next request.
+    pub fn next_request(&mut self, id: u64, now: Instant) -> Next {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Next::Nothing;
+        };
+        let next = match client.next_request(now) {
+            Ok(Some(request)) => Next::Request(Incoming {
+                connection: id,
+                peer: client.peer.clone(),
+                rights: client.rights,
+                request,
+            }),
+            Ok(None) if client.has_more => Next::More,
+            Ok(None) => Next::Nothing,
+            Err(_gone) => {
+                self.close(id);
+                return Next::Nothing;
+            }
+        };
+        self.tidy(id);
+        next
+    }
+
+    /// Queues an answer and writes what can be written. A client that does not read what it asked
+    /// for is closed.
+    pub fn answer(&mut self, id: u64, answer: &Answer) {
+        let Some(client) = self.clients.get_mut(&id) else {
+            return;
+        };
+        if client.push(&answer.encode()).is_err() {
+            self.close(id);
+        }
+        self.tidy(id);
+    }
+
+    /// A client waits for more answers: it is kept meanwhile, also when it sends no more.
+    pub fn hold(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.waiting += 1;
+        }
+    }
+
+    /// The opposite of `hold`.
+    pub fn release(&mut self, id: u64) {
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.waiting = client.waiting.saturating_sub(1);
+        }
+        self.tidy(id);
+    }
+
+    /// Closes a connection; what it had not read is lost.
+    pub fn close(&mut self, id: u64) {
+        if let Some(client) = self.clients.remove(&id) {
+            self.closed.push((id, client.stream));
+        }
+    }
+
+    fn tidy(&mut self, id: u64) {
+        if self
+            .clients
+            .get(&id)
+            .is_some_and(|client| client.is_finished())
+        {
+            self.close(id);
+        }
+    }
+
+    /// Removes the file. The clients see their connections end when the process does, and not a
+    /// moment earlier: who waits for our end wants the pid file's lock and everything else.
+    pub fn end(mut self) {
+        for client in std::mem::take(&mut self.clients).into_values() {
+            std::mem::forget(client.stream);
+        }
+    }
+
+    /// The connections that were closed since the last call: to be deregistered, then dropped.
+    pub fn take_closed(&mut self) -> Vec<(u64, UnixStream)> {
+        std::mem::take(&mut self.closed)
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.file.remove();
+    }
+}

@@ -1,1 +1,412 @@
-//! (being written)
+//! `socketmaster ctl`: our own client of the control socket. It sends one command, shows what is
+//! answered, and turns the outcome into an exit status. It waits no longer than it was told to.
+
+use crate::flags::{self, Flag, UsageError};
+use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Rolled back, stopped half-way, or failed with nothing to go back to.
+const ROLLED_BACK: i32 = 3;
+const TIMED_OUT: i32 = 4;
+/// Superseded by another reload, or abandoned for a stop.
+const SUPERSEDED: i32 = 5;
+/// Cannot connect, was refused, is not available.
+const FAILED: i32 = 1;
+
+/// How long an answer may take that waits for nothing.
+const PROMPTLY: Duration = Duration::from_secs(10);
+const VARIABLE: &str = "SOCKETMASTER_CONTROL";
+
+/// Every flag of this face.
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        name: "control",
+        value: Some("PATH"),
+        default: "$SOCKETMASTER_CONTROL",
+        help: "The control socket of the socketmaster that is meant.",
+    },
+    Flag {
+        name: "wait",
+        value: None,
+        default: "off",
+        help: "reload: until the new workers are ready or have failed; stop: until all is over.",
+    },
+    Flag {
+        name: "timeout",
+        value: Some("TIME"),
+        default: "none",
+        help: "Wait so long at most: milliseconds, or as in 30s or 1m30s.",
+    },
+    Flag {
+        name: "json",
+        value: None,
+        default: "off",
+        help: "status: one JSON object instead of a table.",
+    },
+    Flag {
+        name: "help",
+        value: None,
+        default: "",
+        help: "Print this and exit; -h for short.",
+    },
+];
+
+const HELP: &str = "\
+Usage: socketmaster ctl [-control=PATH] COMMAND
+
+Talks to a running socketmaster by its control socket: -control names it, else
+SOCKETMASTER_CONTROL in the environment.
+
+  reload [-wait] [-timeout=TIME]  start new workers, then stop the old ones
+  status [-json]                  sockets, workers, the last verdict
+  stop [-wait] [-timeout=TIME]    ask the workers to finish, and end
+  workers N                       have N workers from now on
+  ping                            say who is there
+  upgrade                         replace socketmaster itself by what is on disk
+
+TIME is in milliseconds, or as in 30s or 1m30s.
+Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
+2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
+";
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    Help,
+    Send(Order),
+}
+
+/// One command for one socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub control: PathBuf,
+    pub command: &'static str,
+    pub args: Vec<String>,
+    pub timeout: Option<Duration>,
+}
+
+/// Runs the face with the words after `ctl`; returns the exit status.
+pub fn main(words: Vec<OsString>) -> i32 {
+    match parse(words, std::env::var_os(VARIABLE)) {
+        Ok(Call::Help) => {
+            let _ = io::stdout().write_all(HELP.as_bytes());
+            0
+        }
+        Ok(Call::Send(order)) => {
+            let (text, status) = run(&order);
+            tell(&text, status);
+            status
+        }
+        Err(error) => {
+            eprintln!("socketmaster ctl: {error}");
+            i32::from(error.status)
+        }
+    }
+}
+
+fn tell(text: &str, status: i32) {
+    let text = format!("{}\n", text.trim_end());
+    // A reader that went away changes nothing about what was done.
+    let _ = match status {
+        0 => io::stdout().write_all(text.as_bytes()),
+        _ => io::stderr().write_all(text.as_bytes()),
+    };
+}
+
+// ---- the command line ----
+
+/// Reads the words after `ctl`; `variable`: the socket that the environment names.
+///
+/// # Errors
+/// All with status 2: an unknown command or flag, a bad or missing value, no socket named.
+pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+    let mut rest = words;
+    let (mut given, mut operands) = (Vec::new(), Vec::new());
+    loop {
+        let split = flags::split_by(FLAGS, rest).map_err(of_ctl)?;
+        if split.help {
+            return Ok(Call::Help);
+        }
+        given.extend(split.flags);
+        rest = split.arguments;
+        if rest.is_empty() {
+            break;
+        }
+        operands.push(rest.remove(0));
+    }
+    let flag = |name: &str| given.iter().rev().find(|(flag, _)| flag.name == name);
+    let value = |name: &str| flag(name).map(|(_, value)| value.clone());
+    let (command, args) = command(&operands, |name| is_on(value(name), name))?;
+    for (name, fits) in [
+        ("wait", matches!(command, "reload" | "stop")),
+        ("json", command == "status"),
+    ] {
+        if flag(name).is_some() && !fits {
+            return Err(usage(format!("{command} has no -{name}")));
+        }
+    }
+    let control = value("control")
+        .or(variable)
+        .filter(|path| !path.is_empty());
+    let control = control.ok_or_else(|| {
+        usage(format!(
+            "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
+        ))
+    })?;
+    let timeout = value("timeout").map(|value| timeout(&value)).transpose()?;
+    Ok(Call::Send(Order {
+        control: control.into(),
+        command,
+        args,
+        timeout,
+    }))
+}
+
+/// A usage error points to this face's help.
+fn of_ctl(error: UsageError) -> UsageError {
+    UsageError {
+        message: error
+            .message
+            .replace("see socketmaster -help", "see socketmaster ctl -help"),
+        ..error
+    }
+}
+
+fn usage(problem: String) -> UsageError {
+    of_ctl(UsageError::new(problem))
+}
+
+fn is_on(value: Option<OsString>, name: &str) -> Result<bool, UsageError> {
+    let Some(value) = value else { return Ok(false) };
+    flags::boolean(&value.to_string_lossy())
+        .map_err(|reason| of_ctl(UsageError::value(name, &value, &reason)))
+}
+
+/// The command on the wire, and its arguments.
+fn command(
+    operands: &[OsString],
+    is_on: impl Fn(&str) -> Result<bool, UsageError>,
+) -> Result<(&'static str, Vec<String>), UsageError> {
+    let words: Vec<_> = operands.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
+    let with = |word: &str, on: bool| on.then(|| word.to_owned()).into_iter().collect();
+    Ok(match words[..] {
+        // With a word, so that einhorn's `reload` is never meant.
+        ["reload"] => {
+            let word = if is_on("wait")? { "wait" } else { "now" };
+            ("reload", vec![word.to_owned()])
+        }
+        ["status"] => ("status", with("json", is_on("json")?)),
+        ["stop"] => ("stop", with("wait", is_on("wait")?)),
+        ["ping"] => ("ping", Vec::new()),
+        // `upgrade` is einhorn's word for a reload.
+        ["upgrade"] => ("self-upgrade", Vec::new()),
+        ["workers", number] => {
+            let checked = flags::integer(number, 1..=10_000);
+            let number = checked.map_err(|reason| usage(format!("workers {number}: {reason}")))?;
+            ("workers", vec![number.to_string()])
+        }
+        ["workers"] => return Err(usage("workers needs a number".to_owned())),
+        [] => return Err(usage("no command given".to_owned())),
+        [
+            known @ ("reload" | "status" | "stop" | "ping" | "upgrade" | "workers"),
+            ..,
+        ] => {
+            return Err(usage(format!("{known} takes no such arguments")));
+        }
+        [other, ..] => {
+            let other = flags::printable(OsStr::new(other));
+            return Err(usage(format!("{other} is no command")));
+        }
+    })
+}
+
+fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
+    let text = value.to_string_lossy();
+    let parsed = match flags::integer(&text, 0..=i64::MAX / 1_000_000) {
+        Ok(millis) => Some(Duration::from_millis(millis.unsigned_abs())),
+        Err(_) => duration(&text),
+    };
+    let reason = "neither milliseconds nor a time as in 30s or 1m30s";
+    parsed.ok_or_else(|| of_ctl(UsageError::value("timeout", value, reason)))
+}
+
+/// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        let millis = number.parse::<u64>().ok()?.checked_mul(millis)?;
+        total = total.checked_add(Duration::from_millis(millis))?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+// ---- the conversation ----
+
+/// Carries the order out; returns the text to show and the exit status.
+fn run(order: &Order) -> (String, i32) {
+    let waits = order.args.iter().any(|word| word == "wait");
+    let limit = order.timeout.or((!waits).then_some(PROMPTLY));
+    let path = order.control.display();
+    let mut line = match Line::open(order, limit) {
+        Ok(line) => line,
+        Err(error) => {
+            let word = crate::status::errno_text(error.raw_os_error().unwrap_or(libc::EIO));
+            return (format!("cannot connect to {path}: {word}"), FAILED);
+        }
+    };
+    let shows_progress = waits && io::stderr().is_terminal();
+    loop {
+        let answer = match line.next() {
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                let text = format!("no answer from {path}: the connection was closed");
+                return (text, FAILED);
+            }
+            Err(error) if is_timeout(&error) => return (late(order, limit), TIMED_OUT),
+            Err(error) => return (format!("no answer from {path}: {error}"), FAILED),
+        };
+        if is_true(&answer, "wait") {
+            if shows_progress {
+                eprintln!("{}", text_of(&answer, "message"));
+            }
+            continue;
+        }
+        if order.command == "stop" && waits {
+            // The last answer comes just before the end.
+            while let Ok(Some(_)) = line.next() {}
+        }
+        return conclusion(&answer);
+    }
+}
+
+fn late(order: &Order, limit: Option<Duration>) -> String {
+    let limit = crate::status::duration_text(limit.unwrap_or_default());
+    let goes_on = match order.args.iter().any(|word| word == "wait") {
+        true => "; it goes on by itself",
+        false => "",
+    };
+    format!("{}: not over within {limit}{goes_on}", order.command)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// What the last answer means.
+fn conclusion(answer: &Value) -> (String, i32) {
+    let message = text_of(answer, "message").to_owned();
+    if let Some(status) = answer.get("status") {
+        return (json::text(status), 0);
+    }
+    match answer.get("verdict") {
+        Some(verdict) => {
+            let status = match text_of(verdict, "outcome") {
+                "live" => 0,
+                "superseded" | "abandoned" => SUPERSEDED,
+                _ => ROLLED_BACK,
+            };
+            (paragraph(verdict).unwrap_or(message), status)
+        }
+        None if is_true(answer, "failed") => (message, FAILED),
+        None => (message, 0),
+    }
+}
+
+/// The verdict's sentence, and below it what the worker that decided it had said last.
+fn paragraph(verdict: &Value) -> Option<String> {
+    let mut text = verdict.get("text")?.as_str()?.to_owned();
+    let lines = verdict.get("lines").and_then(Value::as_array);
+    let lines = lines.filter(|lines| !lines.is_empty());
+    if let Some(lines) = lines {
+        let pid = verdict.get("pid").and_then(Value::as_i64);
+        let who = pid.map_or_else(|| "the worker".to_owned(), |pid| format!("worker {pid}"));
+        let _ = write!(text, "\nlast lines of {who}:");
+        for line in lines {
+            let _ = write!(text, "\n  {}", line.as_str().unwrap_or_default());
+        }
+    }
+    Some(text)
+}
+
+fn text_of<'a>(answer: &'a Value, key: &str) -> &'a str {
+    answer.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn is_true(answer: &Value, key: &str) -> bool {
+    answer.get(key) == Some(&Value::Bool(true))
+}
+
+/// The connection, with one limit for all of it.
+struct Line {
+    stream: UnixStream,
+    reader: LineReader,
+    deadline: Option<Instant>,
+}
+
+impl Line {
+    fn open(order: &Order, limit: Option<Duration>) -> io::Result<Line> {
+        let mut stream = UnixStream::connect(&order.control)?;
+        let args: Vec<&str> = order.args.iter().map(String::as_str).collect();
+        stream.write_all(&encode_request(1, order.command, &args))?;
+        Ok(Line {
+            stream,
+            reader: LineReader::new(MAX_ANSWER),
+            deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
+        })
+    }
+
+    /// The next answer; `None`: the connection has ended.
+    fn next(&mut self) -> io::Result<Option<Value>> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            let line = self.reader.next_line().map_err(io::Error::other)?;
+            if let Some(line) = line {
+                return serde_json::from_slice(&line)
+                    .map(Some)
+                    .map_err(|_| io::Error::other("it speaks another language"));
+            }
+            self.stream.set_read_timeout(self.left()?)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.reader.push(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let Some(deadline) = self.deadline else {
+            return Ok(None);
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        match left.is_zero() {
+            true => Err(ErrorKind::TimedOut.into()),
+            false => Ok(Some(left)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,15 +5,18 @@
 //! deadlines. What is promoted is decided after one more look that found no death.
 
 mod children;
+mod control;
 mod hangup;
 mod sockets;
 mod systemd;
 mod watch;
 
 use crate::args::{Config, Gate};
-use crate::listen::Listener;
+use crate::control::{Control, MAX_CLIENTS};
+use crate::listen::{Listener, Opened};
 use crate::log::Log;
-use crate::status::{self, Culprit};
+use crate::manners::{Manners, Wish};
+use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::user::User;
@@ -35,36 +38,73 @@ use watch::{Source, Ticket, Watch};
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
 const PER_WORKER: u64 = 4;
-/// Descriptors that are ours whatever the workers need: the loop's, the log's, a few connections.
-const OUR_OWN: u64 = 64;
-/// While we stop, the log says this often whom we wait for.
+/// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
+const OUR_OWN: u64 = 48 + MAX_CLIENTS as u64;
+/// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// The signals that we handle. They are set up before anything else is done.
-pub fn install_signals() -> io::Result<Signals> {
+/// The signals that we handle, and `more`. They are set up before anything else is done.
+pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
+    const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
     signals::ignore_terminal_output_stop()?;
     signals::watch_hangups()?;
-    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD])
+    Signals::new(ALWAYS.iter().chain(more))
 }
 
 /// Everything that was set up before the loop starts.
 pub struct Setup {
     pub config: Config,
+    /// Its capacity is filled in here.
+    pub policy: supervisor::Policy,
+    pub manners: Manners,
     pub signals: Signals,
-    pub log: Log,
-    pub listeners: Vec<Listener>,
+    pub opened: Opened,
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (u64, u64),
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
-    /// Names in the fd store that hold nothing of use any more.
-    pub forget: Vec<String>,
+    pub control: Option<Control>,
+}
+
+/// What the system may still refuse.
+struct Registered {
+    watch: Watch,
+    terminal: Terminal,
+    guard: sockets::GuardState,
+    systemd: systemd::Outer,
+    control: control::State,
+    stdin: OwnedFd,
+}
+
+impl Registered {
+    fn new(setup: &mut Setup) -> io::Result<Registered> {
+        let mut watch = Watch::new()?;
+        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+        let terminal = Terminal::open();
+        if let Some(tty) = terminal.fd() {
+            // There is no empty interest; a hang-up is told whatever was asked for.
+            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+        }
+        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
+        let control = control::State::new(&mut watch, setup.control.take())?;
+        let stdin = crate::spawn::worker_stdin(setup.manners.shares_terminal)?;
+        Ok(Registered {
+            watch,
+            terminal,
+            guard,
+            systemd,
+            control,
+            stdin,
+        })
+    }
 }
 
 pub struct Daemon {
     config: Config,
+    manners: Manners,
     core: Supervisor,
     watch: Watch,
     signals: Signals,
@@ -79,6 +119,7 @@ pub struct Daemon {
     guard: sockets::GuardState,
     terminal: Terminal,
     systemd: systemd::Outer,
+    control: control::State,
     user: Option<User>,
     stdin: OwnedFd,
     directory: Option<PathBuf>,
@@ -86,16 +127,19 @@ pub struct Daemon {
     pidfds: bool,
     last_verdict: String,
     reminder: Option<Instant>,
+    asked_to_stop: bool,
     exit: Option<i32>,
 }
 
 /// The number of workers that a limit of descriptors suffices for.
-pub fn capacity(hard_limit: u64, listeners: usize) -> u32 {
+pub fn capacity(hard_limit: u64, listeners: usize, manners: &Manners) -> u32 {
     let left = hard_limit.saturating_sub(OUR_OWN + listeners as u64);
-    u32::try_from(left / PER_WORKER).unwrap_or(u32::MAX)
+    let each = PER_WORKER + u64::from(manners.control_fd);
+    u32::try_from(left / each).unwrap_or(u32::MAX)
 }
 
-fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
+/// What the core goes by.
+pub fn policy(config: &Config) -> supervisor::Policy {
     supervisor::Policy {
         workers: config.workers,
         max_extra: Some(config.max_extra),
@@ -109,52 +153,60 @@ fn policy(config: &Config, capacity: u32) -> supervisor::Policy {
         stop_signal: config.stop_signal,
         respawn: config.respawn,
         pace: None,
-        capacity,
+        capacity: u32::MAX,
     }
 }
 
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
-    /// descriptor; nothing has been started then.
-    pub fn new(setup: Setup) -> io::Result<Daemon> {
-        let mut watch = Watch::new()?;
-        let mut signals = setup.signals;
-        watch.add_raw(&mut signals, Source::Signals, Interest::READABLE)?;
-        let terminal = Terminal::open();
-        if let Some(tty) = terminal.fd() {
-            // There is no empty interest; a hang-up is told whatever was asked for.
-            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+    /// descriptor; nothing has been started then, and no path of ours is left.
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+        match Registered::new(&mut setup) {
+            Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
+            Err(error) => {
+                setup.opened.abandon();
+                Err((error, log))
+            }
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd)?;
-        let capacity = capacity(setup.nofile.1, setup.listeners.len());
-        let logger = setup.log.logger();
+    }
+
+    fn assemble(setup: Setup, registered: Registered, log: Log) -> Daemon {
+        let Opened {
+            listeners, forget, ..
+        } = setup.opened;
+        let policy = supervisor::Policy {
+            capacity: capacity(setup.nofile.1, listeners.len(), &setup.manners),
+            ..setup.policy
+        };
         let mut daemon = Daemon {
-            core: Supervisor::new(policy(&setup.config, capacity)),
-            sockets: setup.listeners.iter().map(sockets::Texts::new).collect(),
-            stdin: crate::spawn::worker_stdin()?,
+            core: Supervisor::new(policy),
+            sockets: listeners.iter().map(sockets::Texts::new).collect(),
+            stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
-            watch,
-            signals,
+            manners: setup.manners,
+            watch: registered.watch,
+            signals: setup.signals,
             waiting: BTreeSet::new(),
-            log: setup.log,
-            logger,
+            logger: log.logger(),
+            log,
             log_ticket: None,
             children: Children::default(),
-            listeners: setup.listeners,
-            guard,
-            terminal,
-            systemd,
+            listeners,
+            guard: registered.guard,
+            terminal: registered.terminal,
+            systemd: registered.systemd,
+            control: registered.control,
             user: setup.user,
             last_verdict: String::new(),
             reminder: None,
+            asked_to_stop: false,
             exit: None,
         };
-        daemon.fill_store(setup.stored, &setup.forget);
-        Ok(daemon)
+        daemon.fill_store(setup.stored, &forget);
+        daemon
     }
 
     /// Runs until there is nothing left to run; returns our exit status.
@@ -166,9 +218,13 @@ impl Daemon {
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
             );
         }
+        if let Some(level) = self.manners.nice.master {
+            self.renice(std::process::id() as i32, level);
+        }
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
+                self.end_control(status);
                 self.finish();
                 return status;
             }
@@ -184,6 +240,7 @@ impl Daemon {
         self.tell(Event::Tick);
         self.settle();
         self.take_up_the_rest();
+        self.tidy_control();
         self.log.flush(clock::now());
         self.unpark();
         self.watch_log();
@@ -198,6 +255,7 @@ impl Daemon {
             self.log.retry_at(),
             self.children.retry_at(),
             self.systemd.deadline(),
+            self.control.deadline(),
             self.reminder,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
@@ -217,15 +275,18 @@ impl Daemon {
     /// Takes up what decisions depend on, in their order. Returns whether a worker has ended.
     fn take_up(&mut self) -> bool {
         self.read_signals();
-        for signal in [SIGTERM, SIGINT] {
-            if self.waiting.remove(&signal) {
-                self.on_stop_signal(signal);
-            }
-        }
-        for source in self.take(|source| matches!(source, Source::Report(_) | Source::Notify(_))) {
+        self.take_up_stops();
+        let speaks = |source: &Source| {
+            matches!(
+                source,
+                Source::Report(_) | Source::Notify(_) | Source::Control(_)
+            )
+        };
+        for source in self.take(speaks) {
             match source {
                 Source::Report(id) => self.on_report(id),
                 Source::Notify(id) => self.on_notify(id),
+                Source::Control(number) => self.on_control(number),
                 _ => {}
             }
         }
@@ -236,7 +297,24 @@ impl Daemon {
         for signal in std::mem::take(&mut self.waiting) {
             self.on_signal(signal);
         }
+        self.obey();
         ended
+    }
+
+    fn take_up_stops(&mut self) {
+        let wish = self.manners.wish;
+        let is_stop = |signal: &i32| matches!(wish(*signal), Wish::Stop(_) | Wish::Leave);
+        let (stops, others) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(is_stop);
+        self.waiting = others;
+        let stops: BTreeSet<i32> = stops;
+        for signal in stops {
+            match wish(signal) {
+                Wish::Stop(forwarded) => self.on_stop_signal(signal_name(signal), forwarded),
+                _ => self.leave(signal),
+            }
+        }
     }
 
     /// Promotes what is ready, after a look that found no death.
@@ -259,11 +337,14 @@ impl Daemon {
                 Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
-                early @ (Source::Report(_) | Source::Notify(_) | Source::Death(_)) => {
+                early @ (Source::Report(_)
+                | Source::Notify(_)
+                | Source::Death(_)
+                | Source::Control(_)) => {
                     self.watch.inbox.insert(early);
                 }
-                Source::Control(_) | Source::Output(_) => {}
             }
         }
         self.take_up_outputs();
@@ -292,8 +373,8 @@ impl Daemon {
         }
     }
 
-    fn on_stop_signal(&mut self, signal: i32) {
-        let name = signal_name(signal);
+    /// `name`: what asks us to stop; `signal` goes to the workers.
+    fn on_stop_signal(&mut self, name: &str, signal: i32) {
         let workers = status::workers_text(self.core.workers().len());
         if self.core.is_stopping() {
             info!(
@@ -303,24 +384,39 @@ impl Daemon {
         } else {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
         }
+        self.asked_to_stop = true;
         self.tell(Event::Stop(signal));
-        self.reminder = Some(clock::now() + REMINDER);
+    }
+
+    /// The workers get the signal, and nobody is waited for.
+    fn leave(&mut self, signal: i32) {
+        let name = signal_name(signal);
+        let workers = status::workers_text(self.core.workers().len());
+        info!(
+            self.logger,
+            "{name}: forwarding it to {workers} and leaving at once"
+        );
+        self.tell(Event::Stop(signal));
+        self.exit = Some(1);
     }
 
     fn on_signal(&mut self, signal: i32) {
-        match signal {
-            SIGHUP => self.on_hangup(),
-            SIGUSR2 => self.tell(Event::Reload(None)),
-            SIGQUIT => {
+        let name = signal_name(signal);
+        match (self.manners.wish)(signal) {
+            Wish::Reload if signal == SIGHUP => self.on_hangup(),
+            Wish::Reload => self.tell(Event::Reload(None)),
+            Wish::PassOn => {
                 let workers = status::workers_text(self.core.workers().len());
-                info!(self.logger, "SIGQUIT: forwarding it to {workers}");
+                info!(self.logger, "{name}: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
-            SIGUSR1 => warn!(
+            Wish::SelfUpgrade => warn!(
                 self.logger,
-                "SIGUSR1: self-upgrade is not available; going on"
+                "{name}: self-upgrade is not available; going on"
             ),
-            _ => {}
+            Wish::Nothing => info!(self.logger, "{name}: ignored"),
+            // They were taken up before.
+            Wish::Stop(_) | Wish::Leave => {}
         }
     }
 
@@ -357,13 +453,19 @@ impl Daemon {
                     id,
                     generation,
                     index,
-                } => self.start(id, generation, index),
-                Action::Signal { id, signal } => self.signal(id, signal),
+                } => {
+                    self.start(id, generation, index);
+                    self.control_started(id, index);
+                }
+                Action::Signal { id, signal } => {
+                    self.control_asks(id, signal);
+                    self.signal(id, signal);
+                }
                 Action::Kill { id } => self.kill_group(id),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
-                Action::Exit(status) => self.exit = Some(status),
+                Action::Exit(status) => self.exit = Some(self.exit_status(status)),
             }
         }
         debug_assert!(
@@ -375,18 +477,31 @@ impl Daemon {
         );
     }
 
+    fn exit_status(&self, status: i32) -> i32 {
+        match self.manners.stops_well && self.asked_to_stop {
+            true => 0,
+            false => status,
+        }
+    }
+
     fn on_begin(&mut self, generation: u64, first: bool) {
         let workers = status::workers_text(self.core.policy().workers as usize);
         if !first {
             info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
         }
+        self.control_begins(generation, first);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
         let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
-        let text = status::verdict_text(verdict, &culprit);
+        let told = Told {
+            verdict: verdict.clone(),
+            culprit,
+            at: clock::now(),
+        };
+        let text = told.text();
         match (verdict.outcome, &verdict.failure) {
             (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
             (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
@@ -394,6 +509,7 @@ impl Daemon {
         }
         self.last_verdict = text;
         self.systemd.on_verdict(self.core.has_been_up());
+        self.control_verdict(told);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -410,22 +526,47 @@ impl Daemon {
             Note::Ready { .. } | Note::ReloadRemembered { .. } => info!(self.logger, "{text}"),
             _ => warn!(self.logger, "{text}"),
         }
+        if let Note::Ready { id } = note {
+            self.control_ready(*id);
+        }
     }
 
-    /// While we stop: whom we wait for.
+    /// A long wait says what it waits for, every now and then.
     fn remind(&mut self) {
         let now = clock::now();
-        if self.reminder.is_none_or(|at| now < at) {
-            return;
+        let coming = self.core.rolling_out();
+        match self.reminder {
+            _ if !self.core.is_stopping() && coming.is_none() => self.reminder = None,
+            None => self.reminder = Some(now + REMINDER),
+            Some(at) if at <= now => {
+                self.reminder = Some(now + REMINDER);
+                self.say_what_we_wait_for(coming);
+            }
+            Some(_) => {}
         }
-        self.reminder = Some(now + REMINDER);
-        let pids: Vec<_> = self.children.by_pid.keys().map(i32::to_string).collect();
-        let workers = status::workers_text(pids.len());
-        info!(
-            self.logger,
-            "waiting for {workers} to finish: {}",
-            pids.join(", ")
-        );
+    }
+
+    fn say_what_we_wait_for(&self, coming: Option<u64>) {
+        let awaited = (self.core.workers().iter())
+            .filter(|(_, worker)| coming.is_none() || worker.is_unready())
+            .filter_map(|(id, _)| self.children.pid(id));
+        let pids: Vec<_> = awaited.map(|pid| pid.to_string()).collect();
+        let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
+        match coming {
+            None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
+            Some(generation) if pids.is_empty() => {
+                info!(
+                    self.logger,
+                    "generation {generation}: no worker is up, backing off"
+                );
+            }
+            Some(generation) => {
+                info!(
+                    self.logger,
+                    "generation {generation}: waiting for {workers} to be ready: {pids}"
+                );
+            }
+        }
     }
 
     // ---- the log ----

@@ -189,7 +189,7 @@ fn is_login(name: &OsStr) -> bool {
 /// the protocol's: LISTEN_ADDR, LISTEN_PORT and the like are names that applications use.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    const WHOLE: [&[u8]; 3] = [b"NOTIFY_SOCKET", b"NGINX", b"FPM_SOCKETS"];
+    const WHOLE: [&[u8]; 4] = [b"NOTIFY_SOCKET", b"FDSTORE", b"NGINX", b"FPM_SOCKETS"];
     const FAMILIES: [&[u8]; 6] = [
         b"LISTEN_PID",
         b"LISTEN_FD",

@@ -216,6 +216,14 @@ impl fmt::Display for UsageError {
 /// Takes a command line apart by the rules of Go's flag package (flag.FlagSet.Parse). A boolean
 /// without a value is given `true`. Errors: a flag that is none, is unknown, or lacks its value.
 pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageError> {
+    split_by(FLAGS, words)
+}
+
+/// The same for a table of flags of another face.
+pub fn split_by(
+    table: &'static [Flag],
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Words, UsageError> {
     let mut words = words.into_iter();
     let (mut flags, mut arguments, mut help) = (Vec::new(), Vec::new(), false);
     while let Some(word) = words.next() {
@@ -236,7 +244,7 @@ pub fn split(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageEr
             help = true;
             break;
         }
-        let flag = find(name)?;
+        let flag = find(table, name)?;
         let value = match (value, flag.value) {
             (Some(value), _) => Some(value),
             (None, None) => Some("true".into()),
@@ -269,8 +277,8 @@ fn without_dashes(word: &OsStr) -> Result<Option<&[u8]>, UsageError> {
     }
 }
 
-fn find(name: &[u8]) -> Result<&'static Flag, UsageError> {
-    FLAGS
+fn find(table: &'static [Flag], name: &[u8]) -> Result<&'static Flag, UsageError> {
+    table
         .iter()
         .find(|flag| flag.name.as_bytes() == name)
         .ok_or_else(|| {

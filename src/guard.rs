@@ -130,6 +130,7 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
         // Refused while a worker holds the old socket: an abstract name lives as long as that.
         _ => bind_abstract(&listener.uri, listener.kind)?,
     };
+    listener.is_stored = false;
     Ok(Healing::Rebound(std::mem::replace(&mut listener.fd, fd)))
 }
 

@@ -14,6 +14,7 @@ pub mod flags;
 pub mod guard;
 pub mod listen;
 pub mod log;
+pub mod manners;
 pub mod notify;
 pub mod output;
 pub mod pidfile;

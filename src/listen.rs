@@ -134,7 +134,7 @@ pub struct Listener {
     pub(crate) trouble: Option<Error>,
     name: String,
     store_name: Option<String>,
-    is_stored: bool,
+    pub(crate) is_stored: bool,
 }
 
 impl Listener {
@@ -154,6 +154,9 @@ impl Listener {
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
             .map_err(|errno| cannot("use", &uri, errno.desc()))?;
         let mut listener = Listener::new(uri, fd, kind, bound, None);
+        if !listener.is_inherited() {
+            listener.store_name = Some(open::store_name(&listener.uri));
+        }
         if let Some(name) = name.filter(|_| listener.uri.options.name.is_none()) {
             listener.name = name.to_owned();
         }

@@ -140,6 +140,8 @@ struct Core {
     rest_at: Option<Instant>,
     header: Header,
     dropping: Dropping,
+    /// What is less than this is not said.
+    least: Level,
 }
 
 /// The beginnings of lines, made once a second and once a change of worker.
@@ -207,6 +209,16 @@ impl Log {
     /// next [`flush`](Self::flush), except to a syslog that takes it at once.
     pub fn logger(&self) -> slog::Logger {
         self.logger.clone()
+    }
+
+    /// Messages of our own below this level are not logged from now on.
+    pub fn set_least(&self, level: Level) {
+        self.core.borrow_mut().least = level;
+    }
+
+    /// The level below which they are not.
+    pub fn least(&self) -> Level {
+        self.core.borrow().least
     }
 
     /// Whether a worker's line would be taken now.
@@ -332,13 +344,6 @@ impl Log {
     }
 }
 
-/// What nobody has flushed, as far as it goes at once: where a start fails, that is why.
-impl Drop for Log {
-    fn drop(&mut self) {
-        self.flush(clock::now());
-    }
-}
-
 impl Core {
     fn new(form: Form, way: Way, pid: u32) -> Core {
         Core {
@@ -353,6 +358,7 @@ impl Core {
             rest_at: None,
             header: Header::new(pid),
             dropping: Dropping::default(),
+            least: Level::Info,
         }
     }
 

@@ -1,18 +1,27 @@
 //! `socketmaster`: arguments, log, sockets, loop, exit status; the faces by the name we are called.
 
-use slog::{error, info, warn};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use slog::{Level, error, info, warn};
 use socketmaster::args::{self, Call, Config};
+use socketmaster::control::{Access, Control, Face as Voice};
 use socketmaster::daemon::{self, Daemon, Setup};
 use socketmaster::listen::{self, Inherited, Opened};
 use socketmaster::log::Log;
+use socketmaster::manners::Manners;
 use socketmaster::notify::Systemd;
 use socketmaster::pidfile::PidFile;
+use socketmaster::supervisor::Policy;
 use socketmaster::user::User;
-use socketmaster::{program, sys, user};
+use socketmaster::{ctl, program, sys, user};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the reason for not starting may take to be written.
+const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let status = face(std::env::args_os().collect());
@@ -21,23 +30,80 @@ fn main() -> ExitCode {
 
 /// Chooses by the name that we are called by, or by the first word.
 fn face(mut words: Vec<OsString>) -> i32 {
-    if !words.is_empty() {
-        words.remove(0);
+    let called = if words.is_empty() {
+        OsString::new()
+    } else {
+        words.remove(0)
+    };
+    let called = Path::new(&called).file_name().unwrap_or_default();
+    match called.to_str() {
+        Some("socketmaster-ctl") => return ctl::main(words),
+        Some("einhorn") => return einhorn(words),
+        Some("einhornsh") => return einhornsh(words),
+        _ => {}
     }
-    serve(words)
+    match words.first().and_then(|word| word.to_str()) {
+        Some("ctl") => ctl::main(words.split_off(1)),
+        Some("einhorn") => einhorn(words.split_off(1)),
+        Some("einhornsh") => einhornsh(words.split_off(1)),
+        _ => serve(words),
+    }
+}
+
+#[cfg(feature = "einhorn")]
+fn einhorn(words: Vec<OsString>) -> i32 {
+    use socketmaster::einhorn::{Call, Surroundings, parse};
+    let signals = first_things(&[libc::SIGALRM]);
+    let face = match parse(words, &Surroundings::look()) {
+        Ok(Call::Run(face)) => face,
+        Ok(Call::Say { text, status }) => {
+            print(&text);
+            return status;
+        }
+        Err(refusal) => {
+            eprintln!("{}", refusal.message);
+            return refusal.status;
+        }
+    };
+    match Plan::of_einhorn(*face) {
+        Ok(plan) => run(plan, signals),
+        Err(error) => {
+            eprintln!("einhorn: {error}");
+            1
+        }
+    }
+}
+
+#[cfg(feature = "einhorn")]
+fn einhornsh(words: Vec<OsString>) -> i32 {
+    socketmaster::einhornsh::run(words)
+}
+
+#[cfg(not(feature = "einhorn"))]
+fn einhorn(_: Vec<OsString>) -> i32 {
+    eprintln!("socketmaster: built without einhorn's faces (the cargo feature einhorn)");
+    2
+}
+
+#[cfg(not(feature = "einhorn"))]
+use einhorn as einhornsh;
+
+/// Before anything else, so that no signal finds us without a handler; those that our parent had
+/// blocked come in now.
+fn first_things(more_signals: &[i32]) -> std::io::Result<daemon::Signals> {
+    let signals = daemon::install_signals(more_signals);
+    let _ = sys::process::unblock_signals();
+    signals
 }
 
 /// The supervisor itself.
 fn serve(words: Vec<OsString>) -> i32 {
-    // Before anything else, so that no signal finds us without a handler; those that our parent
-    // had blocked come in now.
-    let signals = daemon::install_signals();
-    let _ = sys::process::unblock_signals();
+    let signals = first_things(&[]);
     match args::parse(words) {
         Ok(Call::Help(text)) => print(&text),
         Ok(Call::Version) => print(concat!("socketmaster ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Call::Check(config)) => check(&config),
-        Ok(Call::Run(config)) => run(config, signals),
+        Ok(Call::Run(config)) => run(Plan::of(config), signals),
         Err(error) => {
             eprintln!("socketmaster: {error}");
             i32::from(error.status)
@@ -71,97 +137,197 @@ fn check(config: &Config) -> i32 {
     status
 }
 
-fn run(config: Config, signals: std::io::Result<daemon::Signals>) -> i32 {
+/// What a face makes of its command line.
+struct Plan {
+    config: Config,
+    policy: Policy,
+    manners: Manners,
+    access: fn(Option<&User>) -> Access,
+    voice: Voice,
+    least: Level,
+    warnings: Vec<String>,
+    /// The listeners, by index, that get O_NONBLOCK when they are made.
+    nonblocking: Vec<usize>,
+    /// Of the face that takes a lock while it starts.
+    #[cfg(feature = "einhorn")]
+    lockfile: Option<std::path::PathBuf>,
+}
+
+impl Plan {
+    fn of(config: Config) -> Plan {
+        Plan {
+            policy: daemon::policy(&config),
+            manners: Manners::default(),
+            access: Access::of,
+            voice: Voice::Socketmaster,
+            least: Level::Info,
+            warnings: Vec::new(),
+            nonblocking: Vec::new(),
+            #[cfg(feature = "einhorn")]
+            lockfile: None,
+            config,
+        }
+    }
+
+    #[cfg(feature = "einhorn")]
+    fn of_einhorn(face: socketmaster::einhorn::Face) -> Result<Plan, String> {
+        let config = face.config()?;
+        let binds = face.binds.iter().enumerate();
+        Ok(Plan {
+            policy: face.policy(u32::MAX),
+            manners: face.manners(),
+            access: |_| Access::of_einhorn(),
+            least: face.verbosity.level(),
+            nonblocking: binds
+                .filter_map(|(index, bind)| bind.nonblocking.then_some(index))
+                .collect(),
+            lockfile: Some(face.lockfile),
+            warnings: face.warnings,
+            voice: Voice::Einhorn(face.name),
+            config,
+        })
+    }
+}
+
+fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     let journal = std::env::var_os("JOURNAL_STREAM");
-    let mut log = match Log::open(&config.log, std::io::stderr().as_fd(), journal.as_deref()) {
+    let target = &plan.config.log;
+    let log = match Log::open(target, std::io::stderr().as_fd(), journal.as_deref()) {
         Ok(log) => log,
         Err(error) => {
             eprintln!("socketmaster: {error}");
             return 1;
         }
     };
+    log.set_least(plan.least);
     let logger = log.logger();
-    match set_up(config, signals, &mut log) {
-        Ok((daemon, pidfile)) => {
-            let status = daemon(log);
-            drop(pidfile);
+    let refuse = |mut log: Log, reason: String| {
+        error!(logger, "{reason}");
+        log.finish(FINAL_FLUSH);
+        1
+    };
+    match set_up(plan, signals, &logger) {
+        Err(reason) => refuse(log, reason),
+        Ok((setup, files)) => {
+            let status = match Daemon::new(setup, log) {
+                Ok(daemon) => daemon.run(),
+                Err((error, log)) => refuse(log, format!("cannot start: {error}")),
+            };
+            drop(files);
             status
-        }
-        Err(reason) => {
-            error!(logger, "{reason}");
-            log.finish(std::time::Duration::from_secs(1));
-            1
         }
     }
 }
 
-type Start = Box<dyn FnOnce(Log) -> i32>;
+/// The files that say who we are. They go when this is dropped.
+enum Files {
+    Own(#[allow(dead_code, reason = "held")] Option<PidFile>),
+    #[cfg(feature = "einhorn")]
+    Einhorn(socketmaster::einhorn::files::Files),
+}
+
+impl Files {
+    /// What makes us the only one, before anything else is taken.
+    fn take(plan: &Plan, pid: u32) -> Result<Files, String> {
+        #[cfg(feature = "einhorn")]
+        if let (Some(lock), Some(path)) = (&plan.lockfile, &plan.config.pidfile) {
+            return socketmaster::einhorn::files::Files::lock(lock, path, pid).map(Files::Einhorn);
+        }
+        let path = plan.config.pidfile.as_deref();
+        let pidfile = path.map(|path| PidFile::take(path, pid)).transpose();
+        pidfile.map(Files::Own).map_err(|error| error.to_string())
+    }
+
+    /// The control socket is ours.
+    fn name_us(&mut self) -> Result<(), String> {
+        match self {
+            Files::Own(_) => Ok(()),
+            #[cfg(feature = "einhorn")]
+            Files::Einhorn(files) => files.write_pid(),
+        }
+    }
+
+    /// All sockets are open.
+    fn unlock(&mut self) {
+        match self {
+            Files::Own(_) => {}
+            #[cfg(feature = "einhorn")]
+            Files::Einhorn(files) => files.unlock(),
+        }
+    }
+}
 
 /// Everything that may fail before the first worker is started; nothing is left behind then.
 fn set_up(
-    config: Config,
+    plan: Plan,
     signals: std::io::Result<daemon::Signals>,
-    log: &mut Log,
-) -> Result<(Start, Option<PidFile>), String> {
-    let logger = log.logger();
+    logger: &slog::Logger,
+) -> Result<(Setup, Files), String> {
+    for warning in &plan.warnings {
+        warn!(logger, "{warning}");
+    }
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
-    resolve(&config)?;
-    let user = look_up_user(&config)?;
+    if let Some(pid) = plan.config.takeover {
+        return Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        ));
+    }
+    resolve(&plan.config)?;
+    let user = look_up_user(&plan.config)?;
+    let nofile = raise_limit(&plan)?;
     let pid = std::process::id();
-    let pidfile = config
-        .pidfile
-        .as_deref()
-        .map(|path| PidFile::take(path, pid))
-        .transpose();
-    let pidfile = pidfile.map_err(|error| error.to_string())?;
+    let mut files = Files::take(&plan, pid)?;
     let variable = |name: &str| std::env::var_os(name);
     let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
         warn!(logger, "cannot notify systemd: {error}; going on without");
         None
     });
+    let control = open_control(&plan, user.as_ref())?;
+    files.name_us()?;
     let inherited = Inherited::parse(pid, &variable);
-    let opened = listen::open_all(&config.listen, &inherited).map_err(|error| error.to_string())?;
-    announce(&logger, &opened);
-    let nofile = sys::process::raise_nofile()
-        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let capacity = daemon::capacity(nofile.1, opened.listeners.len());
-    if config.workers > capacity {
-        return Err(format!(
-            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for \
-             {capacity}",
-            config.workers, nofile.1
-        ));
-    }
     let stored = inherited
         .passed
         .iter()
         .filter(|passed| passed.is_stored())
         .count();
-    let start: Start = Box::new(move |log| {
-        let logger = log.logger();
-        let Opened {
-            listeners, forget, ..
-        } = opened;
-        let setup = Setup {
-            config,
-            signals,
-            log,
-            listeners,
-            user,
-            nofile,
-            systemd,
-            stored,
-            forget,
-        };
-        match Daemon::new(setup) {
-            Ok(daemon) => daemon.run(),
-            Err(error) => {
-                error!(logger, "cannot start: {error}");
-                1
-            }
-        }
-    });
-    Ok((start, pidfile))
+    let opened = open_listeners(&plan, &inherited)?;
+    files.unlock();
+    announce(logger, &opened);
+    let Plan {
+        config,
+        policy,
+        manners,
+        ..
+    } = plan;
+    let setup = Setup {
+        config,
+        policy,
+        manners,
+        signals,
+        opened,
+        user,
+        nofile,
+        systemd,
+        stored,
+        control,
+    };
+    Ok((setup, files))
+}
+
+/// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
+fn raise_limit(plan: &Plan) -> Result<(u64, u64), String> {
+    let nofile = sys::process::raise_nofile()
+        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let workers = plan.config.workers;
+    let capacity = daemon::capacity(nofile.1, plan.config.listen.len(), &plan.manners);
+    match workers <= capacity {
+        true => Ok(nofile),
+        false => Err(format!(
+            "cannot run {workers} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices \
+             for {capacity}",
+            nofile.1
+        )),
+    }
 }
 
 fn resolve(config: &Config) -> Result<String, String> {
@@ -182,6 +348,32 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
         .map(user::lookup)
         .transpose()
         .map_err(|error| error.to_string())
+}
+
+fn open_control(plan: &Plan, user: Option<&User>) -> Result<Option<Control>, String> {
+    let path = plan.config.control.as_deref();
+    let open = |path| Control::open(path, (plan.access)(user), plan.voice.clone());
+    path.map(open)
+        .transpose()
+        .map_err(|error| error.to_string())
+}
+
+fn open_listeners(plan: &Plan, inherited: &Inherited) -> Result<Opened, String> {
+    let opened =
+        listen::open_all(&plan.config.listen, inherited).map_err(|error| error.to_string())?;
+    for index in &plan.nonblocking {
+        let listener = &opened.listeners[*index];
+        let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
+        if let Err(errno) = fcntl(listener, flags) {
+            let address = listener.address();
+            opened.abandon();
+            return Err(format!(
+                "cannot set O_NONBLOCK on {address}: {}",
+                errno.desc()
+            ));
+        }
+    }
+    Ok(opened)
 }
 
 fn announce(logger: &slog::Logger, opened: &Opened) {

@@ -195,11 +195,12 @@ fn report_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((reader, writer))
 }
 
-/// What workers get as stdin: ours, or `/dev/null` when ours is a terminal (a process group that
-/// is not in the foreground would be stopped reading it) or closed. Close-on-exec, above 2.
-pub fn worker_stdin() -> Result<OwnedFd, Errno> {
+/// What workers get as stdin: ours, or `/dev/null` when ours is closed or a terminal that is not
+/// to be shared (a process group that is not in the foreground would be stopped reading it).
+/// Close-on-exec, above 2.
+pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
     let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
+    if share_terminal || !stdin.is_terminal() {
         if let Ok(fd) = fcntl(&stdin, FcntlArg::F_DUPFD_CLOEXEC(FIRST_FD as RawFd)) {
             // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });

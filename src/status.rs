@@ -1,6 +1,10 @@
 //! What the core knows, in words for people and in JSON for programs. Pure: everything that it
 //! says is handed to it.
 
+mod view;
+
+pub use view::{Process, SocketView, Told, View};
+
 use crate::supervisor::{Cause, End, Failure, Note, Outcome, Supervisor, Verdict};
 use std::fmt::Write;
 use std::time::Duration;
@@ -120,15 +124,33 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
 
 /// The verdict in one line: what happened, to which worker, why, and what happens next.
 pub fn verdict_text(verdict: &Verdict, culprit: &Culprit) -> String {
-    let mut line = headline(verdict);
-    if let Some(failure) = &verdict.failure {
-        let _ = write!(line, ": {}", failure_text(failure, culprit.pid));
-    }
-    line.push_str(&consequence(verdict));
+    let mut line = verdict_sentence(verdict, culprit.pid);
     if !culprit.last_lines.is_empty() {
         let _ = write!(line, "; its last lines: {}", culprit.last_lines.join(" | "));
     }
     line
+}
+
+/// The same without the worker's last lines; `pid`: the worker's.
+pub fn verdict_sentence(verdict: &Verdict, pid: Option<i32>) -> String {
+    let mut line = headline(verdict);
+    if let Some(failure) = &verdict.failure {
+        let _ = write!(line, ": {}", failure_text(failure, pid));
+    }
+    line.push_str(&consequence(verdict));
+    line
+}
+
+/// The outcome in one word, for programs.
+pub fn outcome_word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Live => "live",
+        Outcome::RolledBack => "rolled-back",
+        Outcome::HalfWay => "half-way",
+        Outcome::Failed => "failed",
+        Outcome::Superseded => "superseded",
+        Outcome::Abandoned => "abandoned",
+    }
 }
 
 fn headline(verdict: &Verdict) -> String {
@@ -191,6 +213,9 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             "a reload is running and one more will follow it, this request is part of that one"
                 .to_owned()
         }
+        Note::ResizeRefused { wanted, capacity } => {
+            format!("cannot run {wanted} workers: the limit of descriptors suffices for {capacity}")
+        }
         Note::ReloadRefused => "stopping: the reload is ignored".to_owned(),
         Note::ReboundAgain => "a listener had to be bound anew again within one generation: \
              no second reload by ourselves; send SIGHUP when its cause is mended"
@@ -227,7 +252,7 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
         let _ = write!(line, ", {draining} draining");
     }
     if core.is_stopping() {
-        line = format!("stopping: waiting for {} workers", tally.len());
+        line = format!("stopping: waiting for {}", workers_text(tally.len()));
     } else if let Some(generation) = core.rolling_out().filter(|_| core.has_been_up()) {
         let _ = write!(line, ", reload {generation} under way");
     }

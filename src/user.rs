@@ -2,6 +2,7 @@
 //! looked up once in the user database. It reads the database and changes nothing; the change
 //! itself is a step of the forked child.
 
+use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid, getegid, geteuid};
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -97,21 +98,30 @@ fn without_entry(login: &str, group: Option<Gid>) -> Result<User, UserError> {
 }
 
 fn find_entry(login: &str) -> Result<Option<unistd::User>, UserError> {
-    let by_name = unistd::User::from_name(login);
+    let by_name = found(unistd::User::from_name(login));
     let entry = match (by_name, number(login)) {
-        (Ok(None), Some(id)) => unistd::User::from_uid(Uid::from_raw(id)),
+        (Ok(None), Some(id)) => found(unistd::User::from_uid(Uid::from_raw(id))),
         (by_name, _) => by_name,
     };
     entry.map_err(|errno| UserError(format!("cannot look up user {login}: {}", errno.desc())))
 }
 
 fn find_group(group: &str) -> Result<Gid, UserError> {
-    let entry = unistd::Group::from_name(group)
+    let entry = found(unistd::Group::from_name(group))
         .map_err(|errno| UserError(format!("cannot look up group {group}: {}", errno.desc())))?;
     entry
         .map(|entry| entry.gid)
         .or_else(|| number(group).map(Gid::from_raw))
         .ok_or_else(|| UserError(format!("cannot find group {group}")))
+}
+
+/// What getpwnam(3) lists as "not found" beside success: a database that is not there at all, as in
+/// an image with one program in it, has no entry.
+fn found<T>(entry: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
+    match entry {
+        Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
+        other => other,
+    }
 }
 
 /// A plain decimal id. The largest is refused: setresuid(2) reads it as "leave it as it is".

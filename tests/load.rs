@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Address, Run, TempDir, net, worker};
+use common::{Address, Daemon, Run, TempDir, net, worker};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -33,6 +33,14 @@ fn client(address: &Address, end: &AtomicBool) -> Seen {
     seen
 }
 
+/// The nth reload: its verdict, when the new worker serves. Without a -start to wait for, an old
+/// one is asked to stop while the new one boots and the clients queue.
+fn reload_and_serve(daemon: &Daemon, n: usize) -> String {
+    let verdict = daemon.reload();
+    daemon.wait_for_count("] up, version", n + 1);
+    verdict
+}
+
 #[test]
 fn no_request_fails_in_50_reloads_over_tcp_and_unix() {
     let dir = TempDir::new();
@@ -41,7 +49,7 @@ fn no_request_fails_in_50_reloads_over_tcp_and_unix() {
             "-listen=tcp://127.0.0.1:0",
             &format!("-listen=unix://{}", dir.word("s")),
         ])
-        .args(&["-start=20", &format!("-command={}", worker()), "http"])
+        .args(&["-start=0", &format!("-command={}", worker()), "http"])
         .start();
     daemon.worker_that_said("up");
     let addresses = [daemon.address_number(0), daemon.address_number(1)];
@@ -56,7 +64,9 @@ fn no_request_fails_in_50_reloads_over_tcp_and_unix() {
         // However this ends, the clients must: the scope waits for them.
         let verdicts: Result<Vec<String>, _> =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                (0..RELOADS).map(|_| daemon.reload()).collect()
+                (1..=RELOADS)
+                    .map(|n| reload_and_serve(&daemon, n))
+                    .collect()
             }));
         end.store(true, Ordering::Relaxed);
         let seen = clients

@@ -5,10 +5,11 @@ mod common;
 use common::terminal::Terminal;
 use common::{Daemon, Run, TempDir, facts, report::said, worker};
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
@@ -240,7 +241,7 @@ fn survives_a_stuck_log(daemon: &Daemon) {
 
 #[test]
 fn a_pipe_that_nobody_reads_stalls_no_reload_and_no_stop() {
-    let daemon = Run::worker(&["-start=0"], &["flood"]).start_unread();
+    let daemon = Run::worker(&["-start=600"], &["flood"]).start_unread();
     survives_a_stuck_log(&daemon);
 }
 
@@ -248,7 +249,7 @@ fn a_pipe_that_nobody_reads_stalls_no_reload_and_no_stop() {
 fn a_terminal_that_nobody_reads_stalls_no_reload_and_no_stop() {
     let terminal = Terminal::new();
     let stderr = Stdio::from(terminal.open());
-    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(stderr);
+    let daemon = Run::worker(&["-start=600"], &["flood"]).start_with_stderr(stderr);
     survives_a_stuck_log(&daemon);
     drop(terminal);
 }
@@ -257,14 +258,14 @@ fn a_terminal_that_nobody_reads_stalls_no_reload_and_no_stop() {
 fn a_stream_socket_that_nobody_reads_stalls_no_reload_and_no_stop() {
     let (theirs, ours) = UnixStream::pair().expect("a pair");
     let stderr = Stdio::from(OwnedFd::from(theirs));
-    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(stderr);
+    let daemon = Run::worker(&["-start=600"], &["flood"]).start_with_stderr(stderr);
     survives_a_stuck_log(&daemon);
     drop(ours);
 }
 
 #[test]
 fn the_log_goes_on_when_somebody_reads_it_again() {
-    let mut daemon = Run::worker(&["-start=0"], &["flood"]).start_unread();
+    let mut daemon = Run::worker(&["-start=600"], &["flood"]).start_unread();
     let old = daemon.wait_for("the first worker", || daemon.workers().first().copied());
     daemon.wait_until_blocked(old);
     daemon.signal(Signal::SIGHUP);
@@ -281,6 +282,51 @@ fn the_log_goes_on_when_somebody_reads_it_again() {
     let whole = log.rfind('\n').map_or("", |end| &log[..end]);
     assert!(whole.lines().all(|line| line.starts_with(&header)));
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn lossy_lets_the_service_go_on_while_the_log_is_stuck_and_counts_what_is_lost() {
+    let dir = TempDir::new();
+    // More than any pipe holds, then the file that shows that the worker came through.
+    let script = format!(
+        "yes 'a line' | head -c 8000000; touch {}; exec sleep 60",
+        dir.word("through")
+    );
+    let mut daemon = shell(&["-output=lossy"], &script).start_unread();
+    daemon.wait_until("the worker to have written it all", || {
+        dir.join("through").exists()
+    });
+    daemon.read_log();
+    daemon.wait_for_line("lost");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_reader_that_takes_everything_now_and_then_gets_everything() {
+    // The log once stood still when one write emptied its whole queue.
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+    // Lines of 128 bytes with what we put before them, so that they fill pipe and queue exactly.
+    let script = "head=\"socketmaster[$PPID] 0000/00/00 00:00:00 [$$] \"
+        line=$(head -c $((127 - ${#head})) /dev/zero | tr '\\0' x)
+        yes \"$line\" | head -n 5000
+        exit 3";
+    let daemon = shell(&[], script).start_with_stderr(Stdio::from(writer));
+    let (mut reader, mut log) = (File::from(reader), Vec::new());
+    let mut all_at_once = vec![0; 1 << 20];
+    loop {
+        let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(common::LIMIT).expect("it is short");
+        assert_eq!(poll(&mut fds, limit), Ok(1), "the log stands still");
+        match reader.read(&mut all_at_once).expect("a pipe") {
+            0 => break,
+            n => log.extend_from_slice(&all_at_once[..n]),
+        }
+        // The worker is faster: the pipe and the queue are full again by then.
+        let _ = poll(&mut [], 10u8);
+    }
+    assert_eq!(daemon.wait_for_exit().code(), Some(3));
+    let lines = log.split(|byte| *byte == b'\n');
+    assert_eq!(lines.filter(|line| line.ends_with(b"xxx")).count(), 5000);
 }
 
 #[test]

@@ -408,6 +408,20 @@ fn inherit(number: i32) -> String {
 }
 
 #[test]
+fn a_socket_from_systemd_is_taken_by_its_name() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    let script = "exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=web";
+    let daemon = listening(&["systemd://web"], &["http"])
+        .after_shell(script)
+        .stdin(Stdio::from(OwnedFd::from(listener)))
+        .start();
+    let pid = daemon.worker_that_said("up");
+    assert_eq!(Address::Tcp(address).answering_pid(), pid);
+    refuses(listening(&["systemd://web"], &["http"]), &["systemd://web"]);
+}
+
+#[test]
 fn an_inherited_descriptor_is_checked_before_anything_is_promised() {
     let plain = || Stdio::from(fs::File::open("/dev/null").expect("it is there"));
     let start = |stdin: Stdio| reporting(&["fd://7"]).after_shell(&inherit(7)).stdin(stdin);
@@ -488,19 +502,20 @@ fn a_stop_closes_our_copies_at_once_while_a_worker_drains() {
         "-start=0".to_owned(),
     ];
     let daemon = Run::worker(&listen, &["drain", &dir.word("end")]).start();
-    daemon.worker_that_said("up");
-    let pid = daemon.real_pid();
+    let worker = daemon.worker_that_said("up");
+    let sockets: Vec<String> = facts::open_fds(worker)
+        .into_iter()
+        .filter(|(number, _)| (3..=4).contains(number))
+        .map(|(_, socket)| socket)
+        .collect();
+    assert_eq!(sockets.len(), 2);
     daemon.signal(Signal::SIGTERM);
     daemon.worker_that_said("draining");
     daemon.wait_until(
         "our copies of the sockets to be closed and the path removed",
         || {
-            let listening = |fd: &(i32, String)| fd.0 == 3 || fd.0 == 4;
-            let open = facts::open_fds(pid)
-                .iter()
-                .filter(|fd| listening(fd))
-                .count();
-            open == 0 && !dir.join("s").exists()
+            let ours = facts::open_fds(daemon.pid());
+            ours.iter().all(|(_, what)| !sockets.contains(what)) && !dir.join("s").exists()
         },
     );
     assert!(daemon.exit_status().is_none(), "it waits for its worker");

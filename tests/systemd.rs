@@ -1,53 +1,81 @@
-//! Under a real systemd: the units of tests/systemd/units in a systemd of their own.
+//! Under a real systemd: the units of tests/systemd/units, which are those of the README, and what
+//! systemctl shows of them, in a systemd of their own. Needs root; SYSTEMD_DEBS names directories
+//! with the .deb files of further versions to play everything with.
 
+mod common;
 #[path = "common/systemd.rs"]
 mod systemd;
 
-use systemd::{SystemdBox, UNITS, other_versions};
+#[path = "systemd/crash.rs"]
+mod crash;
+#[path = "systemd/ends.rs"]
+mod ends;
+#[path = "systemd/hardened.rs"]
+mod hardened;
+#[path = "systemd/readiness.rs"]
+mod readiness;
+#[path = "systemd/sockets.rs"]
+mod sockets;
 
-const SOCKETMASTER: &str = env!("CARGO_BIN_EXE_socketmaster");
+use common::Address;
+use systemd::{SystemdBox, UNITS, in_each};
 
-#[test]
-fn a_systemd_boots_and_says_that_it_runs() {
-    let Some(systemd) = SystemdBox::start(UNITS) else {
-        return;
-    };
-    assert_eq!(systemd.run(&["systemctl", "is-system-running"]), "running");
+/// A port on all addresses, as a client inside sees it.
+fn port(number: u16) -> Address {
+    Address::Tcp(([127, 0, 0, 1], number).into())
+}
+
+/// A unit of a test's own, with more lines for its [Service].
+fn unit(flags: &str, more: &[&str]) -> String {
+    let start = format!("ExecStart=/usr/local/bin/socketmaster {flags}");
+    let mut lines = vec!["[Service]", "Type=notify", &start, "KillMode=mixed"];
+    lines.extend(more);
+    lines.join("\n") + "\n"
+}
+
+/// What a client inside is answered.
+fn get(systemd: &SystemdBox, address: &Address) -> String {
+    let answer = systemd.visit(|| address.get());
+    answer.unwrap_or_else(|error| panic!("GET from {address:?}: {error}"))
 }
 
 #[test]
-fn each_other_systemd_boots_too() {
-    if other_versions().is_empty() {
-        eprintln!("skipped: SYSTEMD_DEBS names no other systemd");
-    }
-    for debs in other_versions() {
-        let Some(systemd) = SystemdBox::start_version(UNITS, Some(&debs)) else {
-            return;
-        };
+fn each_systemd_boots_and_finds_nothing_wrong_with_our_units() {
+    in_each(|systemd| {
         assert_eq!(systemd.run(&["systemctl", "is-system-running"]), "running");
-        println!("{} is systemd {}", debs.display(), systemd.version());
-    }
+        for (unit, _) in units() {
+            if unit == "notify-reload.service" && systemd.version() < 253 {
+                println!("skipped: {unit} needs systemd 253");
+                continue;
+            }
+            let output = systemd.exec(&["systemd-analyze", "verify", "--man=no", &unit]);
+            assert!(
+                output.status.success() && output.stderr.is_empty(),
+                "{unit}: {output:?}"
+            );
+        }
+    });
+}
+
+/// The units: name and text.
+fn units() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(UNITS).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let unit = |path: std::path::PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        (name, std::fs::read_to_string(path).unwrap())
+    };
+    paths.map(unit).collect()
 }
 
 #[test]
-fn systemd_finds_nothing_wrong_with_our_units() {
-    let Some(systemd) = SystemdBox::start(UNITS) else {
-        return;
-    };
-    systemd.install(SOCKETMASTER, "/usr/local/bin/socketmaster");
-    systemd.install(SOCKETMASTER, "/usr/local/bin/server");
-    let units = std::fs::read_dir(UNITS)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    for unit in units.map(|name| name.into_string().unwrap()) {
-        if unit == "notify-reload.service" && systemd.version() < 253 {
-            println!("skipped: {unit} needs systemd 253");
-            continue;
-        }
-        let output = systemd.exec(&["systemd-analyze", "verify", "--man=no", &unit]);
-        assert!(
-            output.status.success() && output.stderr.is_empty(),
-            "{unit}: {output:?}"
-        );
+fn the_readme_has_each_unit_as_it_is_tested() {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let texts = ["README.md", "README.systemd.md"]
+        .map(|name| std::fs::read_to_string(format!("{root}/{name}")).unwrap_or_default());
+    for (name, text) in units() {
+        let block = format!("```ini\n{text}```");
+        let found = texts.iter().any(|readme| readme.contains(&block));
+        assert!(found, "the README does not have {name} as it is:\n{text}");
     }
 }

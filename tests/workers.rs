@@ -146,6 +146,21 @@ fn the_environment_of_each_protocol_is_its_own() {
 }
 
 #[test]
+fn a_socket_s_names_are_those_given_with_it() {
+    let flags = [
+        "-protocol=systemd,php-fpm",
+        "-listen=tcp://127.0.0.1:0?name=api&fpm=pool",
+    ];
+    let daemon = reporting(&flags).start();
+    let report = Report::first(&daemon);
+    assert_eq!(report.env("LISTEN_FDS"), Some("2"));
+    let names = report.env("LISTEN_FDNAMES").expect("the names");
+    assert!(names.ends_with(":api"), "{names}");
+    let pools = report.env("FPM_SOCKETS").expect("the pools");
+    assert!(pools.ends_with(",pool=4"), "{pools}");
+}
+
+#[test]
 fn started_with_many_descriptors_open_none_of_them_reaches_a_worker() {
     let dir = TempDir::new();
     let unix = format!("-listen=unix://{}", dir.word("s"));
@@ -261,6 +276,16 @@ fn umask_and_limits_are_those_we_were_started_with() {
     let report = Report::first(&daemon);
     assert_eq!(report.fact("Umask"), "0137");
     assert_eq!(report.fact("nofile").split(' ').next(), Some("200"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("it runs");
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .expect("proc(5)");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(
+        words[3], words[4],
+        "our own soft limit is raised to the hard one"
+    );
 }
 
 #[test]

@@ -4,8 +4,8 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket};
-use crate::args::{Gate, Output};
-use crate::environment::{Control, Environment, Extras, Socket};
+use crate::args::{Gate, Output, Protocols};
+use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::Room;
 use crate::notify::{Message, WorkerSocket};
 use crate::output::{Drained, Pipe, TURN};
@@ -17,8 +17,9 @@ use crate::sys::{clock, process};
 use mio::Interest;
 use slog::{error, info, warn};
 use std::collections::{BTreeMap, VecDeque};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 /// How many messages of one worker are read before others get their turn.
@@ -37,6 +38,8 @@ pub(super) struct Child {
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
+    /// Its last lines, once its output is closed: that is seen before its end is.
+    last_lines: Vec<String>,
     /// One message from somebody who must not speak for it has been logged.
     refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
@@ -93,10 +96,14 @@ impl Children {
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
-        self.streams
-            .get(&id)
-            .map(|stream| stream.pipe.last_lines())
-            .unwrap_or_default()
+        match self.streams.get(&id) {
+            Some(stream) => stream.pipe.last_lines(),
+            None => self
+                .alive
+                .get(&id)
+                .map(|child| child.last_lines.clone())
+                .unwrap_or_default(),
+        }
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -135,10 +142,14 @@ impl Daemon {
         self.announce_start(&program);
         let notify = self.notify_socket()?;
         let output = self.output_pipe()?;
-        let environment = self.environment(generation, index, notify.as_ref());
+        let line = self.control_line()?;
+        let environment = self.environment(generation, index, notify.as_ref(), line.is_some());
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
-        let descriptors: Vec<BorrowedFd> = self.listeners.iter().map(AsFd::as_fd).collect();
+        let listeners = self.listeners.iter().map(AsFd::as_fd);
+        let descriptors: Vec<BorrowedFd> = listeners
+            .chain(line.as_ref().map(|(_, theirs)| theirs.as_fd()))
+            .collect();
         let order = Order {
             program: &program,
             arguments: &self.config.arguments,
@@ -158,7 +169,14 @@ impl Daemon {
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
+        let pid = spawned.pid;
         self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
+        if let Some((ours, _)) = line {
+            self.adopt_line(id, ours);
+        }
+        if let Some(level) = self.manners.nice.worker {
+            self.renice(pid, level);
+        }
         Ok(())
     }
 
@@ -188,6 +206,18 @@ impl Daemon {
         })
     }
 
+    /// A connection to the control socket for a worker that is to have one: our end and its.
+    fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
+        if !self.manners.control_fd {
+            return Ok(None);
+        }
+        let pair = UnixStream::pair();
+        pair.map(Some).map_err(|error| End::Exec {
+            step: "opening its connection to the control socket".to_owned(),
+            errno: error.raw_os_error().unwrap_or(0),
+        })
+    }
+
     fn announce_start(&self, program: &Path) {
         let arguments = self.config.arguments.iter().map(|word| word.as_os_str());
         let words: Vec<_> = std::iter::once(program.as_os_str())
@@ -207,13 +237,14 @@ impl Daemon {
         generation: u64,
         index: u32,
         notify: Option<&WorkerSocket>,
+        has_line: bool,
     ) -> Environment {
         let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
         let control = self.config.control.as_deref().map(|path| Control {
             path,
             master_pid: std::process::id(),
             child_index: index,
-            fd: None,
+            fd: has_line.then_some(FIRST_FD + sockets.len()),
         });
         let extras = Extras {
             generation,
@@ -221,8 +252,9 @@ impl Daemon {
             control,
             user: self.user.as_ref(),
         };
+        let dropped = |name: &OsString| generation > 1 && self.manners.dropped.contains(name);
         Environment::build(
-            std::env::vars_os(),
+            std::env::vars_os().filter(|(name, _)| !dropped(name)),
             &sockets,
             self.config.protocols,
             &extras,
@@ -266,6 +298,7 @@ impl Daemon {
             notify,
             failure: None,
             program,
+            last_lines: Vec::new(),
             refused: false,
             status: None,
         };
@@ -348,6 +381,7 @@ impl Daemon {
             let worker = self.children.by_pid.get(&pid).copied();
             if let Some(id) = worker {
                 self.on_notify(id);
+                self.hear_last_acks();
                 self.on_report(id);
             }
             match (process::reap(pid), worker) {
@@ -362,6 +396,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
+        let last_lines = self.children.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -380,7 +415,6 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
-        let last_lines = self.children.last_lines(id);
         self.close_stream(id, text);
         self.children.bury(
             id,
@@ -390,6 +424,7 @@ impl Daemon {
             },
         );
         self.on_listeners_in_doubt();
+        self.control_gone(id, child.pid);
         self.tell(Event::Gone(id, end));
     }
 
@@ -430,10 +465,12 @@ impl Daemon {
             return;
         };
         let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        let mut outlives = false;
         if stream.pipe.is_complete() || state == Drained::Eof {
             if let Some(end) = stream.end.take() {
                 info!(self.logger, "{end}");
                 stream.reported = true;
+                outlives = state != Drained::Eof;
             }
         }
         match state {
@@ -443,7 +480,10 @@ impl Daemon {
             Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
             Drained::Empty => {}
         }
-        self.limit_orphaned_pipes();
+        // It looks at all streams: not at every line of everybody.
+        if outlives {
+            self.limit_orphaned_pipes();
+        }
     }
 
     /// Goes on reading what could not be read before; after each flush, whose success nothing else
@@ -477,6 +517,9 @@ impl Daemon {
     fn drop_stream(&mut self, id: ChildId) {
         if let Some(stream) = self.children.streams.remove(&id) {
             self.watch.remove(stream.pipe.fd(), stream.ticket);
+            if let Some(child) = self.children.alive.get_mut(&id) {
+                child.last_lines = stream.pipe.last_lines();
+            }
         }
     }
 
@@ -521,6 +564,46 @@ impl Daemon {
                 errno.desc()
             );
         }
+    }
+
+    /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
+    pub(super) fn renice(&self, pid: i32, level: i32) {
+        let done = match &self.manners.nice.renice {
+            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
+            Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
+        };
+        if let Err(reason) = done {
+            error!(
+                self.logger,
+                "cannot change the niceness of {pid} to {level}: {reason}"
+            );
+        }
+    }
+
+    /// Runs a shell command of the administrator's. Nobody waits for it: it is reaped as an orphan.
+    fn run_aside(&self, command: String) -> Result<(), String> {
+        let shell = Path::new("/bin/sh");
+        let extras = Extras::default();
+        let environment =
+            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let order = Order {
+            program: shell,
+            arguments: &["-c".into(), command.into()],
+            environment: &environment,
+            stdin: self.stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+            descriptors: &[],
+            user: None,
+            directory: None,
+            die_with_parent: None,
+            nofile: self.nofile,
+            pidfd: false,
+        };
+        spawn::spawn(&order)
+            .map(drop)
+            .map_err(|failure| end_text(&failure.end(shell, None)))
     }
 
     pub(super) fn kill_group(&mut self, id: ChildId) {

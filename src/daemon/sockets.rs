@@ -127,7 +127,7 @@ impl Daemon {
         self.systemd.store_again(listener);
         warn!(
             self.logger,
-            "{} was shut down{}: bound anew, reloading so that the workers get it",
+            "{} was cut off{}: bound anew, reloading so that the workers get it",
             listener.address(),
             self.suspects()
         );

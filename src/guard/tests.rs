@@ -1,5 +1,7 @@
 use super::*;
-use crate::listen::tests::{Folder, accepts, open, open_unix, pass_on, port, uri};
+use crate::listen::tests::{
+    Folder, accepts, close, free_address, leave_stale, open, open_unix, pass_on, port, uri,
+};
 use crate::listen::{Inherited, open_all};
 use nix::sys::socket::{Shutdown, shutdown};
 use std::fs;
@@ -39,10 +41,7 @@ fn a_tcp_socket_that_was_shut_down_accepts_again() {
 
 #[test]
 fn a_tcp_socket_with_a_port_of_its_own_choice_is_revived_too() {
-    let first = open("tcp://127.0.0.1:0");
-    let address = first.address();
-    drop(first);
-    let mut listener = open(&address);
+    let mut listener = open(&free_address());
     shut_down(&listener, Shutdown::Both);
     assert!(matches!(heal(&mut listener), Healing::Revived));
     TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
@@ -104,7 +103,7 @@ fn a_renamed_path_and_a_stale_socket_in_its_place_are_healed() {
     let path = folder.join("s");
     let mut listener = open_unix(&path);
     fs::rename(&path, folder.join("elsewhere")).unwrap();
-    drop(UnixListener::bind(&path).unwrap());
+    leave_stale(&path);
     assert!(matches!(heal(&mut listener), Healing::Relinked));
     UnixStream::connect(&path).unwrap();
     accepts(&listener);
@@ -126,7 +125,7 @@ fn a_path_with_a_socket_that_answers_is_not_taken_and_said_once() {
         matches!(heal(&mut listener), Healing::Nothing),
         "it is said already"
     );
-    drop(theirs);
+    close(theirs);
     assert!(
         matches!(heal(&mut listener), Healing::Relinked),
         "the other one is gone"
@@ -230,7 +229,7 @@ fn the_guard_hears_of_a_removed_renamed_or_replaced_path_and_of_nothing_else() {
         &|| fs::remove_file(&path).unwrap(),
         &|| fs::rename(&path, folder.join("moved")).unwrap(),
         &|| {
-            drop(UnixListener::bind(folder.join("new")).unwrap());
+            leave_stale(&folder.join("new"));
             fs::rename(folder.join("new"), &path).unwrap();
         },
     ];

@@ -30,23 +30,36 @@ pub struct Opened {
     pub forget: Vec<String>,
 }
 
+impl Opened {
+    /// For a start that fails after all: our paths are removed, except those that came back from
+    /// the fd store, which the next start finds there again.
+    pub fn abandon(mut self) {
+        for listener in &mut self.listeners {
+            match listener.is_stored {
+                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
+                false => listener.remove(),
+            }
+        }
+    }
+}
+
 /// Opens every address, in order.
 ///
 /// Errors: "cannot bind tcp://:80: Address already in use", with the address that failed.
 pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
-    let opened = Opened::default();
     let mut opening = Opening {
         inherited,
-        opened,
+        opened: Opened::default(),
         taken: Vec::new(),
     };
     for uri in uris {
         if let Err(error) = opening.open(uri) {
-            opening.give_up();
+            opening.opened.abandon();
             return Err(error);
         }
     }
     opening.dismiss_the_rest();
+    opening.store_again_what_shares_a_name();
     opening.say_what_is_less_than_asked();
     Ok(opening.opened)
 }
@@ -113,6 +126,7 @@ impl Opening<'_> {
             _ => inherit(number),
         };
         let fd = fd.map_err(|errno| match errno {
+            Errno::EBADF => cannot("use", uri, "it is not open"),
             Errno::EBUSY => cannot("use", uri, "it was not inherited"),
             errno => cannot("use", uri, errno.desc()),
         })?;
@@ -236,6 +250,14 @@ impl Opening<'_> {
         }
     }
 
+    /// `FDSTOREREMOVE=1` takes every socket of that name out of the store.
+    fn store_again_what_shares_a_name(&mut self) {
+        for listener in &mut self.opened.listeners {
+            let forgotten = |name| self.opened.forget.iter().any(|forget| forget == name);
+            listener.is_stored &= !listener.store_name.as_deref().is_some_and(forgotten);
+        }
+    }
+
     fn say_what_is_less_than_asked(&mut self) {
         let limit = fs::read_to_string("/proc/sys/net/core/somaxconn");
         let limit = limit
@@ -261,15 +283,6 @@ impl Opening<'_> {
                 let line = format!("Cannot keep a second name for {address}");
                 let then = "if a worker removes it, running workers cannot get it back";
                 self.opened.notices.push(format!("{line}: {then}"));
-            }
-        }
-    }
-
-    fn give_up(&mut self) {
-        for listener in &mut self.opened.listeners {
-            match listener.is_stored {
-                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
-                false => listener.remove(),
             }
         }
     }
@@ -330,7 +343,7 @@ fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Resul
 
 /// `socketmaster-tcp-%3A8080`: the same for the same address, and fit for `FDNAME=`, which takes at
 /// most 255 printable ASCII characters and no colon (sd_pid_notify_with_fds(3)).
-fn store_name(uri: &Uri) -> String {
+pub(crate) fn store_name(uri: &Uri) -> String {
     const LONGEST: usize = 200;
     let mut name = format!("{STORE_PREFIX}{}-", uri.scheme.name());
     for byte in uri.address.to_string().bytes() {

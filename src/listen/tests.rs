@@ -84,6 +84,26 @@ pub(crate) fn port(listener: &Listener) -> u16 {
     address.port()
 }
 
+/// Ends a listener for everybody at once. (Closing it is not enough: a child that another test forks
+/// at this moment holds a copy until it executes its program.)
+pub(crate) fn close(listener: impl Into<OwnedFd>) {
+    let fd: OwnedFd = listener.into();
+    nix::sys::socket::shutdown(fd.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+}
+
+/// A socket file that nobody answers on.
+pub(crate) fn leave_stale(path: &Path) {
+    close(UnixListener::bind(path).unwrap());
+}
+
+/// A TCP address that was free a moment ago.
+pub(crate) fn free_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    close(listener);
+    address
+}
+
 /// The number of a socket that looks as if it had come through our exec: without close-on-exec.
 pub(crate) fn pass_on(socket: impl Into<OwnedFd>) -> i32 {
     let fd: OwnedFd = socket.into();

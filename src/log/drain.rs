@@ -46,6 +46,9 @@ impl Drain for ToStderr {
         let (decorator, core) = &*self.0;
         let (header, form) = {
             let mut core = core.borrow_mut();
+            if !record.level().is_at_least(core.least) {
+                return Ok(());
+            }
             core.header.tick();
             let header = core.header.own(core.form, record.level()).to_owned();
             (header, core.form)

@@ -72,6 +72,9 @@ pub fn hand_over(
     if listeners.is_empty() {
         return Ok(HandOver::Done(Stored::All));
     }
+    if systemd.has_no_store() {
+        return Ok(HandOver::Done(Stored::NoStore));
+    }
     let Some(limit) = systemd.store_limit() else {
         return StoreCheck::start(systemd, listeners).map(HandOver::Asking);
     };
@@ -443,6 +446,23 @@ mod tests {
             (Stored::NotAll, LISTENERS[..2].to_vec())
         );
         assert_eq!(fake.refused, 0);
+    }
+
+    #[test]
+    fn a_systemd_that_would_say_its_limit_and_does_not_is_not_asked() {
+        let variable = |name: &str| match name {
+            "NOTIFY_SOCKET" => Some(OsString::from("@nobody-reads")),
+            "MEMORY_PRESSURE_WATCH" => Some(OsString::from("/dev/null")),
+            _ => None,
+        };
+        let mut systemd = Systemd::from_env(&variable, 1).unwrap().unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let handed = hand_over(&mut systemd, 0, &[(socket.as_fd(), "web")]).unwrap();
+        assert!(
+            matches!(handed, HandOver::Done(Stored::NoStore)),
+            "{handed:?}"
+        );
+        systemd.flush().expect("nothing is to be sent");
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct Systemd {
     last_status: String,
     watchdog_interval: Option<Duration>,
     store_limit: Option<usize>,
+    tells_store: bool,
 }
 
 /// A datagram that is to be sent.
@@ -58,8 +59,8 @@ pub(super) enum Kind {
 }
 
 impl Systemd {
-    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID` and `FDSTORE` through `variable`;
-    /// `pid` is ours. None when nobody wants to hear of us. Sends nothing, and does not need the
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID`, `FDSTORE` and whether there is a
+    /// `MEMORY_PRESSURE_WATCH` through `variable`; `pid` is ours. None when nobody wants to hear of us. Sends nothing, and does not need the
     /// other side to be there yet. Fails if the address is neither an absolute path nor `@` and a
     /// name.
     pub fn from_env(
@@ -89,6 +90,7 @@ impl Systemd {
                 pid,
             ),
             store_limit: variable("FDSTORE").and_then(|limit| limit.to_str()?.parse().ok()),
+            tells_store: variable("MEMORY_PRESSURE_WATCH").is_some(),
         }))
     }
 
@@ -133,6 +135,12 @@ impl Systemd {
     /// None when there is no store or systemd is older.
     pub fn store_limit(&self) -> Option<usize> {
         self.store_limit
+    }
+
+    /// There is certainly no fd store: this systemd would have said its limit. Both variables came
+    /// with 254 (systemd.exec(5)), and an older one logs a warning when it is asked.
+    pub fn has_no_store(&self) -> bool {
+        self.tells_store && self.store_limit.is_none()
     }
 
     /// Give us this long from now, if that is later than systemd's own limit.

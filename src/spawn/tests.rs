@@ -537,7 +537,7 @@ fn a_kill_reaches_the_workers_whole_group() {
 
 #[test]
 fn the_workers_stdin_stays_out_of_the_sockets_way() {
-    let stdin = worker_stdin().unwrap();
+    let stdin = worker_stdin(false).unwrap();
     assert!(stdin.as_raw_fd() > 2);
     let flags = fcntl(&stdin, FcntlArg::F_GETFD).unwrap();
     assert_eq!(flags, libc::FD_CLOEXEC);

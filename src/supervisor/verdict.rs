@@ -105,4 +105,9 @@ pub enum Note {
         id: ChildId,
         ready: u32,
     },
+    /// More workers are wanted than descriptors suffice for: N stays what it is.
+    ResizeRefused {
+        wanted: u32,
+        capacity: u32,
+    },
 }

@@ -34,6 +34,29 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    fn deadline(self) -> Option<Instant> {
+        match self {
+            Phase::Starting { exec_by } => Some(exec_by),
+            Phase::Running { gate, .. } => gate,
+            Phase::Ready { .. } => None,
+            Phase::Stopping { patience, .. } => match patience {
+                Patience::Until(at) => Some(at),
+                Patience::Forever | Patience::Exhausted => None,
+            },
+        }
+    }
+
+    /// Its place among those that nobody has asked: not ready before ready.
+    fn rank(self) -> Option<bool> {
+        match self {
+            Phase::Starting { .. } | Phase::Running { .. } => Some(false),
+            Phase::Ready { .. } => Some(true),
+            Phase::Stopping { .. } => None,
+        }
+    }
+}
+
 /// A process of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Worker {
@@ -91,16 +114,7 @@ impl Worker {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        match self.phase {
-            Phase::Starting { exec_by } => Some(exec_by),
-            Phase::Running { gate, .. } => gate,
-            Phase::Ready { .. } => None,
-            Phase::Stopping {
-                patience: Patience::Until(at),
-                ..
-            } => Some(at),
-            Phase::Stopping { .. } => None,
-        }
+        self.phase.deadline()
     }
 }
 
@@ -133,6 +147,11 @@ pub struct Workers {
     map: BTreeMap<ChildId, Worker>,
     tallies: BTreeMap<u64, Tally>,
     total: Tally,
+    /// Those that nobody has asked, in the order in which they would be: not ready before ready,
+    /// then the oldest.
+    unasked: BTreeSet<(bool, ChildId)>,
+    /// Whose time runs out when, soonest first.
+    deadlines: BTreeSet<(Instant, ChildId)>,
     last_id: u64,
     /// Indexes below `indexes` that nobody has.
     free: BTreeSet<u32>,
@@ -185,11 +204,31 @@ impl Workers {
         self.total.unready
     }
 
+    /// Those that nobody has asked to stop: first those who are not ready, then the oldest.
+    pub(super) fn unasked_in_order(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
+        let ids = self.unasked.iter().map(|(_, id)| *id);
+        ids.filter_map(|id| Some((id, self.map.get(&id)?)))
+    }
+
+    /// Those on their way in `generation`.
+    pub(super) fn unready_of(&self, generation: u64) -> impl Iterator<Item = &Worker> {
+        let unready = self.unasked_in_order().map(|(_, worker)| worker);
+        unready
+            .take_while(|worker| worker.is_unready())
+            .filter(move |worker| worker.generation == generation)
+    }
+
+    /// The soonest moment at which a worker's phase runs out.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Those whose phase has run out, oldest first.
     pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
-        let due = self
-            .iter()
-            .filter(|(_, worker)| worker.deadline().is_some_and(|at| at <= now));
-        due.map(|(id, _)| id).collect()
+        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
+        let mut ids: Vec<_> = due.map(|(_, id)| *id).collect();
+        ids.sort();
+        ids
     }
 
     pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
@@ -200,15 +239,15 @@ impl Workers {
             self.indexes - 1
         });
         let index = worker.index;
-        self.count(worker.generation, worker.phase, 1);
+        self.enter(id, worker.generation, worker.phase);
         self.map.insert(id, worker);
         (id, index)
     }
 
     pub(super) fn remove(&mut self, id: ChildId) -> Option<Worker> {
         let worker = self.map.remove(&id)?;
+        self.leave(id, worker.generation, worker.phase);
         self.free.insert(worker.index);
-        self.count(worker.generation, worker.phase, -1);
         if self.tally(worker.generation) == Tally::default() {
             self.tallies.remove(&worker.generation);
         }
@@ -222,8 +261,8 @@ impl Workers {
         let before = std::mem::replace(&mut worker.phase, phase);
         worker.superseded &= worker.is_unready();
         let generation = worker.generation;
-        self.count(generation, before, -1);
-        self.count(generation, phase, 1);
+        self.leave(id, generation, before);
+        self.enter(id, generation, phase);
     }
 
     pub(super) fn mark_quit(&mut self, id: ChildId) {
@@ -235,6 +274,22 @@ impl Workers {
     pub(super) fn mark_superseded(&mut self, id: ChildId) {
         if let Some(worker) = self.map.get_mut(&id) {
             worker.superseded = true;
+        }
+    }
+
+    fn enter(&mut self, id: ChildId, generation: u64, phase: Phase) {
+        self.count(generation, phase, 1);
+        self.unasked.extend(phase.rank().map(|rank| (rank, id)));
+        self.deadlines.extend(phase.deadline().map(|at| (at, id)));
+    }
+
+    fn leave(&mut self, id: ChildId, generation: u64, phase: Phase) {
+        self.count(generation, phase, -1);
+        if let Some(rank) = phase.rank() {
+            self.unasked.remove(&(rank, id));
+        }
+        if let Some(at) = phase.deadline() {
+            self.deadlines.remove(&(at, id));
         }
     }
 

@@ -85,6 +85,14 @@ fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
 }
 
+/// How nice a process is from now on, -20 to 19 (setpriority(2)). EACCES, EPERM: only root may
+/// make it less nice.
+pub fn set_nice(pid: i32, level: i32) -> Result<(), Errno> {
+    // SAFETY: setpriority takes integers and touches no memory of ours.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, pid as libc::id_t, level) };
+    Errno::result(done).map(drop)
+}
+
 /// Raises our soft limit of open descriptors to the hard one; returns (soft, hard) as they were,
 /// to be given back to each worker.
 pub fn raise_nofile() -> Result<(rlim_t, rlim_t), Errno> {

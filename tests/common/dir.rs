@@ -45,7 +45,7 @@ impl TempDir {
 
     /// Writes a file that nobody executes, in one step for who reads it.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-        let (path, draft) = (self.join(name), self.join(&format!(".{name}.draft")));
+        let (path, draft) = (self.join(name), self.join(&format!("{name}.draft")));
         fs::write(&draft, text).expect("the directory is ours");
         fs::rename(&draft, &path).expect("the directory is ours");
         path
@@ -53,7 +53,7 @@ impl TempDir {
 
     /// Points the symlink at the target, in one step, as a deploy does it.
     pub fn link(&self, name: &str, target: impl AsRef<Path>) {
-        let draft = self.join(&format!(".{name}.link"));
+        let draft = self.join(&format!("{name}.draft"));
         symlink(target, &draft).expect("the directory is ours");
         fs::rename(&draft, self.join(name)).expect("the directory is ours");
     }
@@ -61,17 +61,20 @@ impl TempDir {
     /// Copies a program into it, where every user can run it. `cp` does it: a descriptor open for
     /// writing here could leak into a fork of another test and make its exec fail with ETXTBSY.
     pub fn copy_program(&self, program: &Path, name: &str) -> String {
-        let status = Command::new("cp")
-            .arg(program)
-            .arg(self.join(name))
-            .status();
-        assert!(
-            status.expect("cp is there").success(),
-            "cannot copy {}",
-            program.display()
-        );
-        let mode = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(self.join(name), mode).expect("the copy is ours");
+        let copied = || {
+            Command::new("cp")
+                .arg(program)
+                .arg(self.join(name))
+                .status()
+        };
+        if !self.join(name).exists() {
+            assert!(
+                copied().is_ok_and(|status| status.success()),
+                "cannot copy {program:?}"
+            );
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(self.join(name), mode).expect("the copy is ours");
+        }
         self.word(name)
     }
 

@@ -5,6 +5,8 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod clients;
+pub mod control;
 pub mod dir;
 pub mod facts;
 pub mod net;
@@ -29,6 +31,8 @@ use std::time::{Duration, Instant};
 
 /// How long a fact may take before the test fails; far more than it ever needs.
 pub const LIMIT: Duration = Duration::from_secs(30);
+/// How long a fact may take when the program has ended.
+const AFTERWARDS: Duration = Duration::from_secs(10);
 /// How often a fact is looked at that nothing announces.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -329,15 +333,21 @@ impl Daemon {
             .count()
     }
 
-    /// Waits until the fact yields something. The log waking us is only a hint.
+    /// Waits until the fact yields something. The log waking us is only a hint. When the program
+    /// has ended and its log too, not much can become true any more.
     pub fn wait_for<T>(&self, what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + LIMIT;
+        let mut deadline = Instant::now() + LIMIT;
+        let mut over = false;
         loop {
             if let Some(found) = fact() {
                 return found;
             }
-            assert!(Instant::now() < deadline, "waited {LIMIT:?} for {what}");
+            assert!(Instant::now() < deadline, "waited in vain for {what}");
             let state = self.shared.lock();
+            if !over && state.status.is_some() && state.log_ended {
+                over = true;
+                deadline = deadline.min(Instant::now() + AFTERWARDS);
+            }
             drop(self.shared.changed.wait_timeout(state, GLANCE));
         }
     }
@@ -524,7 +534,6 @@ impl Daemon {
         if self.exit_status().is_none() {
             kill_tree(self.pid());
         }
-        let _ = self.child.wait();
     }
 }
 
@@ -569,9 +578,11 @@ impl Drop for Daemon {
         }
         self.kill_all();
         self.child.stderr.take();
-        // The first thread waits for the process only. The log's reader ends with the last holder
-        // of the pipe, which may be a grandchild that its test's directory ends: not joined.
+        // The first thread waits for the process only, which must be a zombie for it until then.
+        // The log's reader ends with the last holder of the pipe, which may be a grandchild that
+        // its test's directory ends: not joined.
         let _ = self.threads.remove(0).join();
+        let _ = self.child.wait();
     }
 }
 

@@ -22,6 +22,17 @@ impl Report {
         Report::of(&log, said(done[n]).expect("the line has a pid").0)
     }
 
+    /// From what one worker has written, with nothing before its lines.
+    pub fn read(text: &str) -> Report {
+        let facts: BTreeMap<String, String> = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .collect();
+        let pid = facts["pid"].parse().expect("a pid is a number");
+        Report { pid, facts }
+    }
+
     /// Of the first worker.
     pub fn first(daemon: &Daemon) -> Report {
         Report::number(daemon, 0)

@@ -3,10 +3,12 @@
 
 #![allow(dead_code)]
 
-use std::fs::File;
+use nix::sched::{CloneFlags, setns};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/systemd-box");
@@ -69,25 +71,89 @@ impl SystemdBox {
 
     /// A command that will run inside.
     pub fn command(&self, words: &[&str]) -> Command {
-        let mut command = self.script("exec");
-        command.args(words);
+        // As `systemd-box exec` does it, without a shell's time.
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--target={}", self.init()));
+        command.args(["--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup"]);
+        command.args(["--root", "--wdns=/", "--"]).args(words);
         command
     }
 
-    /// Copies a program of the machine to a path inside.
-    pub fn install(&self, program: impl AsRef<Path>, path: &str) {
-        let file = File::open(program.as_ref())
-            .unwrap_or_else(|error| panic!("{}: {error}", program.as_ref().display()));
-        let output = format!("of={path}");
-        let copied = self
-            .command(&["dd", "status=none", "bs=1M", &output])
-            .stdin(file)
+    /// The host's number of the box's PID 1.
+    fn init(&self) -> i32 {
+        let text = fs::read_to_string(self.state.join("pid")).expect("the box is up");
+        text.trim().parse().expect("systemd-box writes a pid")
+    }
+
+    /// A file inside, as the machine sees it.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{inside}", self.init()))
+    }
+
+    /// Writes a file inside, in one step for who reads it.
+    pub fn write(&self, inside: &str, text: &str) {
+        let (path, draft) = (self.path(inside), self.path(&format!("{inside}.draft")));
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).expect("the box has a file system");
+        }
+        fs::write(&draft, text).expect("the box has a file system");
+        fs::rename(&draft, &path).expect("the box has a file system");
+    }
+
+    pub fn remove(&self, inside: &str) {
+        let path = self.path(inside);
+        fs::remove_file(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Writes a unit file and makes systemd read all of them again.
+    pub fn unit(&self, name: &str, text: &str) {
+        self.write(&format!("/etc/systemd/system/{name}"), text);
+        self.run(&["systemctl", "daemon-reload"]);
+    }
+
+    /// Copies a program of the machine to a path inside, in the place of what may be running there.
+    /// `cp` does it: a descriptor open for writing here could leak into a fork of another test.
+    pub fn install(&self, program: impl AsRef<Path>, inside: &str) {
+        let (path, draft) = (self.path(inside), self.path(&format!("{inside}.draft")));
+        let copied = Command::new("cp")
+            .arg(program.as_ref())
+            .arg(&draft)
             .status();
         assert!(
-            copied.expect("bash is there").success(),
-            "cannot copy to {path}"
+            copied.expect("cp is there").success(),
+            "cannot copy to {inside}"
         );
-        self.run(&["chmod", "755", path]);
+        fs::rename(&draft, &path).expect("the box has a file system");
+    }
+
+    /// The same with a shell script.
+    pub fn install_script(&self, script: &str, inside: &str) {
+        let text = format!("#!/bin/sh\n{script}\n");
+        self.run(&[
+            "sh",
+            "-c",
+            "printf %s \"$1\" >\"$2.draft\" && chmod 755 \"$2.draft\" && mv \"$2.draft\" \"$2\"",
+            "sh",
+            &text,
+            inside,
+        ]);
+    }
+
+    /// Does something as a client in the box's network.
+    pub fn visit<T: Send>(&self, visit: impl FnOnce() -> T + Send) -> T {
+        let network = self.network();
+        thread::scope(|scope| {
+            let visitor = scope.spawn(move || {
+                enter(&network);
+                visit()
+            });
+            visitor.join().expect("the visitor does not panic")
+        })
+    }
+
+    /// The box's network, for [`enter`].
+    pub fn network(&self) -> File {
+        File::open(format!("/proc/{}/ns/net", self.init())).expect("the box is up")
     }
 
     /// One property of a unit, as systemctl shows it.
@@ -110,6 +176,34 @@ impl SystemdBox {
                 self.journal(unit)
             );
         }
+    }
+
+    /// Waits until the unit's journal has a line with the text, and returns the first.
+    pub fn wait_for_line(&self, unit: &str, text: &str) -> String {
+        self.wait_for_lines(unit, text, 1)
+    }
+
+    /// The nth line with the text, from 1.
+    pub fn wait_for_lines(&self, unit: &str, text: &str, n: usize) -> String {
+        let start = Instant::now();
+        loop {
+            let journal = self.journal(unit);
+            let mut lines = journal.lines().filter(|line| line.contains(text));
+            if let Some(line) = lines.nth(n - 1) {
+                return line.to_owned();
+            }
+            let late = start.elapsed() > LIMIT;
+            assert!(
+                !late,
+                "{unit}: not {n} lines with {text:?} in its journal\n{journal}"
+            );
+        }
+    }
+
+    /// Sends a signal to a unit's main process.
+    pub fn signal(&self, unit: &str, signal: &str) {
+        let signal = format!("--signal={signal}");
+        self.run(&["systemctl", "kill", "--kill-whom=main", &signal, unit]);
     }
 
     /// What a unit and systemd about it have logged, one message a line.
@@ -138,8 +232,22 @@ impl SystemdBox {
     }
 }
 
+/// Moves this thread, and what it starts, into a box's network.
+pub fn enter(network: &File) {
+    setns(network, CloneFlags::CLONE_NEWNET).expect("root may enter a network of its own");
+}
+
 impl Drop for SystemdBox {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let journal = self.exec(&[
+                "journalctl",
+                "--no-pager",
+                "--lines=100",
+                "--output=short-precise",
+            ]);
+            eprintln!("{}", String::from_utf8_lossy(&journal.stdout));
+        }
         match self.script("stop").output() {
             Ok(output) if output.status.success() => {}
             wrong => eprintln!(
@@ -148,6 +256,47 @@ impl Drop for SystemdBox {
             ),
         }
     }
+}
+
+/// Boots the machine's own systemd and each other version that is there, those since `oldest`, one
+/// after the other, with our programs in /usr/local/bin, and plays the scenario in each.
+pub fn in_each_since(oldest: u32, scenario: impl Fn(&SystemdBox)) {
+    let others = other_versions();
+    let others = others.iter().map(|debs| Some(debs.as_path()));
+    let mut played = 0;
+    for debs in std::iter::once(None).chain(others) {
+        let Some(systemd) = SystemdBox::start_version(UNITS, debs) else {
+            return;
+        };
+        if systemd.version() >= oldest {
+            play(&systemd, &scenario);
+            played += 1;
+        }
+    }
+    if played == 0 {
+        eprintln!("skipped: needs systemd {oldest}, and SYSTEMD_DEBS names none");
+    }
+}
+
+pub fn in_each(scenario: impl Fn(&SystemdBox)) {
+    in_each_since(0, scenario);
+}
+
+/// The same with the machine's own systemd only, for what no version does differently.
+pub fn in_own(scenario: impl Fn(&SystemdBox)) {
+    if let Some(systemd) = SystemdBox::start(UNITS) {
+        play(&systemd, &scenario);
+    }
+}
+
+fn play(systemd: &SystemdBox, scenario: &impl Fn(&SystemdBox)) {
+    println!("with systemd {}", systemd.version());
+    systemd.install(crate::common::SOCKETMASTER, "/usr/local/bin/socketmaster");
+    for name in ["server", "worker"] {
+        let program = crate::common::example(name);
+        systemd.install(program, &format!("/usr/local/bin/{name}"));
+    }
+    scenario(systemd);
 }
 
 /// Directories of other systemds' .deb files, from `SYSTEMD_DEBS=one:two`: each is tested too.

@@ -20,6 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{self, ExitCode};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// How long a client may take to send its request, in seconds.
 const PATIENCE: i64 = 10;
@@ -44,11 +45,16 @@ pub fn version(mut words: impl Iterator<Item = String>) -> String {
     fs::read_to_string("VERSION").map_or_else(|_| "1".to_owned(), |text| text.trim().to_owned())
 }
 
-/// Serves until SIGTERM and returns when the last answer is out.
+/// Serves until SIGTERM on the sockets that the environment names.
 pub fn serve(version: &str) -> io::Result<()> {
+    serve_on(version, inherited()?)
+}
+
+/// Serves until SIGTERM and returns when the last answer is out.
+pub fn serve_on(version: &str, listeners: Vec<OwnedFd>) -> io::Result<()> {
     let (stop, wake) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(libc::SIGTERM, wake)?;
-    let listeners = inherited()?;
+    listeners.iter().try_for_each(share)?;
     println!("up, version {version}");
 
     let version: Arc<str> = version.into();
@@ -87,17 +93,20 @@ fn inherited() -> io::Result<Vec<OwnedFd>> {
             "no socket was inherited; start me with socketmaster",
         ));
     }
-    numbers.into_iter().map(adopt).collect()
+    Ok(numbers.into_iter().map(adopt).collect())
+}
+
+fn adopt(number: RawFd) -> OwnedFd {
+    // SAFETY: the environment says that this number is a socket meant for us, and nothing else
+    // in this program owns it.
+    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// Workers share the socket, so another may be faster to a connection: accept must not block.
-fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: the environment says that this number is a socket meant for us, and nothing else
-    // in this program owns it.
-    let listener = unsafe { OwnedFd::from_raw_fd(number) };
-    let flags = OFlag::from_bits_retain(fcntl(&listener, FcntlArg::F_GETFL)?);
-    fcntl(&listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    Ok(listener)
+fn share(listener: &OwnedFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(listener, FcntlArg::F_GETFL)?);
+    fcntl(listener, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 /// Waits for a connection or for SIGTERM; says whether it was SIGTERM.
@@ -131,18 +140,18 @@ fn answer(mut connection: File, version: &str) -> io::Result<()> {
     let mut request = Vec::new();
     let mut chunk = [0; 1024];
     while !request.windows(4).any(|four| four == b"\r\n\r\n") {
-        match connection.read(&mut chunk)? {
-            0 => return Ok(()),
-            n => request.extend_from_slice(&chunk[..n]),
+        match connection.read(&mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(n) => request.extend_from_slice(&chunk[..n]),
+            // With a time limit a read is not begun again by itself after SIGTERM (signal(7)).
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
         if request.len() > 64 * 1024 {
             return Ok(());
         }
     }
-    let _ = poll(
-        &mut [],
-        PollTimeout::try_from(delay(&request)).unwrap_or(PollTimeout::ZERO),
-    );
+    thread::sleep(delay(&request));
     let body = format!("pid {} version {version}\n", process::id());
     let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n";
     write!(
@@ -152,11 +161,12 @@ fn answer(mut connection: File, version: &str) -> io::Result<()> {
     )
 }
 
-/// The milliseconds that `GET /slow/MILLIS` asks for.
-fn delay(request: &[u8]) -> u32 {
+/// What `GET /slow/MILLIS` asks for.
+fn delay(request: &[u8]) -> Duration {
     let line = String::from_utf8_lossy(request);
     let path = line.split(' ').nth(1).unwrap_or_default();
-    path.strip_prefix("/slow/")
-        .and_then(|millis| millis.parse().ok())
-        .unwrap_or(0)
+    let millis = path
+        .strip_prefix("/slow/")
+        .and_then(|millis| millis.parse().ok());
+    Duration::from_millis(millis.unwrap_or(0))
 }

@@ -8,6 +8,9 @@
 #[path = "server.rs"]
 mod server;
 
+#[path = "einhorn.rs"]
+mod einhorn;
+
 #[path = "report.rs"]
 mod report;
 
@@ -20,7 +23,7 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, Command, ExitCode};
@@ -60,10 +63,34 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
             let words = words.iter().map(|word| word.to_string_lossy().into_owned());
             server::serve(&server::version(words)).map(|()| 0)
         }
+        "einhorn" => {
+            let words = words.iter().skip(1);
+            einhorn::work(
+                &words
+                    .map(|word| word.to_string_lossy().into_owned())
+                    .collect::<Vec<_>>(),
+            )
+        }
         "exit" => leave(number(1), number(2)),
         "silent" => Ok(park()),
         "up" => say("up").map(|()| park()),
         "ready" => ready(path(1)).map(|()| park()),
+        "control" => control(&words[1..]).map(|()| park()),
+        "control-by-child" => {
+            let own = process::id().to_string();
+            let mut words: Vec<OsString> = words.to_vec();
+            words[0] = "control".into();
+            words.iter_mut().for_each(|word| {
+                if *word == "PID" {
+                    *word = own.clone().into();
+                }
+            });
+            Command::new(env::current_exe()?)
+                .args(words)
+                .spawn()
+                .map(drop)?;
+            Ok(park())
+        }
         "lines" => lines(number(1).unwrap_or(0)).map(|()| number(2).unwrap_or(0) as u8),
         "flood" => lines(u64::MAX).map(|()| 0),
         "flood-ready" => ready(Path::new(""))
@@ -153,6 +180,30 @@ fn ready(trigger: &Path) -> io::Result<()> {
     };
     UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)?;
     say("said ready")
+}
+
+/// `control [when FILE] COMMAND [PID|pid-in FILE|pid NUMBER]`: one request to the control socket, when the
+/// file exists; what is answered is printed. `PID` stands for our own.
+fn control(words: &[OsString]) -> io::Result<()> {
+    let mut words: Vec<String> = (words.iter())
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if words.first().is_some_and(|word| word == "when") {
+        exists(Path::new(&words[1]));
+        words.drain(..2);
+    }
+    let pid = match words.get(1).map(String::as_str) {
+        None | Some("PID") => process::id().to_string(),
+        Some("pid-in") => fs::read_to_string(&words[2])?.trim().to_owned(),
+        Some(given) => given.to_owned(),
+    };
+    let path = env::var_os("EINHORN_SOCK_PATH").ok_or_else(|| io::Error::other("no path"))?;
+    let mut stream = UnixStream::connect(path)?;
+    writeln!(stream, "{{\"command\": \"{}\", \"pid\": {pid}}}", words[0])?;
+    let mut answer = String::new();
+    stream.shutdown(std::net::Shutdown::Write)?;
+    io::Read::read_to_string(&mut stream, &mut answer)?;
+    say(&format!("answered {:?}", answer.trim_end()))
 }
 
 /// `lines COUNT [STATUS]`: numbered lines as fast as they go.
@@ -317,7 +368,7 @@ fn take_terminal(terminal: &Path) -> io::Result<()> {
 /// is the foreground job, and a SIGHUP to us is passed on to it.
 fn shell_on_terminal(terminal: &Path, words: &[OsString]) -> io::Result<u8> {
     take_terminal(terminal)?;
-    let mut signals = Signals::new([libc::SIGHUP])?;
+    let mut signals = Signals::new([libc::SIGHUP, libc::SIGCHLD])?;
     let job = Command::new(&words[0])
         .args(&words[1..])
         .process_group(0)
@@ -327,7 +378,8 @@ fn shell_on_terminal(terminal: &Path, words: &[OsString]) -> io::Result<u8> {
     // would be stopped.
     unsafe { signal::signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
     nix::unistd::tcsetpgrp(io::stdin(), group)?;
-    signals.forever().next();
-    signal::killpg(group, Signal::SIGHUP)?;
+    if signals.forever().next() == Some(libc::SIGHUP) {
+        signal::killpg(group, Signal::SIGHUP)?;
+    }
     process::exit(129)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::listen::tests::Folder;
+use crate::listen::tests::{Folder, leave_stale};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 /// A pid that is nobody's: above the highest that Linux gives (PID_MAX_LIMIT).
@@ -28,7 +28,7 @@ fn the_hidden_link_is_beside_the_path_and_names_its_process() {
 fn a_stale_socket_is_cleared_away() {
     let folder = Folder::new();
     let path = folder.join("s");
-    drop(UnixListener::bind(&path).unwrap());
+    leave_stale(&path);
     assert_eq!(clear(&path, Kind::Stream), Ok(true));
     assert_eq!(clear(&path, Kind::Stream), Ok(false));
     assert_eq!(folder.names(), [""; 0]);

@@ -1,0 +1,172 @@
+//! The command line of `ctl`, and what an answer means for the exit status.
+
+use super::*;
+
+fn order(words: &[&str]) -> Order {
+    match parsed(words) {
+        Ok(Call::Send(order)) => order,
+        other => panic!("{words:?}: {other:?}"),
+    }
+}
+
+fn parsed(words: &[&str]) -> Result<Call, UsageError> {
+    let words = words.iter().map(OsString::from).collect();
+    parse(words, Some("/env".into()))
+}
+
+fn refused(words: &[&str]) -> String {
+    let error = parsed(words).expect_err("it is refused");
+    assert_eq!(error.status, 2);
+    error.message
+}
+
+#[test]
+fn flags_may_stand_before_and_after_the_command() {
+    for words in [
+        &["-control=/x", "reload", "-wait", "-timeout=30s"][..],
+        &["reload", "--wait", "-timeout", "30000", "--control", "/x"],
+        &[
+            "-wait",
+            "-control=/y",
+            "reload",
+            "-timeout=0x7530",
+            "-control=/x",
+        ],
+    ] {
+        let order = order(words);
+        assert_eq!(order.control, PathBuf::from("/x"));
+        assert_eq!(
+            (order.command, &order.args[..]),
+            ("reload", &["wait".to_owned()][..])
+        );
+        assert_eq!(order.timeout, Some(Duration::from_secs(30)));
+    }
+}
+
+#[test]
+fn each_command_has_its_words_on_the_wire() {
+    for (words, command, args) in [
+        (&["reload"][..], "reload", &["now"][..]),
+        (&["reload", "-wait=false"], "reload", &["now"]),
+        (&["status"], "status", &[]),
+        (&["status", "-json"], "status", &["json"]),
+        (&["stop"], "stop", &[]),
+        (&["stop", "-wait"], "stop", &["wait"]),
+        (&["workers", "8"], "workers", &["8"]),
+        (&["ping"], "ping", &[]),
+        (&["upgrade"], "self-upgrade", &[]),
+    ] {
+        let order = order(words);
+        assert_eq!(
+            (order.command, order.args),
+            (command, args.iter().map(|a| a.to_string()).collect())
+        );
+        assert_eq!(order.control, PathBuf::from("/env"));
+        assert_eq!(order.timeout, None);
+    }
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (words, text) in [
+        (&[][..], "no command given"),
+        (&["relaod"], "relaod is no command"),
+        (&["reload", "x"], "reload takes no such arguments"),
+        (&["reload", "-json"], "reload has no -json"),
+        (&["status", "-wait"], "status has no -wait"),
+        (&["workers"], "workers needs a number"),
+        (&["workers", "0"], "workers 0: out of range"),
+        (&["workers", "many"], "workers many: not a number"),
+        (
+            &["reload", "-timeout=soon"],
+            "-timeout soon: neither milliseconds",
+        ),
+        (
+            &["reload", "-wait=maybe"],
+            "-wait maybe: neither true nor false",
+        ),
+        (&["reload", "-x"], "-x is not a flag"),
+    ] {
+        let message = refused(words);
+        assert!(message.starts_with(text), "{message}");
+        assert!(message.ends_with("see socketmaster ctl -help"), "{message}");
+    }
+}
+
+#[test]
+fn without_a_socket_it_says_how_to_name_it() {
+    let words = || vec![OsString::from("ping")];
+    for variable in [None, Some(OsString::new())] {
+        let error = parse(words(), variable).expect_err("no socket is named");
+        assert!(
+            error
+                .message
+                .contains("-control=PATH or by SOCKETMASTER_CONTROL")
+        );
+    }
+}
+
+#[test]
+fn help_needs_no_socket() {
+    assert_eq!(parse(vec!["-h".into()], None), Ok(Call::Help));
+    assert_eq!(
+        parse(vec!["reload".into(), "-help".into()], None),
+        Ok(Call::Help)
+    );
+}
+
+#[test]
+fn every_flag_is_in_the_help() {
+    for flag in FLAGS.iter().filter(|flag| flag.name != "help") {
+        assert!(HELP.contains(&format!("-{}", flag.name)), "{}", flag.name);
+    }
+    assert!(HELP.lines().all(|line| line.len() <= 80));
+}
+
+#[test]
+fn times_are_gos() {
+    assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
+    assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+    assert_eq!(duration("2h"), Some(Duration::from_secs(7200)));
+    for bad in [
+        "",
+        "s",
+        "1",
+        "1x",
+        "1s1",
+        "-1s",
+        "99999999999999999999s",
+        "9999999999999999h",
+    ] {
+        assert_eq!(duration(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn the_outcome_is_the_exit_status() {
+    for (outcome, status) in [
+        ("live", 0),
+        ("rolled-back", 3),
+        ("half-way", 3),
+        ("failed", 3),
+        ("superseded", 5),
+        ("abandoned", 5),
+    ] {
+        let answer = serde_json::json!({"message": "m", "verdict": {"outcome": outcome}});
+        assert_eq!(conclusion(&answer), ("m".to_owned(), status));
+    }
+    let answer = serde_json::json!({"message": "no", "failed": true});
+    assert_eq!(conclusion(&answer), ("no".to_owned(), 1));
+    let answer = serde_json::json!({"message": "yes"});
+    assert_eq!(conclusion(&answer), ("yes".to_owned(), 0));
+}
+
+#[test]
+fn a_roll_back_is_one_paragraph() {
+    let answer = serde_json::json!({"message": "m", "verdict": {
+        "outcome": "rolled-back", "text": "reload 4 rolled back: …", "pid": 815,
+        "lines": ["one", "two"],
+    }});
+    let expected = "reload 4 rolled back: …\nlast lines of worker 815:\n  one\n  two";
+    assert_eq!(conclusion(&answer), (expected.to_owned(), 3));
+}

@@ -1,0 +1,148 @@
+//! What a status looks like, from a core that was driven through a life.
+
+use super::*;
+use crate::protocol::Value;
+use crate::supervisor::{Action, End, Event, Gate, Policy};
+
+const MS: u64 = 1_000_000;
+
+/// Two workers, respawned, that are ready after 100 ms.
+fn core() -> Supervisor {
+    let mut core = Supervisor::new(Policy {
+        workers: 2,
+        max_extra: None,
+        style: None,
+        gate: Gate::Timer,
+        start: Duration::from_millis(100),
+        stop: None,
+        stop_signal: 15,
+        respawn: true,
+        pace: None,
+        capacity: 100,
+    });
+    core.handle(Instant(0), Event::Start);
+    for id in [1, 2] {
+        core.handle(Instant(0), Event::Running(ChildId(id)));
+    }
+    core.handle(Instant(100 * MS), Event::Tick);
+    core.handle(Instant(100 * MS), Event::Settled);
+    core
+}
+
+/// A reload whose first worker exits with 7: its verdict.
+fn roll_back(core: &mut Supervisor) -> Told {
+    let now = Instant(200 * MS);
+    core.outbox.clear();
+    core.handle(now, Event::Reload(None));
+    core.handle(now, Event::Gone(ChildId(3), End::Exited(7)));
+    let mut verdicts = core.outbox.iter().filter_map(|action| match action {
+        Action::Verdict(verdict) => Some(verdict.clone()),
+        _ => None,
+    });
+    Told {
+        verdict: verdicts.next_back().expect("it is over"),
+        culprit: Culprit {
+            pid: Some(815),
+            last_lines: vec!["cannot open \"x\"".to_owned()],
+        },
+        at: now,
+    }
+}
+
+fn sockets() -> Vec<SocketView> {
+    let socket = |address: &str, queue| SocketView {
+        uri: "tcp://:80".to_owned(),
+        address: address.to_owned(),
+        name: "web".to_owned(),
+        queue,
+    };
+    vec![
+        socket("tcp://[::]:80", Some((17, 4096))),
+        socket("udp://[::]:53", None),
+    ]
+}
+
+fn view(core: &Supervisor, last: Option<&Told>, look: impl Fn(&View) -> String) -> String {
+    let process = |id: ChildId| Process {
+        pid: Some(1000 + id.0 as i32),
+        says: (id.0 == 1).then_some("serving"),
+    };
+    look(&View {
+        core,
+        now: Instant(1200 * MS),
+        began: Instant(0),
+        pid: 812,
+        command: "/srv/app",
+        sockets: &sockets(),
+        process: &process,
+        last,
+    })
+}
+
+#[test]
+fn the_table_says_all_on_one_screen() {
+    let mut core = core();
+    let told = roll_back(&mut core);
+    core.handle(Instant(1200 * MS), Event::Gone(ChildId(4), End::Exited(0)));
+    let table = view(&core, Some(&told), |view| view.table());
+    let expected = "\
+up 1.2 s, runs /srv/app
+generation 1: 2 of 2 workers ready
+1.0 s ago: reload 2 rolled back: worker 815 exited with status 7 after 0 ms; keeping generation 1";
+    let (_, from_up) = table.split_at(table.find("up ").expect("it says how long"));
+    assert!(from_up.starts_with(expected), "{table}");
+    let rest = "
+  | cannot open \"x\"
+
+SOCKET         QUEUE
+tcp://[::]:80  17/4096
+udp://[::]:53  -
+
+PID   GENERATION  STATE  AGE    RESTARTS
+1001  1           ready  1.2 s  0         serving
+1002  1           ready  1.2 s  0
+";
+    assert!(table.ends_with(rest), "{table}");
+}
+
+#[test]
+fn the_object_has_everything_that_the_table_has() {
+    let mut core = core();
+    let told = roll_back(&mut core);
+    let json = view(&core, Some(&told), |view| view.json());
+    let value: Value = serde_json::from_str(&json).expect("it is JSON");
+    assert_eq!(value["uptime_ms"], 1200);
+    assert_eq!(value["live_generation"], 1);
+    assert_eq!(value["reload_generation"], Value::Null);
+    assert_eq!(value["sockets"][0]["queue"], 17);
+    assert_eq!(value["sockets"][1]["backlog"], Value::Null);
+    assert_eq!(value["workers"][0]["status"], "serving");
+    assert_eq!(value["workers"][0]["age_ms"], 1200);
+    assert_eq!(value["workers"][2]["state"], "stopping");
+    assert_eq!(value["generations"][1]["stopping"], 1);
+    let last = &value["last_verdict"];
+    assert_eq!(last["outcome"], "rolled-back");
+    assert_eq!(last["serving"], 1);
+    assert_eq!(last["ago_ms"], 1000);
+    assert_eq!(last["lines"][0], "cannot open \"x\"");
+    assert_eq!(last["reason"], "worker 815 exited with status 7 after 0 ms");
+}
+
+#[test]
+fn before_the_first_verdict_there_is_none() {
+    let core = core();
+    let json = view(&core, None, |view| view.json());
+    let value: Value = serde_json::from_str(&json).expect("it is JSON");
+    assert_eq!(value["last_verdict"], Value::Null);
+}
+
+#[test]
+fn a_place_that_waits_for_its_worker_is_shown() {
+    let mut core = core();
+    let at = |ms: u64| Instant(ms * MS);
+    core.handle(at(150), Event::Gone(ChildId(2), End::Exited(1)));
+    core.handle(at(160), Event::Gone(ChildId(3), End::Exited(1)));
+    core.handle(at(160), Event::Tick);
+    let table = view(&core, None, |view| view.table());
+    assert!(table.contains("1 worker to be started within "), "{table}");
+}

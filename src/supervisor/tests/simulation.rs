@@ -1,0 +1,127 @@
+//! The core in worlds that chance makes: workers that start, hang, speak, crash and ignore us,
+//! people who reload, resize and stop at any moment. After each event a witness that keeps its own
+//! books says whether a promise was broken; what it objects to is cut down to a short script.
+//!
+//! `SOCKETMASTER_SIM_EVENTS` sets how many events there are, `SOCKETMASTER_SIM_SEED` the first
+//! seed.
+
+mod books;
+mod chance;
+mod promises;
+mod witness;
+mod world;
+
+use super::script::Script;
+use crate::supervisor::{Event, Instant, Policy};
+use chance::Chance;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use witness::Witness;
+use world::World;
+
+/// What was told to the core, and when.
+type Told = Vec<(Instant, Event)>;
+
+/// How often what was seen.
+type Seen = BTreeMap<String, u64>;
+
+#[test]
+fn a_million_random_events_break_no_promise() {
+    let events = from_environment("SOCKETMASTER_SIM_EVENTS", 1_000_000);
+    let mut seed = from_environment("SOCKETMASTER_SIM_SEED", 1);
+    let (mut told, mut seen) = (0, Seen::new());
+    while told < events {
+        let (policy, life) = live_through(seed, &mut seen);
+        match life {
+            Ok(events) => told += events,
+            Err((story, objection)) => panic!("{}", report(seed, &policy, story, &objection)),
+        }
+        seed += 1;
+    }
+    println!("{told} events in {} lives, {seen:?}", seed - 1);
+    covers_all_outcomes(&seen, told);
+}
+
+/// A world in which something never happens proves nothing about it.
+fn covers_all_outcomes(seen: &Seen, told: u64) {
+    for outcome in [
+        "Live",
+        "RolledBack",
+        "HalfWay",
+        "Failed",
+        "Superseded",
+        "Abandoned",
+    ] {
+        let times = seen.get(outcome).copied().unwrap_or(0);
+        assert!(times >= told / 10_000, "{outcome} only {times} times");
+    }
+}
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.map_or(default, |it| it.parse().expect("a number"))
+}
+
+/// One life, from the start to the exit: the number of its events, or what went wrong.
+fn live_through(seed: u64, seen: &mut Seen) -> (Policy, Result<u64, (Told, String)>) {
+    let mut chance = Chance::new(seed);
+    let policy = world::policy(&mut chance);
+    let mut told = Told::new();
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(policy.clone(), chance, &mut told);
+        let lived = world.live();
+        world.add_to(seen);
+        lived
+    }));
+    let objection = match lived {
+        Ok(Ok(())) => return (policy, Ok(told.len() as u64)),
+        Ok(Err(objection)) => objection,
+        Err(_) => "panic".into(),
+    };
+    (policy, Err((told, objection)))
+}
+
+/// What the witness objects to when `told` happens and everybody is reasonable after that.
+fn objection(policy: &Policy, told: &Told) -> Option<String> {
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        let mut witness = Witness::new(policy.clone());
+        for (at, event) in told {
+            witness.tell(*at, event.clone())?;
+        }
+        world::come_to_an_end(&mut witness, &mut Told::new())
+    }));
+    match lived {
+        Ok(result) => result.err(),
+        Err(_) => Some("panic".into()),
+    }
+}
+
+/// The smallest script that is left when events are dropped as long as somebody objects.
+fn shrink(policy: &Policy, mut told: Told) -> Told {
+    let mut chunk = told.len() / 2;
+    while chunk > 0 {
+        let mut at = 0;
+        let mut shrunk = false;
+        while at < told.len() {
+            let mut shorter = told.clone();
+            shorter.drain(at..(at + chunk).min(told.len()));
+            if objection(policy, &shorter).is_some() {
+                told = shorter;
+                shrunk = true;
+            } else {
+                at += chunk;
+            }
+        }
+        chunk = if shrunk && chunk == 1 { 1 } else { chunk / 2 };
+    }
+    told
+}
+
+fn report(seed: u64, policy: &Policy, told: Told, first: &str) -> String {
+    let told = shrink(policy, told);
+    let objection = objection(policy, &told).unwrap_or("cannot be replayed".into());
+    let mut script = Script::new(policy.clone());
+    let lines: Vec<_> = told.iter().map(|(at, it)| script.tell(*at, it)).collect();
+    let script = lines.join("\n");
+    format!("seed {seed}: {first}\n{policy:?}\n{script}\nthen: {objection}")
+}
