@@ -8,6 +8,7 @@ mod children;
 mod control;
 mod hangup;
 mod nice;
+mod outputs;
 mod sockets;
 mod systemd;
 mod watch;
@@ -18,7 +19,7 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::manners::{Manners, Wish};
 use crate::status::{self, Culprit, Told};
-use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
+use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::user::User;
 use children::Children;
@@ -257,7 +258,7 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
-            self.children.retry_at(),
+            self.children.outputs.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.reminder,
@@ -599,9 +600,8 @@ impl Daemon {
     /// The last lines, for a second at most.
     fn finish(&mut self) {
         let limit = clock::now() + FINAL_FLUSH;
-        while !self.children.all_reported() && clock::now() < limit {
-            let ids: Vec<ChildId> = self.children.streams.keys().copied().collect();
-            for id in ids {
+        while !self.children.outputs.all_reported() && clock::now() < limit {
+            for id in self.children.outputs.ids() {
                 self.on_output(id);
             }
             self.log.finish(Duration::from_millis(20));
