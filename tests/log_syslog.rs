@@ -4,17 +4,14 @@
 
 mod common;
 
-use common::{Daemon, Run, TempDir, facts, root_or_skip, skip};
+use common::sink::{acts, first_worker, numbered, numbers, rests};
+use common::{Daemon, Run, TempDir, root_or_skip, skip};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
-
-/// One tick of the processor's clock, as utime and stime count it.
-const TICK: Duration = Duration::from_millis(10);
-const MEMORY_KB: u64 = 2048;
+use std::time::Instant;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -156,51 +153,6 @@ fn start(syslogd: &Syslogd, words: &[&str]) -> Daemon {
     Run::worker(&[&flags[0], &flags[1], "-start=0"], words).start()
 }
 
-fn first_worker(daemon: &Daemon) -> i32 {
-    daemon.wait_for("the first worker", || daemon.workers().first().copied())
-}
-
-fn rests(daemon: &Daemon) {
-    let before = facts::processor(daemon.pid());
-    daemon.stays_up_for(Duration::from_secs(1));
-    let used = facts::processor(daemon.pid()) - before;
-    assert!(used <= TICK, "{used:?} of processor in a second");
-    let kilobytes = facts::anonymous(daemon.pid());
-    assert!(kilobytes <= MEMORY_KB, "{kilobytes} kB");
-}
-
-/// SIGUSR1 and SIGHUP do what they do otherwise; all workers are new then.
-fn acts(daemon: &Daemon) {
-    let old = daemon.workers();
-    daemon.signal(Signal::SIGUSR1);
-    daemon.signal(Signal::SIGHUP);
-    daemon.wait_until("a new worker, and it alone", || {
-        let now = daemon.workers();
-        now.len() == 1 && !old.contains(&now[0])
-    });
-}
-
-/// The numbers of `line N of it`, in the order in which they were logged.
-fn numbers(messages: &str) -> Vec<u64> {
-    messages
-        .lines()
-        .filter_map(|line| {
-            line.split_once("] line ")?
-                .1
-                .split(' ')
-                .next()?
-                .parse()
-                .ok()
-        })
-        .collect()
-}
-
-fn numbered(dir: &TempDir, count: u64) -> String {
-    let text: String = (0..count).map(|n| format!("line {n} of it\n")).collect();
-    let path = dir.write("numbered", text);
-    path.to_str().expect("UTF-8").to_owned()
-}
-
 #[test]
 fn real_daemons_see_our_tag_facility_and_levels() {
     with_each(|syslogd| {
@@ -227,7 +179,7 @@ fn a_daemon_that_stalls_holds_the_worker_and_loses_nothing() {
     with_each(|syslogd| {
         let path = numbered(&syslogd.dir, 20_000);
         syslogd.signal(Signal::SIGSTOP);
-        let daemon = start(&syslogd, &["cat", &path]);
+        let daemon = start(&syslogd, &["cat", path.to_str().expect("UTF-8")]);
         daemon.wait_until_blocked(first_worker(&daemon));
         rests(&daemon);
         syslogd.signal(Signal::SIGCONT);
