@@ -124,9 +124,16 @@ fn check(config: &Config) -> i32 {
         text += "\n";
     };
     line(resolve(config).map(|path| format!("resolves to {path}")));
-    if let Err(error) = look_up_user(config) {
-        line(Err(error));
-    }
+    let errors = [
+        look_up_user(config).err(),
+        takeover(config).err(),
+        raise_limit(config, &Manners::default()).err(),
+        listen::check(&config.listen).err().map(|e| e.to_string()),
+    ];
+    errors
+        .into_iter()
+        .flatten()
+        .for_each(|error| line(Err(error)));
     print(&text);
     status
 }
@@ -258,14 +265,10 @@ fn set_up(
         warn!(logger, "{warning}");
     }
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
-    if let Some(pid) = plan.config.takeover {
-        return Err(format!(
-            "cannot take over from process {pid}: not available in this version"
-        ));
-    }
+    takeover(&plan.config)?;
     resolve(&plan.config)?;
     let user = look_up_user(&plan.config)?;
-    let nofile = raise_limit(&plan)?;
+    let nofile = raise_limit(&plan.config, &plan.manners)?;
     let pid = std::process::id();
     let mut files = Files::take(&plan, pid)?;
     let variable = |name: &str| std::env::var_os(name);
@@ -305,12 +308,20 @@ fn set_up(
     Ok((setup, files))
 }
 
+fn takeover(config: &Config) -> Result<(), String> {
+    config.takeover.map_or(Ok(()), |pid| {
+        Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        ))
+    })
+}
+
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
-fn raise_limit(plan: &Plan) -> Result<(u64, u64), String> {
+fn raise_limit(config: &Config, manners: &Manners) -> Result<(u64, u64), String> {
     let nofile = sys::process::raise_nofile()
         .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let workers = plan.config.workers;
-    let capacity = daemon::capacity(nofile.1, plan.config.listen.len(), &plan.manners);
+    let workers = config.workers;
+    let capacity = daemon::capacity(nofile.1, config.listen.len(), manners);
     match workers <= capacity {
         true => Ok(nofile),
         false => Err(format!(

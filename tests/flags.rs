@@ -317,6 +317,15 @@ fn check_fails_where_a_start_would() {
         ["-command=/nonexistent/program", "-start=1"],
         ["-command=true", "-user=no-such-user-here"],
         ["-listen=tcp://:8080", "-start=1"],
+        ["-command=true", "-takeover=1"],
+        [
+            "-command=true",
+            "-listen=unix:///run/x?owner=no-such-user-here",
+        ],
+        [
+            "-command=true",
+            "-listen=tcp://127.0.0.1:no-such-service-here",
+        ],
     ] {
         let output = check(&words);
         assert_eq!(
