@@ -80,3 +80,39 @@ fn a_service_manager_that_reads_nothing_does_not_keep_our_sockets_open_after_the
     assert!(daemon.exit_status().is_none(), "a worker is left");
     drop(silent);
 }
+
+#[test]
+fn a_service_manager_that_is_not_there_costs_no_processor_time() {
+    let dir = TempDir::new();
+    drop(UnixDatagram::bind(dir.join("dead")).expect("the directory is ours"));
+    for name in ["nowhere", "dead"] {
+        let daemon = Run::worker(&["-start=0"], &["up"])
+            .env("NOTIFY_SOCKET", dir.join(name))
+            .start();
+        daemon.wait_for_line("cannot notify systemd at");
+        daemon.wait_until_live();
+        let before = facts::processor(daemon.real_pid());
+        daemon.stays_up_for(Duration::from_secs(1));
+        let used = facts::processor(daemon.real_pid()) - before;
+        assert!(used < Duration::from_millis(100), "{name}: {used:?}");
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn a_service_manager_that_comes_back_is_told() {
+    let dir = TempDir::new();
+    let daemon = Run::worker(&["-start=0"], &["up"])
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .start();
+    daemon.wait_for_line("cannot notify systemd at");
+    daemon.wait_until_live();
+    let back = UnixDatagram::bind(dir.join("notify")).expect("the directory is ours");
+    back.set_nonblocking(true).expect("it can be set");
+    daemon.wait_until("READY=1", || {
+        let mut datagram = [0; 4096];
+        let length = back.recv(&mut datagram).unwrap_or(0);
+        datagram[..length].starts_with(b"READY=1")
+    });
+    assert_eq!(daemon.stop(), 0);
+}
