@@ -103,8 +103,9 @@ pub fn main(words: Vec<OsString>) -> i32 {
             status
         }
         Err(error) => {
-            eprintln!("socketmaster ctl: {error}");
-            i32::from(error.status)
+            let status = i32::from(error.status);
+            tell(&format!("socketmaster ctl: {error}"), status);
+            status
         }
     }
 }
@@ -288,7 +289,8 @@ fn run(order: &Order) -> (String, i32) {
         };
         if is_true(&answer, "wait") {
             if shows_progress {
-                eprintln!("{}", text_of(&answer, "message"));
+                let message = text_of(&answer, "message");
+                let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
             }
             continue;
         }

@@ -8,7 +8,7 @@ pub mod inherited;
 pub mod open;
 
 pub use inherited::Inherited;
-pub use open::{Opened, open_all};
+pub use open::{Opened, check, open_all};
 
 use crate::sys::socket::{self, UnixDiag};
 use crate::uri::{Address, Scheme, Uri};

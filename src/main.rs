@@ -60,17 +60,11 @@ fn einhorn(words: Vec<OsString>) -> i32 {
             print(&text);
             return status;
         }
-        Err(refusal) => {
-            eprintln!("{}", refusal.message);
-            return refusal.status;
-        }
+        Err(refusal) => return complain(&refusal.message, refusal.status),
     };
     match Plan::of_einhorn(*face) {
         Ok(plan) => run(plan, signals),
-        Err(error) => {
-            eprintln!("einhorn: {error}");
-            1
-        }
+        Err(error) => complain(&format!("einhorn: {error}"), 1),
     }
 }
 
@@ -81,8 +75,8 @@ fn einhornsh(words: Vec<OsString>) -> i32 {
 
 #[cfg(not(feature = "einhorn"))]
 fn einhorn(_: Vec<OsString>) -> i32 {
-    eprintln!("socketmaster: built without einhorn's faces (the cargo feature einhorn)");
-    2
+    let reason = "socketmaster: built without einhorn's faces (the cargo feature einhorn)";
+    complain(reason, 2)
 }
 
 #[cfg(not(feature = "einhorn"))]
@@ -104,11 +98,14 @@ fn serve(words: Vec<OsString>) -> i32 {
         Ok(Call::Version) => print(concat!("socketmaster ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Call::Check(config)) => check(&config),
         Ok(Call::Run(config)) => run(Plan::of(config), signals),
-        Err(error) => {
-            eprintln!("socketmaster: {error}");
-            i32::from(error.status)
-        }
+        Err(error) => complain(&format!("socketmaster: {error}"), i32::from(error.status)),
     }
+}
+
+/// Says why not, and returns the status. Nobody may be there to read it: no reason to panic.
+fn complain(reason: &str, status: i32) -> i32 {
+    let _ = std::io::stderr().write_all(format!("{reason}\n").as_bytes());
+    status
 }
 
 fn print(text: &str) -> i32 {
@@ -119,21 +116,25 @@ fn print(text: &str) -> i32 {
 
 /// `-check`: what would be done, without doing it.
 fn check(config: &Config) -> i32 {
-    let resolved = resolve(config);
-    let user = look_up_user(config);
-    print(&config.to_string());
+    let mut text = config.to_string();
     let mut status = 0;
-    match &resolved {
-        Ok(path) => println!("resolves to {path}"),
-        Err(error) => {
-            println!("{error}");
-            status = 1;
-        }
-    }
-    if let Err(error) = &user {
-        println!("{error}");
-        status = 1;
-    }
+    let mut line = |finding: Result<String, String>| {
+        status |= i32::from(finding.is_err());
+        text += &finding.unwrap_or_else(|error| error);
+        text += "\n";
+    };
+    line(resolve(config).map(|path| format!("resolves to {path}")));
+    let errors = [
+        look_up_user(config).err(),
+        takeover(config).err(),
+        raise_limit(config, &Manners::default()).err(),
+        listen::check(&config.listen).err().map(|e| e.to_string()),
+    ];
+    errors
+        .into_iter()
+        .flatten()
+        .for_each(|error| line(Err(error)));
+    print(&text);
     status
 }
 
@@ -194,10 +195,7 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     let target = &plan.config.log;
     let log = match Log::open(target, std::io::stderr().as_fd(), journal.as_deref()) {
         Ok(log) => log,
-        Err(error) => {
-            eprintln!("socketmaster: {error}");
-            return 1;
-        }
+        Err(error) => return complain(&format!("socketmaster: {error}"), 1),
     };
     log.set_least(plan.least);
     let logger = log.logger();
@@ -267,14 +265,10 @@ fn set_up(
         warn!(logger, "{warning}");
     }
     let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
-    if let Some(pid) = plan.config.takeover {
-        return Err(format!(
-            "cannot take over from process {pid}: not available in this version"
-        ));
-    }
+    takeover(&plan.config)?;
     resolve(&plan.config)?;
     let user = look_up_user(&plan.config)?;
-    let nofile = raise_limit(&plan)?;
+    let nofile = raise_limit(&plan.config, &plan.manners)?;
     let pid = std::process::id();
     let mut files = Files::take(&plan, pid)?;
     let variable = |name: &str| std::env::var_os(name);
@@ -314,12 +308,20 @@ fn set_up(
     Ok((setup, files))
 }
 
+fn takeover(config: &Config) -> Result<(), String> {
+    config.takeover.map_or(Ok(()), |pid| {
+        Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        ))
+    })
+}
+
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
-fn raise_limit(plan: &Plan) -> Result<(u64, u64), String> {
+fn raise_limit(config: &Config, manners: &Manners) -> Result<(u64, u64), String> {
     let nofile = sys::process::raise_nofile()
         .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
-    let workers = plan.config.workers;
-    let capacity = daemon::capacity(nofile.1, plan.config.listen.len(), &plan.manners);
+    let workers = config.workers;
+    let capacity = daemon::capacity(nofile.1, config.listen.len(), manners);
     match workers <= capacity {
         true => Ok(nofile),
         false => Err(format!(

@@ -294,11 +294,38 @@ fn check_says_what_would_be_done_and_opens_and_starts_nothing() {
 }
 
 #[test]
+fn nobody_reading_what_we_say_is_no_reason_to_abort() {
+    for (words, status) in [
+        (["-check", "-command=true"], 0),
+        (["-start=1", "-no-such-flag"], 2),
+    ] {
+        let (end, start) = nix::unistd::pipe().expect("a pipe");
+        drop(end);
+        let copy = start.try_clone().expect("a copy");
+        let ended = std::process::Command::new(common::SOCKETMASTER)
+            .args(words)
+            .stdout(start)
+            .stderr(copy)
+            .status();
+        assert_eq!(ended.expect("it runs").code(), Some(status), "{words:?}");
+    }
+}
+
+#[test]
 fn check_fails_where_a_start_would() {
     for words in [
         ["-command=/nonexistent/program", "-start=1"],
         ["-command=true", "-user=no-such-user-here"],
         ["-listen=tcp://:8080", "-start=1"],
+        ["-command=true", "-takeover=1"],
+        [
+            "-command=true",
+            "-listen=unix:///run/x?owner=no-such-user-here",
+        ],
+        [
+            "-command=true",
+            "-listen=tcp://127.0.0.1:no-such-service-here",
+        ],
     ] {
         let output = check(&words);
         assert_eq!(

@@ -38,7 +38,7 @@ fn a_log_file_at_its_largest_costs_lines_and_not_the_service() {
 fn workers_that_crash_on_and_on_beside_a_stuck_log_cost_a_bounded_number_of_descriptors() {
     let mut daemon = Run::bare()
         .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-respawn"])
-        .args(&["-workers=20", "-command=sh", "--", "-c"])
+        .args(&["-workers=40", "-command=sh", "--", "-c"])
         .arg("head -c 50000 /dev/zero | tr '\\0' x; echo; exit 1")
         .start_unread();
     let pipes = |pid| {
@@ -53,9 +53,10 @@ fn workers_that_crash_on_and_on_beside_a_stuck_log_cost_a_bounded_number_of_desc
         most = most.max(pipes(daemon.pid()));
         Instant::now() > deadline
     });
-    // 64 and one of each worker; beside them those that have just been started, and the log.
+    // 64 and one of each worker; two of those that have just been started; the log, and a few that
+    // we were started with.
     assert!(most > 64, "{most}: the log was not stuck");
-    assert!(most < 64 + 20 + 2 * 20 + 8, "{most} pipes");
+    assert!(most < 64 + 40 + 2 * 40 + 30, "{most} pipes");
     daemon.read_log();
     daemon.wait_for_line("closing the output of worker");
     daemon.signal(Signal::SIGTERM);
@@ -79,4 +80,40 @@ fn a_service_manager_that_reads_nothing_does_not_keep_our_sockets_open_after_the
     daemon.wait_until("clients to be refused", refused);
     assert!(daemon.exit_status().is_none(), "a worker is left");
     drop(silent);
+}
+
+#[test]
+fn a_service_manager_that_is_not_there_costs_no_processor_time() {
+    let dir = TempDir::new();
+    drop(UnixDatagram::bind(dir.join("dead")).expect("the directory is ours"));
+    for name in ["nowhere", "dead"] {
+        let daemon = Run::worker(&["-start=0"], &["up"])
+            .env("NOTIFY_SOCKET", dir.join(name))
+            .start();
+        daemon.wait_for_line("cannot notify systemd at");
+        daemon.wait_until_live();
+        let before = facts::processor(daemon.real_pid());
+        daemon.stays_up_for(Duration::from_secs(1));
+        let used = facts::processor(daemon.real_pid()) - before;
+        assert!(used < Duration::from_millis(100), "{name}: {used:?}");
+        assert_eq!(daemon.stop(), 0);
+    }
+}
+
+#[test]
+fn a_service_manager_that_comes_back_is_told() {
+    let dir = TempDir::new();
+    let daemon = Run::worker(&["-start=0"], &["up"])
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .start();
+    daemon.wait_for_line("cannot notify systemd at");
+    daemon.wait_until_live();
+    let back = UnixDatagram::bind(dir.join("notify")).expect("the directory is ours");
+    back.set_nonblocking(true).expect("it can be set");
+    daemon.wait_until("READY=1", || {
+        let mut datagram = [0; 4096];
+        let length = back.recv(&mut datagram).unwrap_or(0);
+        datagram[..length].starts_with(b"READY=1")
+    });
+    assert_eq!(daemon.stop(), 0);
 }

@@ -17,12 +17,17 @@ use std::time::Duration;
 /// systemd's limit and ours must not be the same moment: ours comes first, with its reason.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// How long to wait before trying anew to reach a service manager that is not there.
+const RETRY: Duration = Duration::from_secs(5);
+
 /// The service manager above us, if there is one.
 pub(super) struct Outer {
     systemd: Option<Systemd>,
     next_watchdog: Option<Instant>,
     extended: Option<Instant>,
     stopping: bool,
+    /// It could not be reached: when to try again.
+    retry: Option<Instant>,
     /// The question whether the fd store has room, while it is open.
     asking: Option<(StoreCheck, Vec<Ticket>)>,
 }
@@ -40,6 +45,7 @@ impl Outer {
             next_watchdog,
             extended: None,
             stopping,
+            retry: None,
             asking: None,
         })
     }
@@ -117,7 +123,8 @@ impl Outer {
 
     pub fn deadline(&self) -> Option<Instant> {
         let asking = self.asking.as_ref().and_then(|(check, _)| check.deadline());
-        [self.next_watchdog, asking].into_iter().flatten().min()
+        let all = [self.next_watchdog, asking, self.retry];
+        all.into_iter().flatten().min()
     }
 
     pub fn reloading(&mut self) {
@@ -162,10 +169,17 @@ impl Daemon {
 
     /// Sends what waits for systemd.
     pub(super) fn flush_systemd(&mut self) {
-        let flushed = self.systemd.systemd.as_mut().map_or(Ok(()), Systemd::flush);
-        if let Err(error) = flushed {
+        let now = clock::now();
+        let Some(systemd) = &mut self.systemd.systemd else {
+            return;
+        };
+        if self.systemd.retry.is_some_and(|at| at > now) {
+            return;
+        }
+        if let Err(error) = systemd.flush() {
             warn!(self.logger, "{error}; trying on");
         }
+        self.systemd.retry = systemd.is_cut_off().then(|| now + RETRY);
     }
 
     /// The question about the fd store goes on, if there is one.

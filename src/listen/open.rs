@@ -43,6 +43,22 @@ impl Opened {
     }
 }
 
+/// What can be said of the addresses without opening anything: hosts, services, owners and groups
+/// have to be known.
+///
+/// Errors: the words of `open_all`.
+pub fn check(uris: &[Uri]) -> Result<(), Error> {
+    uris.iter().try_for_each(|uri| {
+        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+        match &uri.address {
+            Address::Host { host, port } => {
+                candidates(uri, host, port, Kind::of(uri.scheme)).map(drop)
+            }
+            _ => Ok(()),
+        }
+    })
+}
+
 /// Opens every address, in order.
 ///
 /// Errors: "cannot bind tcp://:80: Address already in use", with the address that failed.

@@ -160,6 +160,12 @@ impl Systemd {
         self.blocked
     }
 
+    /// Whether something waits that cannot be sent, and nothing will tell when it can: an attempt
+    /// that fails makes an unconnected socket writable anew, so try again by the clock alone.
+    pub fn is_cut_off(&self) -> bool {
+        self.failing.is_some() && !self.blocked && !self.queue.is_empty()
+    }
+
     /// The socket to watch for WRITABLE; the same one for life, and edge-triggered will do.
     pub fn wait_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
