@@ -196,7 +196,14 @@ fn narrow(value: &str) -> OsString {
 fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError> {
     let command = last(&values.command).filter(|command| !command.is_empty());
     let Some(command) = command else {
-        let message = "no command given: -command is required; see socketmaster -help".into();
+        let message = match arguments.first() {
+            None => "no command given: -command is required; see socketmaster -help".into(),
+            Some(word) => format!(
+                "no command given: -command is required, before {}, where the flags end; \
+                 see socketmaster -help",
+                flags::printable(word)
+            ),
+        };
         return Err(UsageError { message, status: 1 });
     };
     let workers = last(&values.workers).unwrap_or(1);

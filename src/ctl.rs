@@ -273,7 +273,13 @@ fn run(order: &Order) -> (String, i32) {
         Ok(line) => line,
         Err(error) => {
             let word = crate::status::errno_text(error.raw_os_error().unwrap_or(libc::EIO));
-            return (format!("cannot connect to {path}: {word}"), FAILED);
+            return (
+                format!(
+                    "socketmaster ctl: cannot connect to {path}: {word}; does a socketmaster run with it \
+                 as its -control?"
+                ),
+                FAILED,
+            );
         }
     };
     let shows_progress = waits && io::stderr().is_terminal();

@@ -227,6 +227,12 @@ impl Daemon {
         loop {
             if let Some(status) = self.exit {
                 self.end_control(status);
+                let why = if self.asked_to_stop {
+                    "stopped"
+                } else {
+                    "the workers left"
+                };
+                info!(self.logger, "{why}: exiting with status {status}");
                 self.finish();
                 return status;
             }
@@ -409,7 +415,7 @@ impl Daemon {
         let name = signal_name(signal);
         match (self.manners.wish)(signal) {
             Wish::Reload if signal == SIGHUP => self.on_hangup(),
-            Wish::Reload => self.tell(Event::Reload(None)),
+            Wish::Reload => self.on_reload_signal(name),
             Wish::PassOn => {
                 let workers = status::workers_text(self.core.workers().len());
                 info!(self.logger, "{name}: forwarding it to {workers}");
@@ -429,13 +435,18 @@ impl Daemon {
         let senders = signals::take_hangups();
         self.look_at_terminal();
         match self.terminal.meaning(clock::now(), senders) {
-            Meaning::Reload => self.tell(Event::Reload(None)),
+            Meaning::Reload => self.on_reload_signal("SIGHUP"),
             Meaning::HangUp => info!(
                 self.logger,
                 "SIGHUP because the terminal closed: ignored, the service goes on"
             ),
             Meaning::Seen => {}
         }
+    }
+
+    fn on_reload_signal(&mut self, name: &str) {
+        info!(self.logger, "{name}: a reload");
+        self.tell(Event::Reload(None));
     }
 
     fn look_at_terminal(&mut self) {
@@ -531,7 +542,10 @@ impl Daemon {
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,
         };
-        let text = status::note_text(note, pid);
+        let mut text = status::note_text(note, pid);
+        if matches!(note, Note::NotReplaced { .. }) && !self.core.policy().respawn {
+            text += " (-respawn is off)";
+        }
         match note {
             Note::Ready { .. } | Note::ReloadRemembered { .. } => info!(self.logger, "{text}"),
             _ => warn!(self.logger, "{text}"),

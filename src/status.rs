@@ -113,7 +113,9 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
                 signal_text(*signal)
             )
         }
-        Cause::Silent => format!("{who} did not say that it is ready within {after}"),
+        Cause::Silent => format!(
+            "{who} did not say that it is ready within {after} (-ready=timer asks for no word)"
+        ),
         Cause::ExecHung => format!("{who} could not be started within {after}: its exec hangs"),
         Cause::NoRoom { wanted, capacity } => format!(
             "{wanted} workers at once would need more descriptors than the limit allows \

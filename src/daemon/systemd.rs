@@ -177,7 +177,7 @@ impl Daemon {
             return;
         }
         if let Err(error) = systemd.flush() {
-            warn!(self.logger, "{error}; trying on");
+            warn!(self.logger, "{error}; will try again");
         }
         self.systemd.retry = systemd.is_cut_off().then(|| now + RETRY);
     }

@@ -58,7 +58,12 @@ impl Recipe {
 
     /// Its section of the README.
     pub fn markdown(&self) -> String {
-        let mut text = format!("### {}\n\n```sh\n{}\n```\n\n", self.name, self.line);
+        let quoted = |word: &str| match word.contains('&') {
+            true => format!("'{word}'"),
+            false => word.to_owned(),
+        };
+        let words: Vec<_> = self.line.split(' ').map(quoted).collect();
+        let mut text = format!("### {}\n\n```sh\n{}\n```\n\n", self.name, words.join(" "));
         if let Some(name) = self.shown {
             let kind = name.rsplit('.').next().unwrap_or_default();
             text += &format!(
