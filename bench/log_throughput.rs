@@ -3,8 +3,9 @@
 //! Prints one table; it must never be a test, for its numbers are the machine's as much as ours.
 //!
 //! `cargo bench --bench log_throughput` builds and runs it; results are kept in bench/results/.
-//! The worker is this program again. It notes what its parent, the program under measure, has
-//! used up when it begins to write and when it has written all.
+//! The worker is this program again, and copies a file in memory as `cat` does. It notes what its
+//! parent, the program under measure, has used up when it begins to write and when it has written
+//! all.
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -13,9 +14,9 @@ use nix::unistd::{Pid, getppid, pipe2};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command, Stdio};
 use std::time::Duration;
@@ -29,8 +30,10 @@ const LITTLE: usize = 20_000_000;
 const LENGTHS: [usize; 3] = [20, 100, 4096];
 /// Each measurement is taken so often, in turn with the others.
 const ROUNDS: usize = 7;
-/// About how much the worker writes at once.
-const ONE_WRITE: usize = 64 * 1024;
+/// How much of that the file holds; it is read again and again.
+const FILE: usize = 20_000_000;
+/// What is read and written at once, by `cat` too.
+const CHUNK: usize = 128 * 1024;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -38,12 +41,12 @@ fn main() -> Result<()> {
     let words: Vec<OsString> = env::args_os().collect();
     let text = |n: usize| words.get(n).and_then(|word| word.to_str());
     match text(1) {
-        Some("write") => {
-            let number = |n: usize| text(n).and_then(|word| word.parse().ok());
-            let (Some(length), Some(amount), Some(notes)) = (number(2), number(3), text(4)) else {
-                return Err("write LENGTH AMOUNT NOTES".into());
+        Some("copy") => {
+            let amount = text(3).and_then(|word| word.parse().ok());
+            let (Some(file), Some(amount), Some(notes)) = (text(2), amount, text(4)) else {
+                return Err("copy FILE AMOUNT NOTES".into());
             };
-            write_lines(length, amount, Path::new(notes))
+            copy(Path::new(file), amount, Path::new(notes))
         }
         // A part of the measurements, by their names.
         Some(only) if !only.starts_with('-') => measure_all(only),
@@ -53,21 +56,22 @@ fn main() -> Result<()> {
 
 // ---- the worker ----
 
-fn write_lines(length: usize, amount: usize, notes: &Path) -> Result<()> {
-    let mut line = b"GET /static/app.js 200 ".repeat(length / 20 + 1);
-    line.truncate(length - 1);
-    line.push(b'\n');
-    let block = line.repeat((ONE_WRITE / length).max(1));
+fn copy(file: &Path, amount: usize, notes: &Path) -> Result<()> {
+    let mut file = File::open(file)?;
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut chunk = vec![0; CHUNK];
     let parent = getppid().as_raw();
-    let mut out = io::stdout().lock();
     let begun = (now()?, processor(parent)?);
     let mut left = amount;
     while left > 0 {
-        let piece = left.min(block.len());
-        out.write_all(&block[..piece])?;
-        left -= piece;
+        let wanted = left.min(CHUNK);
+        let read = file.read(&mut chunk[..wanted])?;
+        if read == 0 {
+            file.rewind()?;
+        }
+        out.write_all(&chunk[..read])?;
+        left -= read;
     }
-    out.flush()?;
     let ended = (now()?, processor(parent)?);
     let text = format!(
         "{} {} {} {} {}",
@@ -78,6 +82,15 @@ fn write_lines(length: usize, amount: usize, notes: &Path) -> Result<()> {
         peak(parent)?
     );
     fs::write(notes, text)?;
+    Ok(())
+}
+
+/// The file that is copied: whole lines of that length.
+fn prepare(file: &Path, length: usize) -> Result<()> {
+    let mut line = b"GET /static/app.js 200 ".repeat(length / 20 + 1);
+    line.truncate(length - 1);
+    line.push(b'\n');
+    fs::write(file, line.repeat(FILE / length))?;
     Ok(())
 }
 
@@ -143,6 +156,7 @@ fn measure_all(only: &str) -> Result<()> {
          |---|---|---|---|---|---|"
     );
     for length in LENGTHS {
+        prepare(&scratch.file(), length)?;
         let ways = ways(&scratch)?;
         let mut runs: Vec<Vec<Run>> = ways.iter().map(|_| Vec::new()).collect();
         for _ in 0..ROUNDS {
@@ -151,7 +165,7 @@ fn measure_all(only: &str) -> Result<()> {
                 if !(way.name.contains(only) || way.name == CEILING) {
                     continue;
                 }
-                match scratch.measure(way, length) {
+                match scratch.measure(way) {
                     Ok(mut run) => {
                         let ceiling = *ceiling.get_or_insert(run.megabytes_per_second);
                         run.of_the_ceiling = run.megabytes_per_second / ceiling;
@@ -235,7 +249,10 @@ impl Drop for Scratch {
 
 impl Scratch {
     fn new() -> Result<Scratch> {
-        let dir = env::temp_dir().join(format!("sm-bench-{}", process::id()));
+        // Memory; or else whatever there is.
+        let memory = Some(PathBuf::from("/dev/shm")).filter(|dir| dir.is_dir());
+        let dir = memory.unwrap_or_else(env::temp_dir);
+        let dir = dir.join(format!("sm-bench-{}", process::id()));
         fs::create_dir(&dir)?;
         Ok(Scratch(dir))
     }
@@ -244,22 +261,26 @@ impl Scratch {
         self.0.join("notes")
     }
 
-    /// The words that run the worker.
-    fn writer(&self, length: usize, amount: usize) -> Result<Vec<String>> {
-        let program = env::current_exe()?.to_string_lossy().into_owned();
-        let notes = self.notes().to_string_lossy().into_owned();
-        Ok(vec![
-            program,
-            "write".into(),
-            length.to_string(),
-            amount.to_string(),
-            notes,
-        ])
+    fn file(&self) -> PathBuf {
+        self.0.join("lines")
     }
 
-    fn measure(&self, way: &Way, length: usize) -> Result<Run> {
+    /// The words that run the worker.
+    fn writer(&self, amount: usize) -> Result<Vec<String>> {
+        let words = [
+            env::current_exe()?,
+            "copy".into(),
+            self.file(),
+            amount.to_string().into(),
+            self.notes(),
+        ];
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        Ok(words.iter().map(text).collect())
+    }
+
+    fn measure(&self, way: &Way) -> Result<Run> {
         let _ = fs::remove_file(self.notes());
-        let writer = self.writer(length, way.amount)?;
+        let writer = self.writer(way.amount)?;
         if way.stays {
             self.write_circus(&writer)?;
         }

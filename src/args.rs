@@ -206,6 +206,11 @@ fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError
         let reason = "needs -control, the socket on which workers report";
         return Err(UsageError::value("ready", OsStr::new("ack"), reason));
     }
+    let protocols = last(&values.protocol).unwrap_or(EINHORN);
+    if ready == Gate::Ack && !protocols.einhorn {
+        let reason = "needs einhorn in -protocol, which tells workers where to report";
+        return Err(UsageError::value("ready", OsStr::new("ack"), reason));
+    }
     let stop = last(&values.stop).filter(|stop| !stop.is_zero());
     Ok(Config {
         command,
@@ -219,7 +224,7 @@ fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError
         stop_signal: last(&values.stop_signal).unwrap_or(Signal::SIGTERM as i32),
         stop,
         respawn: last(&values.respawn).unwrap_or(false),
-        protocols: last(&values.protocol).unwrap_or(EINHORN),
+        protocols,
         output: last(&values.output).unwrap_or(Output::Prefix),
         control,
         pidfile: named(&values.pidfile),

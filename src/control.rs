@@ -251,6 +251,18 @@ impl Control {
         self.keep(stream, Peer::worker(of), Rights::Reports, now)
     }
 
+    /// A worker has gone: what it was started with is closed, whoever of its offspring holds it.
+    pub fn forget(&mut self, worker: ChildId) {
+        for id in self.ids() {
+            if self
+                .client(id)
+                .is_some_and(|client| client.peer.worker == Some(worker))
+            {
+                self.close(id);
+            }
+        }
+    }
+
     /// Whether one more client can be taken in.
     fn make_room(&mut self, now: Instant) -> bool {
         let all = self.clients.iter();

@@ -7,6 +7,8 @@
 mod children;
 mod control;
 mod hangup;
+mod nice;
+mod outputs;
 mod sockets;
 mod systemd;
 mod watch;
@@ -17,7 +19,7 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::manners::{Manners, Wish};
 use crate::status::{self, Culprit, Told};
-use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
+use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::user::User;
 use children::Children;
@@ -46,7 +48,7 @@ const REMINDER: Duration = Duration::from_secs(30);
 /// The signals that we handle, and `more`. They are set up before anything else is done.
 pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
     const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
-    signals::ignore_terminal_output_stop()?;
+    signals::ignore_signals_of_writing()?;
     signals::watch_hangups()?;
     Signals::new(ALWAYS.iter().chain(more))
 }
@@ -233,11 +235,14 @@ impl Daemon {
     }
 
     fn turn(&mut self) {
+        // Deadlines are measured by the time before the look: whatever happened until then has been
+        // seen, however long we were kept from running after it.
         let now = clock::now();
-        let (until, at_once) = (self.next_deadline(now), self.has_work());
+        let until = self.next_deadline(now);
+        let at_once = self.has_work() || until.is_some_and(|until| until <= now);
         self.look(until, at_once);
         self.take_up();
-        self.tell(Event::Tick);
+        self.tell_at(now, Event::Tick);
         self.settle();
         self.take_up_the_rest();
         self.tidy_control();
@@ -253,7 +258,7 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
-            self.children.retry_at(),
+            self.children.outputs.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.reminder,
@@ -429,6 +434,7 @@ impl Daemon {
                 self.logger,
                 "SIGHUP because the terminal closed: ignored, the service goes on"
             ),
+            Meaning::Seen => {}
         }
     }
 
@@ -441,7 +447,11 @@ impl Daemon {
     // ---- the core ----
 
     fn tell(&mut self, event: Event) {
-        self.core.handle(clock::now(), event);
+        self.tell_at(clock::now(), event);
+    }
+
+    fn tell_at(&mut self, now: Instant, event: Event) {
+        self.core.handle(now, event);
         self.perform();
     }
 
@@ -590,9 +600,8 @@ impl Daemon {
     /// The last lines, for a second at most.
     fn finish(&mut self) {
         let limit = clock::now() + FINAL_FLUSH;
-        while !self.children.all_reported() && clock::now() < limit {
-            let ids: Vec<ChildId> = self.children.streams.keys().copied().collect();
-            for id in ids {
+        while !self.children.outputs.all_reported() && clock::now() < limit {
+            for id in self.children.outputs.ids() {
                 self.on_output(id);
             }
             self.log.finish(Duration::from_millis(20));

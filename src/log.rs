@@ -9,6 +9,7 @@
 //! may go beyond it, up to another bound.
 
 mod drain;
+mod form;
 mod queue;
 mod stderr;
 
@@ -18,18 +19,16 @@ use crate::args::LogTarget;
 use crate::output::{Line, LineBuffer};
 use crate::supervisor::Instant;
 use crate::sys::clock;
-use crate::sys::io::local_time;
 use crate::syslog::{Syslog, escape};
+use form::{Form, Header, cut_mark, is_journal, is_printable, printable};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::fstat;
 use slog::Level;
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use stderr::Stderr;
 
 /// The log's descriptors stay above the numbers that listeners will want.
@@ -89,13 +88,6 @@ pub enum Room {
     Gone,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Stderr,
-    Journal,
-    Syslog,
-}
-
 enum Way {
     Stderr(Stderr),
     Syslog(Syslog),
@@ -142,15 +134,6 @@ struct Core {
     dropping: Dropping,
     /// What is less than this is not said.
     least: Level,
-}
-
-/// The beginnings of lines, made once a second and once a change of worker.
-struct Header {
-    pid: u32,
-    second: i64,
-    own: String,
-    worker: String,
-    worker_pid: u32,
 }
 
 /// How much has been read only to be dropped in the present span of time.
@@ -344,13 +327,6 @@ impl Log {
     }
 }
 
-/// What nobody has flushed, as far as it goes at once: where a start fails, that is why.
-impl Drop for Log {
-    fn drop(&mut self) {
-        self.flush(clock::now());
-    }
-}
-
 impl Core {
     fn new(form: Form, way: Way, pid: u32) -> Core {
         Core {
@@ -525,63 +501,6 @@ impl Core {
     }
 }
 
-impl Header {
-    fn new(pid: u32) -> Header {
-        let mut header = Header {
-            pid,
-            second: i64::MIN,
-            own: String::new(),
-            worker: String::new(),
-            worker_pid: 0,
-        };
-        header.tick();
-        header
-    }
-
-    fn tick(&mut self) {
-        let second = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |time| time.as_secs() as i64);
-        if second == self.second {
-            return;
-        }
-        self.second = second;
-        self.worker_pid = 0;
-        self.own.clear();
-        let t = local_time(second);
-        // Writing to a String cannot fail.
-        let _ = write!(
-            self.own,
-            "socketmaster[{}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
-            self.pid, t.year, t.month, t.day, t.hour, t.minute, t.second
-        );
-    }
-
-    /// How a message of our own begins.
-    fn own(&self, form: Form, level: Level) -> &str {
-        match form {
-            Form::Stderr => &self.own,
-            Form::Journal => priority(level),
-            Form::Syslog => "",
-        }
-    }
-
-    /// How a line of this worker begins.
-    fn worker(&mut self, form: Form, pid: u32) -> &str {
-        if self.worker_pid != pid {
-            self.worker_pid = pid;
-            self.worker.clear();
-            let begin = match form {
-                Form::Stderr => &self.own,
-                Form::Journal => priority(Level::Info),
-                Form::Syslog => "",
-            };
-            let _ = write!(self.worker, "{begin}[{pid}] ");
-        }
-        &self.worker
-    }
-}
-
 impl Dropping {
     fn ask(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
         if now >= self.until {
@@ -593,57 +512,6 @@ impl Dropping {
         }
         self.bytes += bytes;
         Ok(())
-    }
-}
-
-/// The journal's words for our levels (sd-daemon(3)).
-fn priority(level: Level) -> &'static str {
-    match level {
-        Level::Critical => "<2>",
-        Level::Error => "<3>",
-        Level::Warning => "<4>",
-        Level::Info => "<6>",
-        Level::Debug | Level::Trace => "<7>",
-    }
-}
-
-/// What follows a line that is not complete.
-fn cut_mark(cut: u64) -> String {
-    match cut {
-        0 => String::new(),
-        1 => " [cut: 1 more byte]".into(),
-        _ => format!(" [cut: {cut} more bytes]"),
-    }
-}
-
-/// To the journal, NUL is an end of line.
-fn is_printable(form: Form, line: &[u8]) -> bool {
-    form != Form::Journal || memchr::memchr(0, line).is_none()
-}
-
-/// The line as it is; for the journal with NUL spelt out.
-fn printable(form: Form, line: &[u8]) -> Cow<'_, [u8]> {
-    if is_printable(form, line) {
-        return Cow::Borrowed(line);
-    }
-    let mut spelt = Vec::with_capacity(line.len() + 32);
-    for part in line.split_inclusive(|byte| *byte == 0) {
-        match part.strip_suffix(&[0]) {
-            Some(text) => {
-                spelt.extend_from_slice(text);
-                spelt.extend_from_slice(b"\\x00");
-            }
-            None => spelt.extend_from_slice(part),
-        }
-    }
-    Cow::Owned(spelt)
-}
-
-/// Whether JOURNAL_STREAM, `device:inode`, names this descriptor.
-fn is_journal(stderr: BorrowedFd<'_>, journal_stream: Option<&OsStr>) -> bool {
-    match (journal_stream, fstat(stderr)) {
-        (Some(named), Ok(stat)) => named == &*format!("{}:{}", stat.st_dev, stat.st_ino),
-        _ => false,
     }
 }
 

@@ -157,6 +157,15 @@ impl Pipe {
         }
     }
 
+    /// Reads what a dead worker had written only to drop it; says how many lines that makes.
+    pub fn abandon(&mut self) -> u64 {
+        let mut lost = self.lines.discard();
+        while let Ok(1..) = self.read() {
+            lost += self.lines.discard();
+        }
+        lost
+    }
+
     /// The last lines of output, read or still in the pipe, for a verdict: at most five, two
     /// kilobytes in all. Takes nothing from the log.
     pub fn last_lines(&self) -> Vec<String> {

@@ -5,7 +5,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
-use nix::sys::stat::{Mode, SFlag, fstatat, stat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, stat};
 use nix::unistd::{AccessFlags, faccessat};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -126,6 +126,14 @@ pub fn open_directory(path: &Path) -> Option<OwnedFd> {
     // Entering needs the right to search it, which O_PATH does not ask for.
     faccessat(&directory, ".", AccessFlags::X_OK, AtFlags::empty()).ok()?;
     Some(directory)
+}
+
+/// Whether `directory` is another than our own working directory.
+pub fn is_elsewhere(directory: BorrowedFd) -> bool {
+    match (fstat(directory), stat(".")) {
+        (Ok(theirs), Ok(own)) => (theirs.st_dev, theirs.st_ino) != (own.st_dev, own.st_ino),
+        _ => true,
+    }
 }
 
 #[cfg(test)]

@@ -137,6 +137,6 @@ fn workers_of_another_user_may_report_and_nothing_else() {
     assert_said(&place.ctl(&["ping"]), 0, &[]);
     assert_eq!(daemon.stop(), 0);
     let daemon = run("control stop");
-    daemon.wait_for_line("answered \"{\\\"message\\\": \\\"Not permitted");
+    daemon.wait_for_line("\\\"failed\\\": true");
     assert_eq!(daemon.exit_status(), None);
 }

@@ -3,10 +3,9 @@
 
 mod common;
 
+use common::SOCKETMASTER;
 use common::control::{Place, assert_said};
-use common::{SOCKETMASTER, facts};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::fs;
 use std::io::Read;
 use std::net::TcpStream;
@@ -355,7 +354,9 @@ fn a_socket_that_stands_in_our_place_by_now_is_not_removed() {
 
 #[cfg(feature = "einhorn")]
 mod einhorn {
+    use super::common::facts;
     use super::*;
+    use serde_json::Value;
 
     #[test]
     fn einhorns_commands_are_answered_as_einhorn_answers_them() {

@@ -274,6 +274,32 @@ fn workers_are_as_nice_as_asked() {
     });
 }
 
+/// einhorn's workers stay in the directory that was current at the start; ours follow the link.
+#[test]
+fn a_worker_in_the_next_release_finds_a_socket_with_a_relative_path() {
+    let place = Place::new();
+    for release in ["one", "two"] {
+        fs::create_dir(place.dir.join(release)).expect("the directory is ours");
+    }
+    place.dir.link("current", place.dir.join("one"));
+    let daemon = Run::bare()
+        .args(&["einhorn", "-d", "sock", "-e", "pid", "-f", "lock", "-m"])
+        .args(&["manual", &worker(), "einhorn", "at-once"])
+        .dir(&place.dir.join("current"))
+        .start();
+    daemon.wait_until_live();
+    place.dir.link("current", place.dir.join("two"));
+    let verdict = daemon.reload();
+    assert!(verdict.contains("is live"), "{verdict}");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(
+        fs::read_dir(place.dir.join("one"))
+            .expect("it is there")
+            .count(),
+        1
+    );
+}
+
 // ---- its connection to the control socket ----
 
 #[test]

@@ -241,7 +241,7 @@ fn survives_a_stuck_log(daemon: &Daemon) {
 
 #[test]
 fn a_pipe_that_nobody_reads_stalls_no_reload_and_no_stop() {
-    let daemon = Run::worker(&["-start=600"], &["flood"]).start_unread();
+    let daemon = Run::worker(&["-start=0"], &["flood"]).start_unread();
     survives_a_stuck_log(&daemon);
 }
 
@@ -249,7 +249,7 @@ fn a_pipe_that_nobody_reads_stalls_no_reload_and_no_stop() {
 fn a_terminal_that_nobody_reads_stalls_no_reload_and_no_stop() {
     let terminal = Terminal::new();
     let stderr = Stdio::from(terminal.open());
-    let daemon = Run::worker(&["-start=600"], &["flood"]).start_with_stderr(stderr);
+    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(stderr);
     survives_a_stuck_log(&daemon);
     drop(terminal);
 }
@@ -258,14 +258,14 @@ fn a_terminal_that_nobody_reads_stalls_no_reload_and_no_stop() {
 fn a_stream_socket_that_nobody_reads_stalls_no_reload_and_no_stop() {
     let (theirs, ours) = UnixStream::pair().expect("a pair");
     let stderr = Stdio::from(OwnedFd::from(theirs));
-    let daemon = Run::worker(&["-start=600"], &["flood"]).start_with_stderr(stderr);
+    let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(stderr);
     survives_a_stuck_log(&daemon);
     drop(ours);
 }
 
 #[test]
 fn the_log_goes_on_when_somebody_reads_it_again() {
-    let mut daemon = Run::worker(&["-start=600"], &["flood"]).start_unread();
+    let mut daemon = Run::worker(&["-start=0"], &["flood"]).start_unread();
     let old = daemon.wait_for("the first worker", || daemon.workers().first().copied());
     daemon.wait_until_blocked(old);
     daemon.signal(Signal::SIGHUP);

@@ -243,6 +243,10 @@ fn the_ack_gate_needs_a_control_socket() {
     let expected = "-ready ack: needs -control, the socket on which workers report";
     assert_eq!(refused(&["-ready=ack"]), expected);
     assert_eq!(refused(&["-ready=ack", "-control="]), expected);
+    assert_eq!(
+        refused(&["-ready=ack", "-control=/c", "-protocol=systemd"]),
+        "-ready ack: needs einhorn in -protocol, which tells workers where to report"
+    );
 }
 
 #[test]
@@ -427,7 +431,7 @@ fn the_plan_says_what_would_be_done() {
         "-stop-signal=QUIT",
         "-respawn",
         "-die-with-parent",
-        "-protocol=systemd,nginx",
+        "-protocol=einhorn,nginx",
         "-output=inherit",
         "-syslog",
         "-control=/c",
@@ -439,7 +443,7 @@ fn the_plan_says_what_would_be_done() {
          listen on tcp://:1\n\
          take the sockets over from process 7, then stop it\n\
          run \"c\" []\n\
-         tell the workers by systemd,nginx\n\
+         tell the workers by einhorn,nginx\n\
          keep 4 of them, at a reload rolling with at most 1 more\n\
          ready: worker:ack to the control socket without a limit\n\
          an old worker is asked to stop with SIGQUIT and SIGKILL after 50 ms\n\

@@ -3,16 +3,15 @@
 //! events.
 
 use super::Daemon;
+use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
-use crate::args::{Gate, Output, Protocols};
+use crate::args::{Gate, Output};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
-use crate::log::Room;
 use crate::notify::{Message, WorkerSocket};
-use crate::output::{Drained, Pipe, TURN};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
 use crate::status::{Culprit, end_text};
-use crate::supervisor::{ChildId, End, Event, Instant};
+use crate::supervisor::{ChildId, End, Event};
 use crate::sys::{clock, process};
 use mio::Interest;
 use slog::{error, info, warn};
@@ -24,8 +23,6 @@ use std::path::{Path, PathBuf};
 
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// How many pipes are kept whose worker is gone but not its grandchildren.
-const ORPHANED_PIPES: usize = 64;
 /// How many ended workers are remembered for a verdict.
 const GRAVES: usize = 64;
 
@@ -39,21 +36,11 @@ pub(super) struct Child {
     failure: Option<spawn::Failure>,
     program: PathBuf,
     /// Its last lines, once its output is closed: that is seen before its end is.
-    last_lines: Vec<String>,
+    pub last_lines: Vec<String>,
     /// One message from somebody who must not speak for it has been logged.
     refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
-}
-
-/// A worker's output; it may outlive the worker.
-pub(super) struct Stream {
-    pipe: Pipe,
-    ticket: Ticket,
-    pid: i32,
-    /// Its end, to be logged when what it had written is.
-    end: Option<String>,
-    reported: bool,
 }
 
 /// All processes, and what is kept of those that are gone.
@@ -61,11 +48,7 @@ pub(super) struct Stream {
 pub(super) struct Children {
     pub alive: BTreeMap<ChildId, Child>,
     pub by_pid: BTreeMap<i32, ChildId>,
-    pub streams: BTreeMap<ChildId, Stream>,
-    /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
-    pub parked: BTreeMap<ChildId, Option<Instant>>,
-    /// Whose pipe was read first in the last turn.
-    first_read: Option<ChildId>,
+    pub outputs: Outputs,
     graves: VecDeque<(ChildId, Culprit)>,
 }
 
@@ -96,14 +79,9 @@ impl Children {
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
-        match self.streams.get(&id) {
-            Some(stream) => stream.pipe.last_lines(),
-            None => self
-                .alive
-                .get(&id)
-                .map(|child| child.last_lines.clone())
-                .unwrap_or_default(),
-        }
+        let closed = || Some(self.alive.get(&id)?.last_lines.clone());
+        let lines = self.outputs.last_lines(id).or_else(closed);
+        lines.unwrap_or_default()
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -111,16 +89,6 @@ impl Children {
             self.graves.pop_front();
         }
         self.graves.push_back((id, culprit));
-    }
-
-    /// When a parked stream is to be read again, whatever the log does.
-    pub fn retry_at(&self) -> Option<Instant> {
-        self.parked.values().flatten().min().copied()
-    }
-
-    /// Whether everything that dead workers had written is logged.
-    pub fn all_reported(&self) -> bool {
-        self.streams.values().all(|stream| stream.end.is_none())
     }
 }
 
@@ -143,7 +111,14 @@ impl Daemon {
         let notify = self.notify_socket()?;
         let output = self.output_pipe()?;
         let line = self.control_line()?;
-        let environment = self.environment(generation, index, notify.as_ref(), line.is_some());
+        let path = self.control_path(at);
+        let told = path.as_deref().map(|path| Control {
+            path,
+            master_pid: std::process::id(),
+            child_index: index,
+            fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
+        });
+        let environment = self.environment(generation, notify.as_ref(), told);
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
         let listeners = self.listeners.iter().map(AsFd::as_fd);
@@ -206,6 +181,15 @@ impl Daemon {
         })
     }
 
+    /// The control socket as a worker finds it: as given, but where a relative path would lead a
+    /// worker in another directory astray.
+    fn control_path(&self, directory: Option<BorrowedFd>) -> Option<PathBuf> {
+        let path = self.config.control.clone()?;
+        let astray = path.is_relative() && directory.is_some_and(program::is_elsewhere);
+        let own = std::env::current_dir().ok().filter(|_| astray);
+        Some(own.map_or_else(|| path.clone(), |own| own.join(&path)))
+    }
+
     /// A connection to the control socket for a worker that is to have one: our end and its.
     fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
         if !self.manners.control_fd {
@@ -235,17 +219,10 @@ impl Daemon {
     fn environment(
         &self,
         generation: u64,
-        index: u32,
         notify: Option<&WorkerSocket>,
-        has_line: bool,
+        control: Option<Control>,
     ) -> Environment {
         let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
-        let control = self.config.control.as_deref().map(|path| Control {
-            path,
-            master_pid: std::process::id(),
-            child_index: index,
-            fd: has_line.then_some(FIRST_FD + sockets.len()),
-        });
         let extras = Extras {
             generation,
             notify_socket: notify.map(WorkerSocket::name),
@@ -277,19 +254,8 @@ impl Daemon {
             .pidfd
             .and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
         let notify = notify.and_then(|socket| self.watched(socket, Source::Notify(id)));
-        if let Some((fd, ticket)) = output.and_then(|fd| self.watched(fd, Source::Output(id))) {
-            let mut pipe = Pipe::new(fd, pid as u32);
-            if self.config.output == Output::Lossy {
-                pipe.allow_drops();
-            }
-            let stream = Stream {
-                pipe,
-                ticket,
-                pid,
-                end: None,
-                reported: false,
-            };
-            self.children.streams.insert(id, stream);
+        if let Some(output) = output {
+            self.adopt_output(id, pid, output);
         }
         let child = Child {
             pid,
@@ -306,7 +272,7 @@ impl Daemon {
         self.children.alive.insert(id, child);
     }
 
-    fn watched<F: AsFd>(&mut self, fd: F, source: Source) -> Option<(F, Ticket)> {
+    pub(super) fn watched<F: AsFd>(&mut self, fd: F, source: Source) -> Option<(F, Ticket)> {
         match self.watch.add(&fd, source, Interest::READABLE) {
             Ok(ticket) => Some((fd, ticket)),
             Err(error) => {
@@ -428,122 +394,6 @@ impl Daemon {
         self.tell(Event::Gone(id, end));
     }
 
-    /// Logs a worker's end, now or when what it had written is logged.
-    fn close_stream(&mut self, id: ChildId, end: String) {
-        match self.children.streams.get_mut(&id) {
-            None => info!(self.logger, "{end}"),
-            Some(stream) => {
-                stream.pipe.mark_death();
-                stream.end = Some(end);
-                self.on_output(id);
-            }
-        }
-    }
-
-    /// Reads the pipes that have something, and starts each turn at another one: the first may
-    /// fill the log's queue.
-    pub(super) fn take_up_outputs(&mut self) {
-        let ready = self.take(|source| matches!(source, Source::Output(_)));
-        let mut ids: Vec<ChildId> = ready
-            .into_iter()
-            .filter_map(|source| match source {
-                Source::Output(id) => Some(id),
-                _ => None,
-            })
-            .collect();
-        let served = ids.partition_point(|id| Some(*id) <= self.children.first_read);
-        ids.rotate_left(served);
-        self.children.first_read = ids.first().copied();
-        for id in ids {
-            self.on_output(id);
-        }
-    }
-
-    /// Moves what a worker has written into the log, within a turn's budget.
-    pub(super) fn on_output(&mut self, id: ChildId) {
-        let Some(stream) = self.children.streams.get_mut(&id) else {
-            return;
-        };
-        let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
-        let mut outlives = false;
-        if stream.pipe.is_complete() || state == Drained::Eof {
-            if let Some(end) = stream.end.take() {
-                info!(self.logger, "{end}");
-                stream.reported = true;
-                outlives = state != Drained::Eof;
-            }
-        }
-        match state {
-            Drained::Eof => self.drop_stream(id),
-            Drained::More => drop(self.watch.inbox.insert(Source::Output(id))),
-            Drained::Held => drop(self.children.parked.insert(id, None)),
-            Drained::Wait(until) => drop(self.children.parked.insert(id, Some(until))),
-            Drained::Empty => {}
-        }
-        // It looks at all streams: not at every line of everybody.
-        if outlives {
-            self.limit_orphaned_pipes();
-        }
-    }
-
-    /// Goes on reading what could not be read before; after each flush, whose success nothing else
-    /// announces.
-    pub(super) fn unpark(&mut self) {
-        let (now, room) = (clock::now(), self.log.room());
-        let inbox = &mut self.watch.inbox;
-        self.children.parked.retain(|id, until| {
-            let stays = match (room, *until) {
-                (Room::Held, None) => true,
-                (Room::Held | Room::Gone, Some(until)) => until > now,
-                _ => false,
-            };
-            if !stays {
-                inbox.insert(Source::Output(*id));
-            }
-            stays
-        });
-    }
-
-    /// A worker that has been asked to stop must be able to say good-bye and leave.
-    fn let_go(&mut self, id: ChildId) {
-        if let Some(stream) = self.children.streams.get_mut(&id) {
-            stream.pipe.allow_drops();
-            if self.children.parked.remove(&id).is_some() {
-                self.watch.inbox.insert(Source::Output(id));
-            }
-        }
-    }
-
-    fn drop_stream(&mut self, id: ChildId) {
-        if let Some(stream) = self.children.streams.remove(&id) {
-            self.watch.remove(stream.pipe.fd(), stream.ticket);
-            if let Some(child) = self.children.alive.get_mut(&id) {
-                child.last_lines = stream.pipe.last_lines();
-            }
-        }
-    }
-
-    fn limit_orphaned_pipes(&mut self) {
-        let orphaned = |(_, stream): &(&ChildId, &Stream)| stream.reported;
-        if self.children.streams.iter().filter(orphaned).count() <= ORPHANED_PIPES {
-            return;
-        }
-        let oldest = self
-            .children
-            .streams
-            .iter()
-            .find(orphaned)
-            .map(|(id, s)| (*id, s.pid));
-        if let Some((id, pid)) = oldest {
-            warn!(
-                self.logger,
-                "closing the output of worker {pid}, which is gone: \
-                too many descendants of dead workers still hold theirs"
-            );
-            self.drop_stream(id);
-        }
-    }
-
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
         if self
             .core
@@ -566,55 +416,13 @@ impl Daemon {
         }
     }
 
-    /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
-    pub(super) fn renice(&self, pid: i32, level: i32) {
-        let done = match &self.manners.nice.renice {
-            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
-            Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
-        };
-        if let Err(reason) = done {
-            error!(
-                self.logger,
-                "cannot change the niceness of {pid} to {level}: {reason}"
-            );
-        }
-    }
-
-    /// Runs a shell command of the administrator's. Nobody waits for it: it is reaped as an orphan.
-    fn run_aside(&self, command: String) -> Result<(), String> {
-        let shell = Path::new("/bin/sh");
-        let extras = Extras::default();
-        let environment =
-            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
-        let order = Order {
-            program: shell,
-            arguments: &["-c".into(), command.into()],
-            environment: &environment,
-            stdin: self.stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
-            descriptors: &[],
-            user: None,
-            directory: None,
-            die_with_parent: None,
-            nofile: self.nofile,
-            pidfd: false,
-        };
-        spawn::spawn(&order)
-            .map(drop)
-            .map_err(|failure| end_text(&failure.end(shell, None)))
-    }
-
     pub(super) fn kill_group(&mut self, id: ChildId) {
         let Some(child) = self.children.alive.get(&id) else {
             return;
         };
-        let killed = process::signal_group(child.pid, libc::SIGKILL);
-        if killed.is_err() {
-            // It left its group, or has not made it yet.
-            let _ = process::signal(child.pid, libc::SIGKILL);
-        }
+        // It may have left its group to others, or not have made it yet.
+        let _ = process::signal_group(child.pid, libc::SIGKILL);
+        let _ = process::signal(child.pid, libc::SIGKILL);
     }
 }
 

@@ -444,6 +444,9 @@ impl Daemon {
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
         #[cfg(feature = "einhorn")]
         self.upgrade_exited(id, pid);
+        if let Some(socket) = self.control.socket.as_mut() {
+            socket.forget(id);
+        }
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {

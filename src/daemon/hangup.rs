@@ -17,6 +17,8 @@ pub(super) enum Meaning {
     Reload,
     /// The terminal closed.
     HangUp,
+    /// Nothing more: it came just before the last one was looked at, and its sender was seen then.
+    Seen,
 }
 
 #[derive(Debug)]
@@ -59,8 +61,10 @@ impl Terminal {
         let just_hung_up = self.hung_up.is_some_and(|then| now - then <= PASSED_ON);
         if senders.from_process && !just_hung_up {
             Meaning::Reload
-        } else {
+        } else if senders.from_process || senders.from_kernel {
             Meaning::HangUp
+        } else {
+            Meaning::Seen
         }
     }
 }
@@ -86,6 +90,19 @@ mod tests {
             hung_up: None,
         };
         assert_eq!(terminal.meaning(Instant(0), FROM_KERNEL), Meaning::HangUp);
+    }
+
+    #[test]
+    fn a_sighup_whose_sender_was_seen_with_the_one_before_is_no_hang_up() {
+        let terminal = Terminal {
+            tty: None,
+            hung_up: None,
+        };
+        let nobody = Hangups {
+            from_kernel: false,
+            from_process: false,
+        };
+        assert_eq!(terminal.meaning(Instant(0), nobody), Meaning::Seen);
     }
 
     #[test]

@@ -166,5 +166,6 @@ impl Daemon {
             }
             listener.remove();
         }
+        self.systemd.forget_listeners(&mut self.watch);
     }
 }

@@ -87,6 +87,22 @@ impl Outer {
         }
     }
 
+    /// We serve no more: the copies of our sockets that wait for systemd or its answer go as well.
+    pub fn forget_listeners(&mut self, watch: &mut Watch) {
+        self.stop_asking(watch);
+        if let Some(systemd) = &mut self.systemd {
+            systemd.forget_stores();
+        }
+    }
+
+    fn stop_asking(&mut self, watch: &mut Watch) {
+        if let Some((check, tickets)) = self.asking.take() {
+            for (fd, ticket) in check.fds().into_iter().zip(tickets) {
+                watch.remove(fd, ticket);
+            }
+        }
+    }
+
     /// Takes the question on; the answer when there is one.
     fn ask(&mut self, watch: &mut Watch) -> Option<Stored> {
         let (check, _) = self.asking.as_mut()?;
@@ -95,10 +111,7 @@ impl Outer {
             Ok(answer) => answer,
             Err(_) => None,
         };
-        let (check, tickets) = self.asking.take()?;
-        for (fd, ticket) in check.fds().into_iter().zip(tickets) {
-            watch.remove(fd, ticket);
-        }
+        self.stop_asking(watch);
         answer
     }
 
@@ -151,7 +164,7 @@ impl Daemon {
     pub(super) fn flush_systemd(&mut self) {
         let flushed = self.systemd.systemd.as_mut().map_or(Ok(()), Systemd::flush);
         if let Err(error) = flushed {
-            warn!(self.logger, "cannot notify systemd: {error}; trying on");
+            warn!(self.logger, "{error}; trying on");
         }
     }
 

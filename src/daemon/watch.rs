@@ -13,6 +13,9 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+/// How many events one poll takes.
+const EVENTS: usize = 256;
+
 /// Whose descriptor it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
@@ -62,7 +65,7 @@ impl Watch {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let mut watch = Watch {
             poll: Poll::new()?,
-            events: Events::with_capacity(256),
+            events: Events::with_capacity(EVENTS),
             sources: BTreeMap::new(),
             next: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
@@ -110,19 +113,23 @@ impl Watch {
         if !at_once {
             self.arm(until)?;
         }
-        match self
-            .poll
-            .poll(&mut self.events, at_once.then_some(Duration::ZERO))
-        {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
-        for event in &self.events {
-            if let Some(source) = self.sources.get(&event.token()) {
-                self.inbox.insert(*source);
+        let mut timeout = at_once.then_some(Duration::ZERO);
+        loop {
+            match self.poll.poll(&mut self.events, timeout) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
             }
+            for event in &self.events {
+                if let Some(source) = self.sources.get(&event.token()) {
+                    self.inbox.insert(*source);
+                }
+            }
+            // As many as fit: there may be more, and each is told only once.
+            if self.events.iter().count() < EVENTS {
+                return Ok(());
+            }
+            timeout = Some(Duration::ZERO);
         }
-        Ok(())
     }
 
     fn arm(&mut self, until: Option<Instant>) -> io::Result<()> {

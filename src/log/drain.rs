@@ -1,7 +1,8 @@
 //! slog's drains for our own messages: slog-term's plain decorator in front of the queue, and
 //! slog-syslog's streamer in front of the socket. They never write to anything that could wait.
 
-use super::{Core, Form, MESSAGE_LIMIT, State, Way, printable};
+use super::form::{Form, printable};
+use super::{Core, MESSAGE_LIMIT, State, Way};
 use crate::syslog::{escape, stream};
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 use slog_syslog::Streamer3164;

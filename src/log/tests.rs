@@ -2,6 +2,7 @@
 
 use super::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::fstat;
 use nix::unistd::{pipe2, read};
 use slog::{error, info, warn};
 use std::os::fd::{AsFd, OwnedFd};

@@ -1,13 +1,10 @@
-//! What a worker tells us: the datagram socket that is its `NOTIFY_SOCKET`, and s6's newline on a
-//! pipe. One socket for each worker, so that the socket says who is meant, also when the sender is
+//! What a worker tells us: the datagram socket that is its `NOTIFY_SOCKET`. One for each worker, so that the socket says who is meant, also when the sender is
 //! a helper that is already gone. It hears and parses; what a message is worth, others decide.
 
 use super::one_line;
 use crate::sys::datagram::{self, Received, Sender};
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::unistd::{getuid, pipe2, read};
+use nix::unistd::getuid;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -185,58 +182,15 @@ fn keep_first<T>(slot: &mut Option<T>, value: Option<T>) {
     }
 }
 
-/// s6's way of saying "ready": a newline on a descriptor whose number the worker was told
-/// (notification-fd, s6-supervise(8)). What stands before the newline does not matter.
-#[derive(Debug)]
-pub struct ReadyPipe {
-    read: OwnedFd,
-    write: Option<OwnedFd>,
-}
-
-impl ReadyPipe {
-    /// Both ends are CLOEXEC; only ours is non-blocking.
-    pub fn open() -> io::Result<ReadyPipe> {
-        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        Ok(ReadyPipe {
-            read,
-            write: Some(write),
-        })
-    }
-
-    /// Hands out the worker's end, once; drop it when the worker has been forked.
-    pub fn take_write_end(&mut self) -> Option<OwnedFd> {
-        self.write.take()
-    }
-
-    /// Whether a newline has come since the last call. Reads at most 64 KiB, a pipe's fill.
-    pub fn is_ready(&self) -> io::Result<bool> {
-        let mut buffer = [0; 4096];
-        for _ in 0..16 {
-            match read(&self.read, &mut buffer) {
-                Ok(0) | Err(Errno::EAGAIN) => return Ok(false),
-                Ok(length) if buffer[..length].contains(&b'\n') => return Ok(true),
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl AsFd for ReadyPipe {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.read.as_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+    use nix::unistd::pipe2;
     use std::fs;
-    use std::io::{IoSlice, Write};
+    use std::io::IoSlice;
     use std::os::fd::AsRawFd;
     use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio, id};
@@ -482,19 +436,6 @@ mod tests {
         let refused = socket.receive().unwrap();
         assert!(matches!(refused, Some(Message::Refused { uid, .. }) if uid == stranger));
         assert_eq!(report(&socket), ready());
-    }
-
-    #[test]
-    fn a_newline_on_the_pipe_means_ready() {
-        let mut pipe = ReadyPipe::open().unwrap();
-        let mut worker = fs::File::from(pipe.take_write_end().unwrap());
-        assert!(!pipe.is_ready().unwrap(), "nothing was said");
-        worker.write_all(b"almost").unwrap();
-        assert!(!pipe.is_ready().unwrap(), "no newline yet");
-        worker.write_all(b"there\n").unwrap();
-        assert!(pipe.is_ready().unwrap(), "said it");
-        drop(worker);
-        assert!(!pipe.is_ready().unwrap(), "an end is no newline");
     }
 
     fn wait_readable(socket: &WorkerSocket) {

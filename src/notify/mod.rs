@@ -6,7 +6,7 @@ mod inbound;
 mod store;
 mod systemd;
 
-pub use inbound::{Message, ReadyPipe, Report, Watchdog, WorkerSocket};
+pub use inbound::{Message, Report, Watchdog, WorkerSocket};
 pub use store::{HandOver, PROBE, StoreCheck, Stored, fd_name, hand_over};
 pub use systemd::Systemd;
 

@@ -149,6 +149,12 @@ impl Systemd {
         self.say(Kind::ExtendTimeout, text);
     }
 
+    /// Closes the descriptors that wait to be stored: nobody is to hold them any more.
+    pub fn forget_stores(&mut self) {
+        let stores = |pending: &Pending| matches!(pending.kind, Kind::Store(_));
+        self.queue.retain(|pending| !stores(pending));
+    }
+
     /// Whether something waits for systemd to read.
     pub fn is_blocked(&self) -> bool {
         self.blocked

@@ -1,6 +1,6 @@
 //! Who sent a SIGHUP: the kernel, because a terminal closed, or a process, because somebody wants
-//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number. And the one
-//! signal that we ignore.
+//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number. And the
+//! signals that we ignore.
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::io;
@@ -32,10 +32,14 @@ pub fn watch_hangups() -> io::Result<()> {
 }
 
 /// A line of our log must not stop us where a terminal stops background jobs that write to it
-/// (SIGTTOU and TOSTOP, termios(3)). Workers get the default back.
-pub fn ignore_terminal_output_stop() -> io::Result<()> {
-    // SAFETY: SIG_IGN runs no code of ours.
-    unsafe { signal(Signal::SIGTTOU, SigHandler::SigIgn) }?;
+/// (SIGTTOU and TOSTOP, termios(3)), nor kill us where it would make a file longer than files may
+/// be (SIGXFSZ and RLIMIT_FSIZE, setrlimit(2): then write(2) says EFBIG). Workers get the default
+/// back.
+pub fn ignore_signals_of_writing() -> io::Result<()> {
+    for of_writing in [Signal::SIGTTOU, Signal::SIGXFSZ] {
+        // SAFETY: SIG_IGN runs no code of ours.
+        unsafe { signal(of_writing, SigHandler::SigIgn) }?;
+    }
     Ok(())
 }
 

@@ -50,8 +50,13 @@ pub fn processor(pid: i32) -> Duration {
     Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-/// A line of /proc/PID/smaps_rollup or status, in kB.
-fn kilobytes(pid: i32, file: &str, key: &str) -> Option<u64> {
+/// How often it has gone to sleep by itself.
+pub fn sleeps(pid: i32) -> u64 {
+    number(pid, "status", "voluntary_ctxt_switches:").unwrap_or(0)
+}
+
+/// A line of a file in /proc/PID; memory is in kB.
+fn number(pid: i32, file: &str, key: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -59,12 +64,12 @@ fn kilobytes(pid: i32, file: &str, key: &str) -> Option<u64> {
 
 /// Resident memory in kB.
 pub fn rss(pid: i32) -> u64 {
-    kilobytes(pid, "status", "VmRSS:").unwrap_or(0)
+    number(pid, "status", "VmRSS:").unwrap_or(0)
 }
 
 /// Anonymous memory in kB: what it allocated, without the pages of the program itself.
 pub fn anonymous(pid: i32) -> u64 {
-    kilobytes(pid, "status", "RssAnon:").unwrap_or(0)
+    number(pid, "status", "RssAnon:").unwrap_or(0)
 }
 
 /// Where its executable is.

@@ -11,6 +11,7 @@ pub mod dir;
 pub mod facts;
 pub mod net;
 pub mod report;
+pub mod sink;
 pub mod terminal;
 
 pub use dir::TempDir;

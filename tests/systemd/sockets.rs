@@ -91,7 +91,7 @@ fn start_many(systemd: &SystemdBox, listen: &str) {
 }
 
 #[test]
-fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
+fn all_sockets_come_those_of_one_unit_in_its_order_and_keep_their_names() {
     in_each(|systemd| {
         start_many(systemd, "-listen=systemd://");
         let found = report(systemd, "many");
@@ -106,6 +106,14 @@ fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
                 .contains("type=Datagram");
             assert_eq!(datagram, name == "log", "{found:#?}");
         }
+        // systemd orders the sockets of one unit, and not the units.
+        let first = 3 + names.split(':').position(|name| name == "web").unwrap();
+        let is_tcp = |fd| {
+            value(&found, &format!("fd{fd}"))
+                .unwrap()
+                .contains("backlog=")
+        };
+        assert!(is_tcp(first) && !is_tcp(first + 1), "{found:#?}");
         assert_eq!(value(&found, "env:LISTEN_PID"), value(&found, "pid"));
         // They are the socket units': not for our fd store, and systemd's to remove.
         assert_eq!(systemd.show("many", "NFileDescriptorStore"), "0");
@@ -115,15 +123,15 @@ fn all_sockets_of_the_unit_come_in_its_order_and_keep_their_names() {
 }
 
 #[test]
-fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker() {
+fn sockets_are_taken_by_name_and_nothing_meant_for_us_reaches_a_worker() {
     in_each(|systemd| {
         start_many(
             systemd,
-            "-listen=systemd://admin -listen=fd://3 -listen=tcp://:8090",
+            "-listen=systemd://admin -listen=systemd://log -listen=tcp://:8090",
         );
         let found = report(systemd, "many");
         let names = value(&found, "env:LISTEN_FDNAMES").unwrap();
-        assert!(names.starts_with("admin:"), "{names}");
+        assert!(names.starts_with("admin:log:"), "{names}");
         assert_eq!(value(&found, "env:EINHORN_FDS"), Some("3 4 5"));
         assert_eq!(value(&found, "env:LISTEN_PID"), value(&found, "pid"));
         let numbers = found.iter().filter(|line| line.starts_with("fd"));
@@ -139,9 +147,9 @@ fn sockets_are_taken_by_name_or_number_and_nothing_meant_for_us_reaches_a_worker
 }
 
 #[test]
-fn no_listen_variable_reaches_a_worker_that_was_not_promised_one() {
+fn a_socket_is_taken_by_number_and_no_listen_variable_reaches_a_worker_unasked() {
     in_own(|systemd| {
-        let flags = "-listen=systemd://web -start=0 -command=/usr/local/bin/worker -- report";
+        let flags = "-listen=fd://3 -start=0 -command=/usr/local/bin/worker -- report";
         let text = unit(flags, &["Sockets=activated.socket"]);
         systemd.unit("silent.service", &text);
         systemd.run(&["systemctl", "start", "activated.socket", "silent"]);

@@ -100,6 +100,7 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         "longline" => longline(number(1).unwrap_or(0)).map(|()| park()),
         "report" => report::print(words).map(|()| park()),
         "ignore-term" => ignore_term().map(|()| park()),
+        "leave-group" => leave_group().map(|()| park()),
         "trap" => trap(path(1)),
         "drain" => drain(|| exists(path(1))),
         "slow-stop" => drain(|| wait_millis(number(1).unwrap_or(0))),
@@ -239,6 +240,18 @@ fn ignore_term() -> io::Result<()> {
         unsafe { signal::signal(signal, SigHandler::SigIgn) }?;
     }
     say("up")
+}
+
+/// Ignores SIGTERM, and goes into another process's group; a child of its own stays in its.
+fn leave_group() -> io::Result<()> {
+    again(&["silent"])?;
+    let other = Command::new(env::current_exe()?)
+        .arg("silent")
+        .process_group(0)
+        .spawn()?;
+    let group = nix::unistd::Pid::from_raw(other.id() as i32);
+    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), group)?;
+    ignore_term()
 }
 
 /// `trap FILE`: prints every signal and goes on, until the file exists.

@@ -276,6 +276,15 @@ impl Daemon {
         };
         // The last ones are asked just before the verdict, when nothing is rolled out any more.
         let begun = self.control.begun;
+        let worker = self.core.workers().find(id);
+        if worker.is_some_and(|worker| worker.generation < begun) {
+            let smooth = Wish::Upgrade {
+                generation: Some(begun),
+                smooth: true,
+            };
+            let line = answers::culling_smoothly(1);
+            self.control.progress(&line, |wish| wish == smooth);
+        }
         let name = crate::args::signal_name(signal);
         let name = name.strip_prefix("SIG").unwrap_or(&name);
         self.stream(begun, &answers::sending(name, &[pid]));

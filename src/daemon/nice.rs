@@ -1,0 +1,53 @@
+//! How nice the processes are, as einhorn's `--nice` has it. It waits for nobody.
+
+use super::Daemon;
+use crate::args::Protocols;
+use crate::environment::{Environment, Extras};
+use crate::spawn::{self, Order};
+use crate::status::end_text;
+use crate::sys::process;
+use slog::error;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+impl Daemon {
+    /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
+    pub(super) fn renice(&self, pid: i32, level: i32) {
+        let done = match &self.manners.nice.renice {
+            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
+            Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
+        };
+        if let Err(reason) = done {
+            error!(
+                self.logger,
+                "cannot change the niceness of {pid} to {level}: {reason}"
+            );
+        }
+    }
+
+    /// Runs a shell command of the administrator's. Nobody waits for it: it is reaped as an orphan.
+    fn run_aside(&self, command: String) -> Result<(), String> {
+        let shell = Path::new("/bin/sh");
+        let extras = Extras::default();
+        let environment =
+            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let order = Order {
+            program: shell,
+            arguments: &["-c".into(), command.into()],
+            environment: &environment,
+            stdin: self.stdin.as_fd(),
+            stdout: stdout.as_fd(),
+            stderr: stderr.as_fd(),
+            descriptors: &[],
+            user: None,
+            directory: None,
+            die_with_parent: None,
+            nofile: self.nofile,
+            pidfd: false,
+        };
+        spawn::spawn(&order)
+            .map(drop)
+            .map_err(|failure| end_text(&failure.end(shell, None)))
+    }
+}

@@ -1,0 +1,209 @@
+//! The workers' output on its way into the log: which pipe is read when, which is left alone while
+//! the log is stuck, and how long one is kept whose worker is gone. It must never let a pipe, or a
+//! stuck log, hold up anything else of the loop.
+
+use super::Daemon;
+use super::watch::{Source, Ticket};
+use crate::args::Output;
+use crate::log::Room;
+use crate::output::{Drained, Pipe, TURN};
+use crate::supervisor::{ChildId, Instant};
+use crate::sys::clock;
+use slog::{info, warn};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+/// How many pipes of dead workers are kept beside one of each worker of a generation, for their
+/// grandchildren or for a stuck log.
+const PIPES_OF_THE_DEAD: usize = 64;
+
+/// A worker's output; it may outlive the worker.
+struct Stream {
+    pipe: Pipe,
+    ticket: Ticket,
+    pid: i32,
+    /// Its end, to be logged when what it had written is.
+    end: Option<String>,
+    reported: bool,
+}
+
+impl Stream {
+    fn is_of_the_dead(&self) -> bool {
+        self.reported || self.end.is_some()
+    }
+}
+
+/// The output of all workers.
+#[derive(Default)]
+pub(super) struct Outputs {
+    streams: BTreeMap<ChildId, Stream>,
+    /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
+    parked: BTreeMap<ChildId, Option<Instant>>,
+    /// Whose pipe was read first in the last turn.
+    first_read: Option<ChildId>,
+}
+
+impl Outputs {
+    /// The last lines of a worker whose output is still open.
+    pub fn last_lines(&self, id: ChildId) -> Option<Vec<String>> {
+        self.streams.get(&id).map(|stream| stream.pipe.last_lines())
+    }
+
+    /// When a parked stream is to be read again, whatever the log does.
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.parked.values().flatten().min().copied()
+    }
+
+    /// Whether everything that dead workers had written is logged.
+    pub fn all_reported(&self) -> bool {
+        self.streams.values().all(|stream| stream.end.is_none())
+    }
+
+    pub fn ids(&self) -> Vec<ChildId> {
+        self.streams.keys().copied().collect()
+    }
+}
+
+impl Daemon {
+    /// From now on what this worker writes goes into the log.
+    pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, output: OwnedFd) {
+        let Some((fd, ticket)) = self.watched(output, Source::Output(id)) else {
+            return;
+        };
+        let mut pipe = Pipe::new(fd, pid as u32);
+        if self.config.output == Output::Lossy {
+            pipe.allow_drops();
+        }
+        let stream = Stream {
+            pipe,
+            ticket,
+            pid,
+            end: None,
+            reported: false,
+        };
+        self.children.outputs.streams.insert(id, stream);
+    }
+
+    /// Logs a worker's end, now or when what it had written is logged.
+    pub(super) fn close_stream(&mut self, id: ChildId, end: String) {
+        match self.children.outputs.streams.get_mut(&id) {
+            None => info!(self.logger, "{end}"),
+            Some(stream) => {
+                stream.pipe.mark_death();
+                stream.end = Some(end);
+                self.on_output(id);
+                self.limit_pipes_of_the_dead();
+            }
+        }
+    }
+
+    /// Reads the pipes that have something, and starts each turn at another one: the first may
+    /// fill the log's queue.
+    pub(super) fn take_up_outputs(&mut self) {
+        let ready = self.take(|source| matches!(source, Source::Output(_)));
+        let mut ids: Vec<ChildId> = ready
+            .into_iter()
+            .filter_map(|source| match source {
+                Source::Output(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        let outputs = &mut self.children.outputs;
+        let served = ids.partition_point(|id| Some(*id) <= outputs.first_read);
+        ids.rotate_left(served);
+        outputs.first_read = ids.first().copied();
+        for id in ids {
+            self.on_output(id);
+        }
+    }
+
+    /// Moves what a worker has written into the log, within a turn's budget.
+    pub(super) fn on_output(&mut self, id: ChildId) {
+        let outputs = &mut self.children.outputs;
+        let Some(stream) = outputs.streams.get_mut(&id) else {
+            return;
+        };
+        let state = stream.pipe.drain(&mut self.log, clock::now(), TURN);
+        if stream.pipe.is_complete() || state == Drained::Eof {
+            if let Some(end) = stream.end.take() {
+                info!(self.logger, "{end}");
+                stream.reported = true;
+            }
+        }
+        match state {
+            Drained::Eof => self.drop_stream(id),
+            Drained::More => drop(self.watch.inbox.insert(Source::Output(id))),
+            Drained::Held => drop(outputs.parked.insert(id, None)),
+            Drained::Wait(until) => drop(outputs.parked.insert(id, Some(until))),
+            Drained::Empty => {}
+        }
+    }
+
+    /// Goes on reading what could not be read before; after each flush, whose success nothing else
+    /// announces.
+    pub(super) fn unpark(&mut self) {
+        let (now, room) = (clock::now(), self.log.room());
+        let inbox = &mut self.watch.inbox;
+        self.children.outputs.parked.retain(|id, until| {
+            let stays = match (room, *until) {
+                (Room::Held, None) => true,
+                (Room::Held | Room::Gone, Some(until)) => until > now,
+                _ => false,
+            };
+            if !stays {
+                inbox.insert(Source::Output(*id));
+            }
+            stays
+        });
+    }
+
+    /// A worker that has been asked to stop must be able to say good-bye and leave.
+    pub(super) fn let_go(&mut self, id: ChildId) {
+        let outputs = &mut self.children.outputs;
+        if let Some(stream) = outputs.streams.get_mut(&id) {
+            stream.pipe.allow_drops();
+            if outputs.parked.remove(&id).is_some() {
+                self.watch.inbox.insert(Source::Output(id));
+            }
+        }
+    }
+
+    fn drop_stream(&mut self, id: ChildId) {
+        let outputs = &mut self.children.outputs;
+        outputs.parked.remove(&id);
+        if let Some(stream) = outputs.streams.remove(&id) {
+            self.watch.remove(stream.pipe.fd(), stream.ticket);
+            if let Some(child) = self.children.alive.get_mut(&id) {
+                child.last_lines = stream.pipe.last_lines();
+            }
+        }
+    }
+
+    /// At each death, the oldest of too many goes. What a stuck log has kept of its lines from us
+    /// is lost, and counted.
+    fn limit_pipes_of_the_dead(&mut self) {
+        let most = PIPES_OF_THE_DEAD + self.core.policy().workers as usize;
+        let streams = &mut self.children.outputs.streams;
+        let dead = |(_, stream): &(&ChildId, &mut Stream)| stream.is_of_the_dead();
+        if streams.iter_mut().filter(dead).count() <= most {
+            return;
+        }
+        let Some((id, stream)) = streams.iter_mut().find(dead) else {
+            return;
+        };
+        match stream.end.take() {
+            Some(end) => {
+                self.log.count_lost(stream.pipe.abandon());
+                info!(self.logger, "{end}");
+            }
+            None => warn!(
+                self.logger,
+                "closing the output of worker {}, which is gone: \
+                too many descendants of dead workers still hold theirs",
+                stream.pid
+            ),
+        }
+        let id = *id;
+        self.drop_stream(id);
+    }
+}
