@@ -196,17 +196,23 @@ asyncio.run(main())
     build: nothing_to_build,
 };
 
-const PUMA: Recipe = Recipe {
+pub const PUMA: Recipe = Recipe {
     name: "puma",
     needs: &[Program("puma")],
     line: "socketmaster -listen=tcp://127.0.0.1:8080 -protocol=systemd \
-           -command=puma -- -b tcp://127.0.0.1:8080 config.ru",
-    files: &[(
-        "config.ru",
-        "run ->(_) { [200, { \"Content-Type\" => \"text/plain\" }, [\"pid #{Process.pid}\\n\"]] }\n",
-    )],
-    shown: None,
-    note: "puma recognises the inherited socket by its address, so both must be written alike.",
+           -command=puma -- -C puma.rb -b tcp://127.0.0.1:8080 config.ru",
+    files: &[
+        (
+            "config.ru",
+            "run ->(_) { [200, { \"Content-Type\" => \"text/plain\" }, [\"pid #{Process.pid}\\n\"]] }\n",
+        ),
+        ("puma.rb", "queue_requests false\n"),
+    ],
+    shown: Some("puma.rb"),
+    note: "puma recognises the inherited socket by its address, so both must be written alike.\n\
+           `queue_requests false` fits behind a proxy that buffers requests. Without it (and `-C`)\n\
+           puma's own stop, too, closes connections that it has accepted and not yet read a request\n\
+           from: under full load a reload may, rarely, cost a request.",
     build: nothing_to_build,
 };
 
