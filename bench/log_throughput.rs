@@ -7,10 +7,10 @@
 //! parent, the program under measure, has used up when it begins to write and when it has written
 //! all.
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid, getppid, pipe2};
+use nix::unistd::{Pid, getpid, getppid, pipe2};
 use std::env;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -60,8 +60,8 @@ fn copy(file: &Path, amount: usize, notes: &Path) -> Result<()> {
     let mut file = File::open(file)?;
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let mut chunk = vec![0; CHUNK];
-    let parent = getppid().as_raw();
-    let begun = (now()?, processor(parent)?);
+    let (parent, own) = (getppid().as_raw(), getpid().as_raw());
+    let begun = (now()?, processor(parent)?, processor(own)?);
     let mut left = amount;
     while left > 0 {
         let wanted = left.min(CHUNK);
@@ -72,15 +72,9 @@ fn copy(file: &Path, amount: usize, notes: &Path) -> Result<()> {
         out.write_all(&chunk[..read])?;
         left -= read;
     }
-    let ended = (now()?, processor(parent)?);
-    let text = format!(
-        "{} {} {} {} {}",
-        begun.0,
-        ended.0,
-        begun.1,
-        ended.1,
-        peak(parent)?
-    );
+    let (used, used_here) = (processor(parent)? - begun.1, processor(own)? - begun.2);
+    let (begun, ended, peak) = (begun.0, now()?, peak(parent)?);
+    let text = format!("{begun} {ended} {used} {used_here} {peak}");
     fs::write(notes, text)?;
     Ok(())
 }
@@ -142,7 +136,10 @@ struct Way {
 #[derive(Clone, Copy)]
 struct Run {
     megabytes_per_second: f64,
-    processor_seconds_per_gigabyte: f64,
+    /// In seconds for each gigabyte.
+    processor: f64,
+    /// The same of all that take part, the worker and the reader too.
+    processor_of_all: f64,
     peak_megabytes: f64,
     /// The same as the ceiling of its round.
     of_the_ceiling: f64,
@@ -150,10 +147,10 @@ struct Run {
 
 fn measure_all(only: &str) -> Result<()> {
     let scratch = Scratch::new()?;
-    println!("{}\n", machine());
+    println!("{}\n\nBefore: {}\n", machine(), load());
     println!(
-        "| lines of | way | MB/s | of the ceiling | processor s per GB | peak MB |\n\
-         |---|---|---|---|---|---|"
+        "| lines of | way | MB/s | of the ceiling | its processor s per GB | all processes' | \
+         peak MB |\n|---|---|---|---|---|---|---|"
     );
     for length in LENGTHS {
         prepare(&scratch.file(), length)?;
@@ -179,7 +176,7 @@ fn measure_all(only: &str) -> Result<()> {
             row(length, way, runs);
         }
     }
-    println!("\n{}", load());
+    println!("\nAfter: {}. Medians of {ROUNDS} rounds.", load());
     Ok(())
 }
 
@@ -221,7 +218,7 @@ fn ways(scratch: &Scratch) -> Result<Vec<Way>> {
         way(
             "logger (as to syslog) into the pipe",
             Sink::Pipe,
-            "PIPED logger --no-act -s -t app",
+            "PIPED logger --socket-errors=off --no-act -s -t app",
         ),
     ];
     all[5].amount = LITTLE;
@@ -294,23 +291,32 @@ impl Scratch {
                 OwnedFd::from(File::options().write(true).open("/dev/null")?),
             ),
         };
+        let here = getpid().as_raw();
+        let before = processor(here)?;
         let started = Started::new(way, &writer, sink)?;
         let last = reader.map(|reader| drain(reader, way.stays.then_some(way.amount)));
         let last = last.transpose()?;
+        let reading = processor(here)? - before;
         let used = started.end()?;
         let notes = fs::read_to_string(self.notes())?;
         let numbers: Vec<u64> = notes
             .split(' ')
             .map(str::parse)
             .collect::<std::result::Result<_, _>>()?;
-        let &[begun, ended, before, after, peak] = &numbers[..] else {
+        let &[begun, ended, by_parent, writing, peak] = &numbers[..] else {
             return Err("the worker's notes are not whole".into());
         };
+        let (used, peak) = match (way.name == CEILING, used) {
+            (true, _) => (0, 0),
+            (false, Some(used)) => (used, 0),
+            (false, None) => (by_parent, peak),
+        };
+        let per_gigabyte = |nanos: u64| nanos as f64 / way.amount as f64;
         let seconds = (last.unwrap_or(ended) - begun) as f64 / 1e9;
-        let (processor, peak) = used.unwrap_or((after - before, peak));
         Ok(Run {
             megabytes_per_second: way.amount as f64 / 1e6 / seconds,
-            processor_seconds_per_gigabyte: processor as f64 / way.amount as f64,
+            processor: per_gigabyte(used),
+            processor_of_all: per_gigabyte(used + writing + reading),
             peak_megabytes: peak as f64 / 1024.0,
             of_the_ceiling: 0.0,
         })
@@ -376,15 +382,14 @@ impl Started {
         })
     }
 
-    /// Waits for the end. What a program has used that is not the worker's parent: processor
-    /// time, and its peak, which is unknown then.
-    fn end(mut self) -> Result<Option<(u64, u64)>> {
+    /// Waits for the end; the processor time of a program that is not the worker's parent.
+    fn end(mut self) -> Result<Option<u64>> {
         let pid = i32::try_from(self.main.id())?;
         if let Some(mut writer) = self.writer.take() {
             writer.wait()?;
             let used = wait_as_zombie(pid)?;
             self.main.wait()?;
-            return Ok(Some((used, 0)));
+            return Ok(Some(used));
         }
         if self.stays {
             kill(Pid::from_raw(pid), Signal::SIGTERM)?;
@@ -404,7 +409,6 @@ fn wait_as_zombie(pid: i32) -> Result<u64> {
 
 /// Reads until the end, or so many bytes at least; says when the last byte came.
 fn drain(reader: OwnedFd, least: Option<usize>) -> Result<u64> {
-    debug_assert!(fcntl(&reader, FcntlArg::F_GETPIPE_SZ).is_ok());
     let mut reader = File::from(reader);
     let mut chunk = vec![0; 128 * 1024];
     let mut count = 0;
@@ -437,32 +441,25 @@ fn row(length: usize, way: &Way, runs: &[Run]) {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let peak = match median(|run| run.peak_megabytes) {
+    let (speed, processor) = (median(|r| r.megabytes_per_second), median(|r| r.processor));
+    let share = match way.sink {
+        Sink::Pipe => format!("{:.2}", median(|r| r.of_the_ceiling)),
+        Sink::Null => "-".to_owned(),
+    };
+    let peak = match median(|r| r.peak_megabytes) {
         0.0 => "-".to_owned(),
         peak => format!("{peak:.1}"),
     };
-    let (share, cost) = match (way.name == CEILING, way.sink) {
-        (true, _) => ("1".to_owned(), "-".to_owned()),
-        (_, sink) => {
-            let cost = median(|run| run.processor_seconds_per_gigabyte);
-            let share = match sink {
-                Sink::Pipe => format!("{:.2}", median(|run| run.of_the_ceiling)),
-                Sink::Null => "-".to_owned(),
-            };
-            (share, format!("{cost:.2}"))
-        }
-    };
     println!(
-        "| {length} | {} | {:.0} | {share} | {cost} | {peak} |",
+        "| {length} | {} | {speed:.0} | {share} | {processor:.2} | {:.2} | {peak} |",
         way.name,
-        median(|run| run.megabytes_per_second)
+        median(|r| r.processor_of_all)
     );
 }
 
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split(' ').next().unwrap_or("?");
-    format!("Medians of {ROUNDS} rounds; load average at the end {first}.")
+    format!("load average {}", text.split(' ').next().unwrap_or("?"))
 }
 
 /// The day and the machine.
