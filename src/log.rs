@@ -47,6 +47,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A log that takes less than the workers' part of the queue in this time is stuck: before that,
 /// workers are held back a little rather than their lines dropped.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// Memory to read in that is kept for nothing is no larger.
+const LARGE: usize = 16 * 1024;
 /// How long memory stays for what may follow a flood.
 const REST: Duration = Duration::from_secs(1);
 /// While lines are dropped: how many bytes may be read in which time, by all pipes together.
@@ -303,7 +305,8 @@ impl Log {
             }
         }
         core.flush(now);
-        if core.rest_at.is_none() && core.queue.is_large() {
+        let large = core.queue.is_large() || self.memory.len() > LARGE;
+        if core.rest_at.is_none() && large {
             core.rest_at = Some(after(now, REST));
         }
     }

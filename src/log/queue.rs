@@ -1,85 +1,89 @@
 //! The bytes that wait to be written: whole lines in, any number of bytes out at the front. It
 //! knows nothing of where they go, and its memory follows what it holds.
 
-/// How much room is added when there is not enough.
-const STEP: usize = 16 * 1024;
+/// Room is added in multiples of this, in bytes.
+const STEP: usize = 4096;
+/// More than this is not kept for nothing.
+const LARGE: usize = 32 * 1024;
 
 /// A queue of bytes with a moving front.
 #[derive(Debug, Default)]
 pub struct Queue {
+    /// What waits is from `start` to `end`; after that is room.
     data: Vec<u8>,
-    /// Everything before it is written already.
     start: usize,
+    end: usize,
 }
 
 impl Queue {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.data.len() - self.start
+        self.end - self.start
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.start == self.end
     }
 
     /// What waits, oldest first.
     pub fn bytes(&self) -> &[u8] {
-        &self.data[self.start..]
+        &self.data[self.start..self.end]
     }
 
     /// Adds a line in two parts, and its newline.
     pub fn push_line(&mut self, header: &[u8], text: &[u8]) {
-        self.make_room(header.len() + text.len() + 1);
-        self.data.extend_from_slice(header);
-        self.data.extend_from_slice(text);
-        self.data.push(b'\n');
+        let room = self.room(header.len() + text.len() + 1);
+        let (beginning, rest) = room.split_at_mut(header.len());
+        beginning.copy_from_slice(header);
+        rest[..text.len()].copy_from_slice(text);
+        rest[text.len()] = b'\n';
     }
 
     /// Adds bytes as they are, for what another process left unwritten.
     pub fn push_bytes(&mut self, bytes: &[u8]) {
-        self.make_room(bytes.len());
-        self.data.extend_from_slice(bytes);
+        self.room(bytes.len()).copy_from_slice(bytes);
     }
 
     /// Forgets the oldest `count` bytes. A little memory goes back when nothing is left; much of
-    /// it stays for what will follow, until [`rest`](Self::rest).
+    /// it stays for what will follow, until [`rest`](Self::rest). What is left moves to the front
+    /// when it is the smaller part: each byte once at most on average, and a reader that takes a
+    /// little at a time cannot make the queue grow.
     pub fn consume(&mut self, count: usize) {
         self.start += count;
-        debug_assert!(self.start <= self.data.len());
-        if self.start < self.data.len() {
+        debug_assert!(self.start <= self.end);
+        if self.start < self.len() {
             return;
         }
-        self.data.clear();
+        self.data.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
         self.start = 0;
-        if !self.is_large() {
+        if self.is_empty() && !self.is_large() {
             self.data = Vec::new();
         }
     }
 
     /// Whether much memory is held for nothing.
     pub fn is_large(&self) -> bool {
-        self.is_empty() && self.data.capacity() > 2 * STEP
+        self.is_empty() && self.data.capacity() > LARGE
     }
 
-    /// Gives the memory back if nothing waits.
+    /// Gives the memory back if nothing waits, and all that the heap has to spare.
     pub fn rest(&mut self) {
-        if self.is_large() {
+        if self.is_empty() {
             self.data = Vec::new();
             crate::sys::io::trim_heap();
         }
     }
 
-    /// The written part is cut off when it is at least half of all: each byte moves once at most
-    /// on average, and a reader that takes a little at a time cannot make the buffer grow.
-    fn make_room(&mut self, length: usize) {
-        if self.start > 0 && self.start >= self.data.len() / 2 {
-            self.data.drain(..self.start);
-            self.start = 0;
+    /// The next `length` bytes, to be filled.
+    fn room(&mut self, length: usize) -> &mut [u8] {
+        let from = self.end;
+        self.end += length;
+        if self.end > self.data.len() {
+            self.data.resize(self.end.next_multiple_of(STEP), 0);
         }
-        if self.data.capacity() - self.data.len() < length {
-            self.data.reserve(length.max(STEP));
-        }
+        &mut self.data[from..self.end]
     }
 
     #[cfg(test)]
