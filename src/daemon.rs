@@ -130,6 +130,8 @@ pub struct Daemon {
     last_verdict: String,
     reminder: Option<Instant>,
     asked_to_stop: bool,
+    /// More children have ended than one turn collects.
+    unreaped: bool,
     exit: Option<i32>,
 }
 
@@ -205,6 +207,7 @@ impl Daemon {
             last_verdict: String::new(),
             reminder: None,
             asked_to_stop: false,
+            unreaped: false,
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -274,7 +277,10 @@ impl Daemon {
 
     /// Whether something that was found ready is still to be taken up.
     fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || !self.watch.inbox.is_empty() || self.log.wants_turn()
+        !self.waiting.is_empty()
+            || !self.watch.inbox.is_empty()
+            || self.unreaped
+            || self.log.wants_turn()
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
@@ -304,7 +310,8 @@ impl Daemon {
         let dead = !self
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
-        let ended = (self.waiting.remove(&SIGCHLD) || dead) && self.reap();
+        let told = self.waiting.remove(&SIGCHLD);
+        let ended = (told || dead || self.unreaped) && self.reap();
         for signal in std::mem::take(&mut self.waiting) {
             self.on_signal(signal);
         }

@@ -70,7 +70,7 @@ pub struct Pipe {
     may_drop: bool,
     last: Last,
     at_end: bool,
-    tail: Option<Tail>,
+    tail: Tail,
 }
 
 impl Pipe {
@@ -83,7 +83,7 @@ impl Pipe {
             may_drop: false,
             last: Last::Unknown,
             at_end: false,
-            tail: Some(Tail::default()),
+            tail: Tail::default(),
         }
     }
 
@@ -170,14 +170,9 @@ impl Pipe {
     /// kilobytes in all. Takes nothing from the log.
     pub fn last_lines(&self) -> Vec<String> {
         let unread = peek_pipe(self.fd()).unwrap_or_default();
-        let mut tail = self.tail.clone().unwrap_or_default();
+        let mut tail = self.tail.clone();
         tail.push(&unread);
         tail.lines()
-    }
-
-    /// Keeps no last lines any more: no verdict will ask for them.
-    pub fn forget_tail(&mut self) {
-        self.tail = None;
     }
 
     /// The half-read line, for a hand-over ([`LineBuffer::state`]).
@@ -204,9 +199,7 @@ impl Pipe {
             // Nothing else is known to happen to a pipe; it would not get better.
             result => result.unwrap_or(0),
         };
-        if let Some(tail) = &mut self.tail {
-            tail.push(self.lines.last(count));
-        }
+        self.tail.push(self.lines.last(count));
         if count == 0 {
             self.at_end = true;
             self.lines.end();

@@ -116,7 +116,9 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
         Cause::Silent => format!(
             "{who} did not say that it is ready within {after} (-ready=timer asks for no word)"
         ),
-        Cause::ExecHung => format!("{who} could not be started within {after}: its exec hangs"),
+        Cause::ExecHung => {
+            format!("{who} did not get to run within {after} (a busy machine, or its exec hangs)")
+        }
         Cause::NoRoom { wanted, capacity } => format!(
             "{wanted} workers at once would need more descriptors than the limit allows \
              ({capacity} workers): raise RLIMIT_NOFILE, or wait until old workers have drained"

@@ -21,6 +21,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+/// How many ends are taken up before a stop signal gets its turn.
+const DEATHS: u32 = 1024;
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
 /// How many ended workers are remembered for a verdict.
@@ -338,11 +340,15 @@ impl Daemon {
         self.watch.inbox.insert(Source::Notify(id));
     }
 
-    /// Collects every child that has ended: workers, and orphans that became ours as PID 1.
-    /// Returns whether a worker was among them.
+    /// Collects children that have ended: workers, and orphans that became ours as PID 1. Returns
+    /// whether a worker was among them, or more may be left for the next turn.
     pub(super) fn reap(&mut self) -> bool {
         let mut any = false;
-        while let Ok(Some(pid)) = process::next_dead() {
+        self.unreaped = false;
+        for _ in 0..DEATHS {
+            let Ok(Some(pid)) = process::next_dead() else {
+                return any;
+            };
             // Its last words are read while they are still known to be its.
             let worker = self.children.by_pid.get(&pid).copied();
             if let Some(id) = worker {
@@ -353,11 +359,12 @@ impl Daemon {
             match (process::reap(pid), worker) {
                 (Ok(Some(end)), Some(id)) => self.on_end(id, end),
                 (Ok(_), _) => {}
-                (Err(_), _) => break,
+                (Err(_), _) => return any,
             }
             any |= worker.is_some();
         }
-        any
+        self.unreaped = true;
+        true
     }
 
     /// A worker's process is gone.

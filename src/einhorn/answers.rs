@@ -270,11 +270,6 @@ pub fn culling_smoothly(excess: usize) -> String {
     format!("Smooth upgrade: killing off {excess} old workers.")
 }
 
-/// All new workers are up.
-pub fn culling(old: usize) -> String {
-    format!("Killing off {old} old workers.")
-}
-
 /// `signal` without its `SIG`.
 pub fn sending(signal: &str, pids: &[i32]) -> String {
     format!("Sending {signal} to {pids:?}")

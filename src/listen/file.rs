@@ -243,11 +243,6 @@ impl SocketFile {
         self.link.as_deref()
     }
 
-    /// Its path and its socket are ours to replace.
-    pub fn is_owned(&self) -> bool {
-        self.owned
-    }
-
     /// Where the path leads now.
     pub fn place(&self) -> Result<Place, Errno> {
         Ok(match look(&self.path)? {
