@@ -9,10 +9,9 @@ pub use lines::{Line, LineBuffer, MAX_LINE};
 
 use crate::log::{Log, Room};
 use crate::supervisor::Instant;
-use crate::sys::io::{bytes_waiting, peek_pipe};
+use crate::sys::io::{bytes_waiting, peek_pipe, widen_pipe};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::{pipe2, read};
+use nix::unistd::read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tail::Tail;
 
@@ -34,19 +33,6 @@ pub enum Drained {
     Wait(Instant),
     /// Nobody holds the other end any more, and all its lines are logged: close it.
     Eof,
-}
-
-/// A new pipe, close-on-exec: the end we read, which does not block, and the end that becomes a
-/// worker's stdout and stderr, which does.
-pub fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
-    let (end, start) = pipe2(OFlag::O_CLOEXEC)?;
-    set_nonblocking(&end)?;
-    Ok((end, start))
-}
-
-/// Safe on the read end alone: a pipe's two ends are two descriptions, and this one is only ours.
-fn set_nonblocking(end: &OwnedFd) -> nix::Result<()> {
-    fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map(drop)
 }
 
 /// Where a worker's last byte is.
@@ -85,6 +71,11 @@ impl Pipe {
             at_end: false,
             tail: Tail::default(),
         }
+    }
+
+    /// Lets the worker run further ahead of us ([`widen_pipe`]).
+    pub fn widen(&self) {
+        let _refused = !widen_pipe(self.fd());
     }
 
     /// The descriptor, to be watched for READABLE.

@@ -17,6 +17,9 @@ use std::os::fd::OwnedFd;
 /// grandchildren or for a stuck log.
 const PIPES_OF_THE_DEAD: usize = 64;
 
+/// Up to so many workers have wide pipes: with a stuck log, a quarter of a megabyte each.
+const WIDE_PIPES: u32 = 16;
+
 /// A worker's output; it may outlive the worker.
 struct Stream {
     pipe: Pipe,
@@ -71,6 +74,9 @@ impl Daemon {
             return;
         };
         let mut pipe = Pipe::new(fd, pid as u32);
+        if self.config.workers <= WIDE_PIPES {
+            pipe.widen();
+        }
         if self.config.output == Output::Lossy {
             pipe.allow_drops();
         }

@@ -69,6 +69,18 @@ pub fn peek_pipe(fd: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What a pipe that has much to carry should hold, in bytes: then its writer and its reader go to
+/// sleep and wake much less often, which costs more than the copying.
+const WIDE_PIPE: i32 = 256 * 1024;
+
+/// Lets a pipe hold a quarter of a megabyte (F_SETPIPE_SZ, fcntl(2)); it takes memory only for
+/// what is in it. Says whether it holds more now: not if it held as much already, is no pipe, or
+/// belongs to a user who has many large ones (pipe-user-pages-soft, pipe(7)).
+pub fn widen_pipe(pipe: BorrowedFd<'_>) -> bool {
+    let is_narrow = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size < WIDE_PIPE);
+    is_narrow && fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE)).is_ok()
+}
+
 /// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
 /// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
 pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
@@ -148,6 +160,20 @@ mod tests {
         };
         assert_eq!(refusal, Errno::EAGAIN);
         assert!(written >= 4096, "a pipe holds a page at least: {written}");
+    }
+
+    #[test]
+    fn a_pipe_becomes_wider_and_never_narrower() {
+        let (end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let size = || fcntl(&end, FcntlArg::F_GETPIPE_SZ).unwrap();
+        let before = size();
+        // A user with many pipes is refused, as documented.
+        assert_eq!(widen_pipe(start.as_fd()), size() > before);
+        fcntl(&end, FcntlArg::F_SETPIPE_SZ(2 * WIDE_PIPE)).unwrap();
+        assert!(!widen_pipe(start.as_fd()));
+        assert_eq!(size(), 2 * WIDE_PIPE);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!widen_pipe(file.as_fd()));
     }
 
     #[test]
