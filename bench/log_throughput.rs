@@ -7,6 +7,9 @@
 //! parent, the program under measure, has used up when it begins to write and when it has written
 //! all.
 
+#[path = "machine.rs"]
+mod machine;
+
 use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
@@ -147,7 +150,7 @@ struct Run {
 
 fn measure_all(only: &str) -> Result<()> {
     let scratch = Scratch::new()?;
-    println!("{}\n\nBefore: {}\n", machine(), load());
+    println!("{}\n", machine::text());
     println!(
         "| lines of | way | MB/s | of the ceiling | its processor s per GB | all processes' | \
          peak MB |\n|---|---|---|---|---|---|---|"
@@ -176,7 +179,10 @@ fn measure_all(only: &str) -> Result<()> {
             row(length, way, runs);
         }
     }
-    println!("\nAfter: {}. Medians of {ROUNDS} rounds.", load());
+    println!(
+        "\nMedians of {ROUNDS} rounds. At the end: {}.",
+        machine::text()
+    );
     Ok(())
 }
 
@@ -478,32 +484,4 @@ fn row(length: usize, way: &Way, runs: &[Run]) {
         way.name,
         median(|r| r.processor_of_all)
     );
-}
-
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!("load average {}", text.split(' ').next().unwrap_or("?"))
-}
-
-/// The day and the machine.
-fn machine() -> String {
-    let said = |program: &str, word: &str| {
-        let output = Command::new(program).arg(word).output();
-        let text = output.map(|output| output.stdout).unwrap_or_default();
-        String::from_utf8_lossy(&text).trim().to_owned()
-    };
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = info
-        .lines()
-        .filter(|line| line.starts_with("processor"))
-        .count();
-    let model = model.map_or("unknown processor", |(_, name)| name);
-    format!(
-        "{}, {cores} × {model}, Linux {}",
-        said("date", "+%Y-%m-%d"),
-        said("uname", "-r")
-    )
 }
