@@ -11,7 +11,7 @@ use common::sink::{
 use common::{Run, TempDir, facts};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
@@ -98,31 +98,35 @@ fn two_flooding_workers_get_like_shares_and_a_quiet_one_is_heard() {
     let dir = TempDir::new();
     // The third to come is the quiet one.
     let script = format!(
-        "mkdir {0} 2>/dev/null && exec yes one; mkdir {1} 2>/dev/null && exec yes two; \
+        "mkdir {0} 2>/dev/null && exec {2} flood; mkdir {1} 2>/dev/null && exec {2} flood; \
          for n in 1 2 3 4 5 6 7 8 9; do echo quiet $n; sleep 0.1; done; exec sleep 100",
         dir.word("1"),
-        dir.word("2")
+        dir.word("2"),
+        common::worker()
     );
-    let log = dir.join("log");
-    let file = File::create(&log).expect("the directory is ours");
-    let daemon = Run::bare()
+    let mut stuck = Stuck::pipe();
+    stuck.free();
+    let run = Run::bare()
         .args(&[
             "-listen=tcp://127.0.0.1:0",
             "-start=0",
             "-workers=3",
             "-command=sh",
         ])
-        .args(&["--", "-c", &script])
-        .start_with_stderr(Stdio::from(file));
-    let text = || String::from_utf8_lossy(&fs::read(&log).expect("it is there")).into_owned();
+        .args(&["--", "-c", &script]);
+    let daemon = run.start_with_stderr(stuck.stderr.take().expect("it is not started yet"));
     daemon.wait_until("the quiet worker's last line", || {
-        text().contains("] quiet 9\n")
+        stuck.text.get().contains("] quiet 9\n")
     });
+    daemon.wait_until("both floods", || stuck.text.floods().len() == 2);
+    let before = stuck.text.floods();
+    daemon.wait_until("more of the floods", || {
+        stuck.text.flood() > before.iter().sum::<u64>() + 100_000
+    });
+    let after = stuck.text.floods();
+    let (one, two) = (after[0] - before[0], after[1] - before[1]);
+    assert!(one.min(two) * 2 > one.max(two), "{one} and {two} lines");
     stops(&daemon);
-    let text = text();
-    let count = |end: &str| text.lines().filter(|line| line.ends_with(end)).count();
-    let (one, two) = (count("] one"), count("] two"));
-    assert!(one.min(two) * 4 > one.max(two), "{one} and {two} lines");
 }
 
 #[test]
@@ -202,6 +206,50 @@ fn a_million_empty_lines_are_a_million_lines() {
     let (good, other, most) = count_lines(&words, "");
     assert_eq!((good, other), (1_000_000, 0));
     assert!(most < MEMORY_KB, "{most} kB");
+}
+
+#[test]
+fn memory_that_a_flood_has_taken_goes_back() {
+    let dir = TempDir::new();
+    let script = format!(
+        "echo up; until [ -e {} ]; do sleep 0.1; done; yes | head -n 500000; echo done; \
+         exec sleep 100",
+        dir.word("go")
+    );
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-command=sh"])
+        .args(&["--", "-c", &script])
+        .start();
+    daemon.wait_for_line("] up");
+    let before = facts::anonymous(daemon.pid());
+    dir.write("go", "");
+    daemon.wait_for_line("] done");
+    daemon.wait_until("its memory to be what it was", || {
+        facts::anonymous(daemon.pid()) <= before + 40
+    });
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn a_line_that_is_too_long_for_a_datagram_is_cut_for_syslog_and_not_lost() {
+    let mut stuck = Stuck::syslog();
+    stuck.free();
+    let daemon = stuck.start(&["-start=0"], &["longline", "1000000"]);
+    daemon.wait_until("the next line", || {
+        stuck.text.get().contains("] after the long line\n")
+    });
+    let log = stuck.text.get();
+    let long = log
+        .lines()
+        .find(|line| line.contains("] xxx"))
+        .expect("it is there");
+    assert!(
+        long.len() > 7000 && long.len() < 8192,
+        "{} bytes",
+        long.len()
+    );
+    assert!(long.contains(" [cut"), "{}", &long[long.len() - 100..]);
+    stops(&daemon);
 }
 
 /// What a sink gets of a worker that writes these bytes.

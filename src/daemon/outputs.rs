@@ -42,8 +42,8 @@ pub(super) struct Outputs {
     streams: BTreeMap<ChildId, Stream>,
     /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
     parked: BTreeMap<ChildId, Option<Instant>>,
-    /// Whose pipe was read first in the last turn.
-    first_read: Option<ChildId>,
+    /// Whose pipe was the last to be read while the log had room.
+    last_read: Option<ChildId>,
 }
 
 impl Outputs {
@@ -103,7 +103,7 @@ impl Daemon {
         }
     }
 
-    /// Reads the pipes that have something, and starts each turn at another one: the first may
+    /// Reads the pipes that have something, beginning after the one that found room last: each may
     /// fill the log's queue.
     pub(super) fn take_up_outputs(&mut self) {
         let ready = self.take(|source| matches!(source, Source::Output(_)));
@@ -114,11 +114,13 @@ impl Daemon {
                 _ => None,
             })
             .collect();
-        let outputs = &mut self.children.outputs;
-        let served = ids.partition_point(|id| Some(*id) <= outputs.first_read);
-        ids.rotate_left(served);
-        outputs.first_read = ids.first().copied();
+        let last = self.children.outputs.last_read;
+        let before = ids.partition_point(|id| Some(*id) <= last);
+        ids.rotate_left(before);
         for id in ids {
+            if self.log.room() == Room::Free {
+                self.children.outputs.last_read = Some(id);
+            }
             self.on_output(id);
         }
     }

@@ -5,6 +5,7 @@ use super::terminal::Terminal;
 use super::{Daemon, Run, TempDir, facts};
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -29,17 +30,17 @@ pub struct Text(Arc<Mutex<Taken>>);
 #[derive(Default)]
 struct Taken {
     kept: Vec<u8>,
-    flood: u64,
+    /// By the pid of the worker, as the log says it.
+    flood: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Text {
     /// Adds a line with its newline.
     fn push(&self, line: &[u8]) {
         let mut taken = self.0.lock().expect("nobody panics here");
-        // A terminal adds a carriage return.
-        match line.trim_ascii_end().ends_with(FLOOD) {
-            true => taken.flood += 1,
-            false => taken.kept.extend(line),
+        match flooding(line) {
+            Some(worker) => *taken.flood.entry(worker.to_vec()).or_default() += 1,
+            None => taken.kept.extend(line),
         }
     }
 
@@ -53,7 +54,13 @@ impl Text {
     }
 
     pub fn flood(&self) -> u64 {
-        self.0.lock().expect("nobody panics here").flood
+        self.floods().into_iter().sum()
+    }
+
+    /// How many lines each worker's flood had.
+    pub fn floods(&self) -> Vec<u64> {
+        let taken = self.0.lock().expect("nobody panics here");
+        taken.flood.values().copied().collect()
     }
 
     /// Takes all that comes, until there is no more.
@@ -71,6 +78,17 @@ impl Text {
 
 /// How the lines of `worker flood` and `worker lines` end.
 const FLOOD: &[u8] = b" of a worker that has much to say";
+
+/// The worker that a line of a flood is from.
+fn flooding(line: &[u8]) -> Option<&[u8]> {
+    // A terminal adds a carriage return.
+    if !line.trim_ascii_end().ends_with(FLOOD) {
+        return None;
+    }
+    let end = line.windows(7).position(|window| window == b"] line ")?;
+    let start = line[..end].iter().rposition(|byte| *byte == b'[')?;
+    Some(&line[start + 1..end])
+}
 
 /// A place for the log that takes nothing before it is freed.
 pub struct Stuck {
