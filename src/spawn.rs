@@ -6,19 +6,26 @@
 
 use crate::environment::{Environment, FIRST_FD};
 use crate::supervisor::End;
+use crate::sys::io::out_of_the_way;
 use crate::sys::process;
 use crate::user::User;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{self, Pid};
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, OsString};
 use std::io::IsTerminal;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// What a child that began in our descriptor table says when it has one of its own.
+const PARTED: [u8; 8] = [0xff; 8];
+/// How long it may take to get there, which is its first step, in milliseconds.
+const PARTING: u16 = 10_000;
 
 /// What to start, and the world it finds.
 pub struct Order<'a> {
@@ -41,6 +48,8 @@ pub struct Order<'a> {
     pub nofile: Option<(rlim_t, rlim_t)>,
     /// Whether to open a pidfd, as `probe_pidfd` found.
     pub pidfd: bool,
+    /// Whether to fork without copying our descriptor table, as `probe_parting` found.
+    pub parting: bool,
 }
 
 /// A worker that has been forked. Whether it became the program is in its report.
@@ -182,6 +191,7 @@ pub fn read_report(report: BorrowedFd) -> Report {
 /// `/dev/stdout` otherwise.
 pub fn output_pipe(user: Option<&User>) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (ours, theirs) = report_pipe()?;
+    let ours = out_of_the_way(ours);
     if let Some(user) = user {
         unistd::fchown(&theirs, Some(user.uid), Some(user.gid))?;
     }
@@ -218,11 +228,10 @@ pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
 /// pipes made here would take their numbers).
 pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
     let (report, writer) = Step::Pipe.at(report_pipe())?;
+    let report = out_of_the_way(report);
     let mut plan = Step::Arguments.at(Plan::new(order, &writer))?;
     let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
-    // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock, so
-    // whatever state other threads' locks are in does not matter to it.
-    let pid = Step::Fork.at(Errno::result(unsafe { libc::fork() }))?;
+    let pid = Step::Fork.at(fork(order.parting))?;
     if pid == 0 {
         become_worker(&mut plan);
     }
@@ -230,7 +239,56 @@ pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
     // The child does it too; whichever comes first, the group is there when either goes on.
     let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = order.pidfd.then(|| process::pidfd_open(pid).ok()).flatten();
+    let pidfd = pidfd.map(out_of_the_way);
+    if order.parting {
+        await_parting(pid, report.as_fd(), pidfd.as_ref())?;
+    }
     Ok(Spawned { pid, pidfd, report })
+}
+
+/// fork(2), or the same with one descriptor table for both. A copy costs both sides time for each
+/// descriptor that we have, three for every worker; the child needs a handful.
+fn fork(parting: bool) -> Result<i32, Errno> {
+    // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock, so
+    // whatever state other threads' locks are in does not matter to it. CLONE_FILES, the one
+    // thing that the second call does otherwise, is safe because `become_worker` does nothing to
+    // a descriptor before it has a table of its own, and `spawn` waits for that. Both take
+    // integers; a null stack is a copy of ours (clone(2)).
+    Errno::result(unsafe {
+        match parting {
+            false => libc::fork(),
+            true => libc::syscall(
+                libc::SYS_clone,
+                libc::CLONE_FILES | libc::SIGCHLD,
+                0,
+                0,
+                0,
+                0,
+            ) as libc::c_int,
+        }
+    })
+}
+
+/// Waits until the child has a descriptor table of its own: before that, what we open or close is
+/// opened or closed for it too. If it is killed on the way, its end will say so.
+fn await_parting(pid: i32, report: BorrowedFd, pidfd: Option<&OwnedFd>) -> Result<(), Failure> {
+    let mut watched = vec![PollFd::new(report, PollFlags::POLLIN)];
+    watched.extend(pidfd.map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)));
+    let found = loop {
+        match poll(&mut watched, PollTimeout::from(PARTING)) {
+            Err(Errno::EINTR) => {}
+            found => break Step::Fork.at(found)?,
+        }
+    };
+    if found == 0 {
+        let _ = process::signal(pid, libc::SIGKILL);
+        return Step::Fork.at(Err(Errno::ETIMEDOUT));
+    }
+    let mut bytes = [0; 8];
+    match unistd::read(report, &mut bytes) {
+        Ok(8) if bytes != PARTED => Err(Failure::from_bytes(bytes)),
+        _ => Ok(()),
+    }
 }
 
 /// An order in the kernel's terms, with all memory that the child will need.
@@ -312,6 +370,9 @@ fn become_worker(plan: &mut Plan) -> ! {
 }
 
 fn steps(plan: &mut Plan) -> Result<Infallible, Failure> {
+    if plan.order.parting {
+        Step::Descriptors.at(part(plan))?;
+    }
     Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
     if let Some(directory) = plan.order.directory {
         Step::Directory.at(unistd::fchdir(directory))?;
@@ -333,6 +394,17 @@ fn steps(plan: &mut Plan) -> Result<Infallible, Failure> {
     process::default_dispositions();
     Step::Signals.at(process::unblock_signals())?;
     Step::Exec.at(execute(plan))
+}
+
+/// Leaves the parent's descriptor table for one with what a worker needs, and says so.
+fn part(plan: &Plan) -> Result<(), Errno> {
+    let directory = plan.order.directory.map(|directory| directory.as_raw_fd());
+    let needed = plan.sources.iter().chain(&directory);
+    let last = needed.fold(plan.report, |last, fd| last.max(*fd));
+    process::leave_descriptors_from(last + 1)?;
+    // SAFETY: PARTED is a constant of eight bytes.
+    Errno::result(unsafe { libc::write(plan.report, PARTED.as_ptr().cast(), PARTED.len()) })
+        .map(drop)
 }
 
 /// Supplementary groups first, and the user last: each needs what the next gives up.

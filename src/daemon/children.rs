@@ -12,6 +12,7 @@ use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
 use crate::status::{Culprit, end_text};
 use crate::supervisor::{ChildId, End, Event};
+use crate::sys::io::out_of_the_way;
 use crate::sys::{clock, process};
 use mio::Interest;
 use slog::{error, info, warn};
@@ -143,13 +144,14 @@ impl Daemon {
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
             pidfd: self.pidfds,
+            parting: self.parting,
         };
         let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
         let spawned = spawn::spawn(&order).map_err(failed)?;
         let pid = spawned.pid;
         self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
         if let Some((ours, _)) = line {
-            self.adopt_line(id, ours);
+            self.adopt_line(id, out_of_the_way(ours.into()).into());
         }
         if let Some(level) = self.manners.nice.worker {
             self.renice(pid, level);

@@ -45,6 +45,7 @@ impl Daemon {
             die_with_parent: None,
             nofile: self.nofile,
             pidfd: false,
+            parting: false,
         };
         spawn::spawn(&order)
             .map(drop)

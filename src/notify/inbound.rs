@@ -3,6 +3,7 @@
 
 use super::one_line;
 use crate::sys::datagram::{self, Received, Sender};
+use crate::sys::io::out_of_the_way;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
 use std::hash::{BuildHasher, RandomState};
@@ -62,7 +63,8 @@ impl WorkerSocket {
     /// Opens the socket for a worker that will run as this uid.
     pub fn bind(worker: u32) -> io::Result<WorkerSocket> {
         let address = SocketAddr::from_abstract_name(unguessable_name())?;
-        WorkerSocket::adopt(UnixDatagram::bind_addr(&address)?.into(), worker)
+        let socket = UnixDatagram::bind_addr(&address)?.into();
+        WorkerSocket::adopt(out_of_the_way(socket), worker)
     }
 
     /// The same for a socket that we opened before an exec of ourselves. Fails if it is none.

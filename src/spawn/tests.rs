@@ -62,6 +62,7 @@ impl Trial {
             die_with_parent: None,
             nofile: None,
             pidfd: true,
+            parting: true,
         }
     }
 

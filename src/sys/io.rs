@@ -90,6 +90,16 @@ pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
+/// Where the descriptors begin that we keep for workers, a few for each. The numbers below stay
+/// free for what a starting child takes along: its table ends at the highest of them, and up to
+/// 64 it is part of a structure that the kernel has anyway.
+const WORKERS_FDS_FROM: RawFd = 64;
+
+/// A descriptor that we keep for a worker, at a number where it does not cost the next one time.
+pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
+    copy_above(&fd, WORKERS_FDS_FROM).unwrap_or(fd)
+}
+
 /// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
 pub fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let device = |fd: BorrowedFd<'_>| {

@@ -24,6 +24,31 @@ pub fn probe_pidfd() -> bool {
     pidfd_open(std::process::id() as i32).is_ok()
 }
 
+/// Whether this kernel lets a child begin in our descriptor table and leave it with a few of the
+/// descriptors (close_range(2) with CLOSE_RANGE_UNSHARE, Linux 5.9), and lets us see it die on
+/// the way. Only for a process of one thread: another would lose its table here.
+pub fn probe_parting() -> bool {
+    // s390x has the first two arguments of clone(2) the other way round.
+    !cfg!(target_arch = "s390x") && probe_pidfd() && leave_descriptors_from(RawFd::MAX).is_ok()
+}
+
+/// Gives the caller a descriptor table of its own, if it shares one, without those from `first`
+/// on: not even copied, they cost nothing. In a table of its own they are closed. It allocates
+/// nothing of ours, so that a forked child may call it.
+pub(crate) fn leave_descriptors_from(first: RawFd) -> Result<(), Errno> {
+    // SAFETY: close_range takes three integers. What it closes, only a child does that exec's or
+    // ends next and owns nothing, and the probe above, from a number that nothing has.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_long,
+            libc::c_long::from(u32::MAX),
+            libc::CLOSE_RANGE_UNSHARE as libc::c_long,
+        )
+    };
+    Errno::result(done).map(drop)
+}
+
 /// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
 /// `None`: it lives. ECHILD: it is no child of ours.
 pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
