@@ -490,7 +490,8 @@ impl Daemon {
             self.children
                 .alive
                 .keys()
-                .all(|id| self.core.workers().find(id).is_some()),
+                .iter()
+                .all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
     }

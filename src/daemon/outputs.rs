@@ -54,7 +54,7 @@ impl Outputs {
 
     /// When a parked stream is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.parked.values().flatten().min().copied()
+        self.parked.iter().filter_map(|(_, until)| *until).min()
     }
 
     /// Whether everything that dead workers had written is logged.
@@ -63,7 +63,7 @@ impl Outputs {
     }
 
     pub fn ids(&self) -> Vec<ChildId> {
-        self.streams.keys().collect()
+        self.streams.keys()
     }
 }
 

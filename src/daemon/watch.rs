@@ -200,3 +200,34 @@ impl Watch {
         self.armed = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_ready_is_taken_up_in_the_order_of_a_turn() {
+        let id = ChildId(u64::MAX);
+        let order = [
+            Source::Signals,
+            Source::Timer,
+            Source::Terminal,
+            Source::Report(ChildId(1)),
+            Source::Report(id),
+            Source::Notify(id),
+            Source::Death(id),
+            Source::Output(ChildId(2)),
+            Source::Output(id),
+            Source::Listener(0),
+            Source::Listener(3),
+            Source::Paths,
+            Source::Log,
+            Source::Systemd,
+            Source::Store,
+            Source::Control(0),
+            Source::Control(1 << 40),
+        ];
+        let inbox: Inbox = order.into_iter().rev().collect();
+        assert_eq!(inbox.to_vec(), order);
+    }
+}

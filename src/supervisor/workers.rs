@@ -193,7 +193,7 @@ impl Workers {
 
     /// Oldest first.
     pub fn ids(&self) -> Vec<ChildId> {
-        self.map.keys().collect()
+        self.map.keys()
     }
 
     pub fn len(&self) -> usize {
@@ -257,7 +257,7 @@ impl Workers {
     pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
         let ids: Set<ChildId> = due.map(|(_, id)| id).collect();
-        ids.iter().collect()
+        ids.to_vec()
     }
 
     pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
