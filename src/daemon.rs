@@ -21,6 +21,7 @@ use crate::manners::{Manners, Wish};
 use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
+use crate::table::Set;
 use crate::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
@@ -29,7 +30,6 @@ use mio::unix::SourceFd;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -111,7 +111,7 @@ pub struct Daemon {
     watch: Watch,
     signals: Signals,
     /// Signals that were read and wait for their place in the turn.
-    waiting: BTreeSet<i32>,
+    waiting: Set<i32>,
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
@@ -195,7 +195,7 @@ impl Daemon {
             manners: setup.manners,
             watch: registered.watch,
             signals: setup.signals,
-            waiting: BTreeSet::new(),
+            waiting: Set::default(),
             logger: log.logger(),
             log,
             log_ticket: None,
@@ -314,7 +314,7 @@ impl Daemon {
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
         let ended = (told || dead || self.unreaped) && self.reap();
-        for signal in std::mem::take(&mut self.waiting) {
+        while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
         }
         self.obey();
@@ -324,12 +324,8 @@ impl Daemon {
     fn take_up_stops(&mut self) {
         let wish = self.manners.wish;
         let is_stop = |signal: &i32| matches!(wish(*signal), Wish::Stop(_) | Wish::Leave);
-        let (stops, others) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(is_stop);
-        self.waiting = others;
-        let stops: BTreeSet<i32> = stops;
-        for signal in stops {
+        for signal in self.waiting.iter().filter(is_stop).collect::<Vec<_>>() {
+            self.waiting.remove(&signal);
             match wish(signal) {
                 Wish::Stop(forwarded) => self.on_stop_signal(signal_name(signal), forwarded),
                 _ => self.leave(signal),
@@ -371,14 +367,8 @@ impl Daemon {
         self.remind();
     }
 
-    fn take(&mut self, is_meant: impl Fn(&Source) -> bool) -> Vec<Source> {
-        let taken: Vec<_> = self
-            .watch
-            .inbox
-            .iter()
-            .copied()
-            .filter(|s| is_meant(s))
-            .collect();
+    fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
+        let taken: Vec<_> = self.watch.inbox.iter().filter(is_meant).collect();
         for source in &taken {
             self.watch.inbox.remove(source);
         }
@@ -502,6 +492,7 @@ impl Daemon {
             self.children
                 .alive
                 .keys()
+                .iter()
                 .all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );

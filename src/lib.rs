@@ -25,5 +25,6 @@ pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod syslog;
+pub mod table;
 pub mod uri;
 pub mod user;

@@ -14,9 +14,10 @@ use crate::status::{Culprit, end_text};
 use crate::supervisor::{ChildId, End, Event};
 use crate::sys::io::out_of_the_way;
 use crate::sys::{clock, process};
+use crate::table::Table;
 use mio::Interest;
 use slog::{error, info, warn};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -49,8 +50,8 @@ pub(super) struct Child {
 /// All processes, and what is kept of those that are gone.
 #[derive(Default)]
 pub(super) struct Children {
-    pub alive: BTreeMap<ChildId, Child>,
-    pub by_pid: BTreeMap<i32, ChildId>,
+    pub alive: Table<ChildId, Child>,
+    pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
     graves: VecDeque<(ChildId, Culprit)>,
 }

@@ -9,8 +9,8 @@ use crate::log::Room;
 use crate::output::{Drained, Pipe, TURN};
 use crate::supervisor::{ChildId, Instant};
 use crate::sys::clock;
+use crate::table::Table;
 use slog::{info, warn};
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 /// How many pipes of dead workers are kept beside one of each worker of a generation, for their
@@ -39,9 +39,9 @@ impl Stream {
 /// The output of all workers.
 #[derive(Default)]
 pub(super) struct Outputs {
-    streams: BTreeMap<ChildId, Stream>,
+    streams: Table<ChildId, Stream>,
     /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
-    parked: BTreeMap<ChildId, Option<Instant>>,
+    parked: Table<ChildId, Option<Instant>>,
     /// Whose pipe was the last to be read while the log had room.
     last_read: Option<ChildId>,
 }
@@ -54,7 +54,7 @@ impl Outputs {
 
     /// When a parked stream is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.parked.values().flatten().min().copied()
+        self.parked.iter().filter_map(|(_, until)| *until).min()
     }
 
     /// Whether everything that dead workers had written is logged.
@@ -63,7 +63,7 @@ impl Outputs {
     }
 
     pub fn ids(&self) -> Vec<ChildId> {
-        self.streams.keys().copied().collect()
+        self.streams.keys()
     }
 }
 
@@ -151,18 +151,17 @@ impl Daemon {
     /// announces.
     pub(super) fn unpark(&mut self) {
         let (now, room) = (clock::now(), self.log.room());
-        let inbox = &mut self.watch.inbox;
-        self.children.outputs.parked.retain(|id, until| {
-            let stays = match (room, *until) {
-                (Room::Held, None) => true,
-                (Room::Held | Room::Gone, Some(until)) => until > now,
-                _ => false,
-            };
-            if !stays {
-                inbox.insert(Source::Output(*id));
-            }
-            stays
-        });
+        let stays = |until: &Option<Instant>| match (room, *until) {
+            (Room::Held, None) => true,
+            (Room::Held | Room::Gone, Some(until)) => until > now,
+            _ => false,
+        };
+        let parked = &mut self.children.outputs.parked;
+        let leaving = parked.iter().filter(|(_, until)| !stays(until));
+        for id in leaving.map(|(id, _)| id).collect::<Vec<_>>() {
+            parked.remove(&id);
+            self.watch.inbox.insert(Source::Output(id));
+        }
     }
 
     /// A worker that has been asked to stop must be able to say good-bye and leave.
@@ -192,11 +191,15 @@ impl Daemon {
     fn limit_pipes_of_the_dead(&mut self) {
         let most = PIPES_OF_THE_DEAD + self.core.policy().workers as usize;
         let streams = &mut self.children.outputs.streams;
-        let dead = |(_, stream): &(&ChildId, &mut Stream)| stream.is_of_the_dead();
-        if streams.iter_mut().filter(dead).count() <= most {
+        let dead = streams.values().filter(|stream| stream.is_of_the_dead());
+        if dead.count() <= most {
             return;
         }
-        let Some((id, stream)) = streams.iter_mut().find(dead) else {
+        let oldest = streams.iter().find(|(_, stream)| stream.is_of_the_dead());
+        let Some(id) = oldest.map(|(id, _)| id) else {
+            return;
+        };
+        let Some(stream) = streams.get_mut(&id) else {
             return;
         };
         match stream.end.take() {
@@ -211,7 +214,6 @@ impl Daemon {
                 stream.pid
             ),
         }
-        let id = *id;
         self.drop_stream(id);
     }
 }

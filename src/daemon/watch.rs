@@ -3,12 +3,12 @@
 //! of a descriptor that is gone can only be unknown.
 
 use crate::supervisor::{ChildId, Instant};
+use crate::table::{Key, Raw, Set, Table};
 use mio::event::Source as _;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use std::time::Duration;
 const EVENTS: usize = 256;
 
 /// Whose descriptor it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source {
     Signals,
     Timer,
@@ -43,17 +43,66 @@ pub(super) enum Source {
     Control(u64),
 }
 
+/// In the order of the enum, which is that of a turn.
+impl Key for Source {
+    fn to_raw(self) -> Raw {
+        match self {
+            Source::Signals => (0, 0),
+            Source::Timer => (1, 0),
+            Source::Terminal => (2, 0),
+            Source::Report(ChildId(id)) => (3, id),
+            Source::Notify(ChildId(id)) => (4, id),
+            Source::Death(ChildId(id)) => (5, id),
+            Source::Output(ChildId(id)) => (6, id),
+            Source::Listener(index) => (7, index as u64),
+            Source::Paths => (8, 0),
+            Source::Log => (9, 0),
+            Source::Systemd => (10, 0),
+            Source::Store => (11, 0),
+            Source::Control(number) => (12, number),
+        }
+    }
+
+    fn from_raw((kind, number): Raw) -> Source {
+        match kind {
+            0 => Source::Signals,
+            1 => Source::Timer,
+            2 => Source::Terminal,
+            3 => Source::Report(ChildId(number)),
+            4 => Source::Notify(ChildId(number)),
+            5 => Source::Death(ChildId(number)),
+            6 => Source::Output(ChildId(number)),
+            7 => Source::Listener(number as usize),
+            8 => Source::Paths,
+            9 => Source::Log,
+            10 => Source::Systemd,
+            11 => Source::Store,
+            _ => Source::Control(number),
+        }
+    }
+}
+
+impl Key for Token {
+    fn to_raw(self) -> Raw {
+        (self.0 as u64, 0)
+    }
+
+    fn from_raw((number, _): Raw) -> Token {
+        Token(number as usize)
+    }
+}
+
 /// A registration, to be given back with its descriptor.
 #[derive(Debug)]
 pub(super) struct Ticket(Token);
 
 /// What was found ready and is still to be taken up. It stays until somebody takes it.
-pub(super) type Inbox = BTreeSet<Source>;
+pub(super) type Inbox = Set<Source>;
 
 pub(super) struct Watch {
     poll: Poll,
     events: Events,
-    sources: BTreeMap<Token, Source>,
+    sources: Table<Token, Source>,
     next: usize,
     timer: TimerFd,
     armed: Option<Instant>,
@@ -66,11 +115,11 @@ impl Watch {
         let mut watch = Watch {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
-            sources: BTreeMap::new(),
+            sources: Table::default(),
             next: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
             armed: None,
-            inbox: Inbox::new(),
+            inbox: Inbox::default(),
         };
         let timer = watch.timer.as_fd().as_raw_fd();
         watch.add_raw(&mut SourceFd(&timer), Source::Timer, Interest::READABLE)?;
@@ -149,5 +198,36 @@ impl Watch {
     /// The timer has fired: the same deadline would have to be armed anew.
     pub fn on_timer(&mut self) {
         self.armed = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_ready_is_taken_up_in_the_order_of_a_turn() {
+        let id = ChildId(u64::MAX);
+        let order = [
+            Source::Signals,
+            Source::Timer,
+            Source::Terminal,
+            Source::Report(ChildId(1)),
+            Source::Report(id),
+            Source::Notify(id),
+            Source::Death(id),
+            Source::Output(ChildId(2)),
+            Source::Output(id),
+            Source::Listener(0),
+            Source::Listener(3),
+            Source::Paths,
+            Source::Log,
+            Source::Systemd,
+            Source::Store,
+            Source::Control(0),
+            Source::Control(1 << 40),
+        ];
+        let inbox: Inbox = order.into_iter().rev().collect();
+        assert_eq!(inbox.to_vec(), order);
     }
 }

@@ -393,15 +393,14 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
         let found = resolve(host, port, family, kind.sock_type());
         found.map_err(|word| cannot("resolve", uri, word))
     };
-    let mut found = match uri.scheme {
+    let found = match uri.scheme {
         Scheme::Tcp4 | Scheme::Udp4 => lookup(Some(Inet))?,
         Scheme::Tcp6 | Scheme::Udp6 => lookup(Some(Inet6))?,
         _ if everywhere => return Ok([lookup(Some(Inet6))?, lookup(Some(Inet))?].concat()),
         _ => lookup(None)?,
     };
-    found.sort_by_key(SocketAddr::is_ipv6);
-    found.truncate(1);
-    Ok(found)
+    let first = found.iter().find(|address| address.is_ipv4());
+    Ok(first.or(found.first()).copied().into_iter().collect())
 }
 
 fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd, Error> {

@@ -1,6 +1,7 @@
 //! What decisions are measured against: moments, names of workers, and the part of the
 //! configuration that matters to them. Plain data, never a decision.
 
+use crate::table::{Key, Raw};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -29,6 +30,16 @@ impl Sub for Instant {
 /// The core's own name for a worker: never a pid, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChildId(pub u64);
+
+impl Key for ChildId {
+    fn to_raw(self) -> Raw {
+        (self.0, 0)
+    }
+
+    fn from_raw((number, _): Raw) -> ChildId {
+        ChildId(number)
+    }
+}
 
 /// How a worker shows that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

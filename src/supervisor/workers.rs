@@ -2,7 +2,7 @@
 //! question costs a walk over all. Inserted in one place, removed in one place.
 
 use super::{ChildId, Instant};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::table::{Key, Raw, Set, Table};
 use std::time::Duration;
 
 /// How long a worker that was asked to stop may take.
@@ -141,20 +141,43 @@ impl Tally {
     }
 }
 
+/// Not ready before ready, then the oldest.
+impl Key for (bool, ChildId) {
+    fn to_raw(self) -> Raw {
+        (u64::from(self.0), self.1.0)
+    }
+
+    fn from_raw((ready, id): Raw) -> (bool, ChildId) {
+        (ready != 0, ChildId(id))
+    }
+}
+
+/// The soonest first.
+impl Key for (Instant, ChildId) {
+    fn to_raw(self) -> Raw {
+        (self.0.0, self.1.0)
+    }
+
+    fn from_raw((at, id): Raw) -> (Instant, ChildId) {
+        (Instant(at), ChildId(id))
+    }
+}
+
 /// All workers that exist.
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
-    map: BTreeMap<ChildId, Worker>,
-    tallies: BTreeMap<u64, Tally>,
+    map: Table<ChildId, Worker>,
+    /// Of each generation that has workers, oldest first.
+    tallies: Vec<(u64, Tally)>,
     total: Tally,
     /// Those that nobody has asked, in the order in which they would be: not ready before ready,
     /// then the oldest.
-    unasked: BTreeSet<(bool, ChildId)>,
+    unasked: Set<(bool, ChildId)>,
     /// Whose time runs out when, soonest first.
-    deadlines: BTreeSet<(Instant, ChildId)>,
+    deadlines: Set<(Instant, ChildId)>,
     last_id: u64,
     /// Indexes below `indexes` that nobody has.
-    free: BTreeSet<u32>,
+    free: Set<u32>,
     indexes: u32,
 }
 
@@ -165,12 +188,12 @@ impl Workers {
 
     /// Oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
-        self.map.iter().map(|(id, worker)| (*id, worker))
+        self.map.iter()
     }
 
     /// Oldest first.
     pub fn ids(&self) -> Vec<ChildId> {
-        self.map.keys().copied().collect()
+        self.map.keys()
     }
 
     pub fn len(&self) -> usize {
@@ -182,14 +205,21 @@ impl Workers {
     }
 
     pub fn tally(&self, generation: u64) -> Tally {
-        self.tallies.get(&generation).copied().unwrap_or_default()
+        match self.place(generation) {
+            Ok(at) => self.tallies[at].1,
+            Err(_) => Tally::default(),
+        }
     }
 
     /// The generations that have workers, oldest first.
     pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u64, Tally)> {
+        self.tallies.iter().copied()
+    }
+
+    /// Where the generation's tally is, or belongs.
+    fn place(&self, generation: u64) -> Result<usize, usize> {
         self.tallies
-            .iter()
-            .map(|(generation, tally)| (*generation, *tally))
+            .binary_search_by_key(&generation, |(generation, _)| *generation)
     }
 
     pub fn unasked(&self) -> u32 {
@@ -206,7 +236,7 @@ impl Workers {
 
     /// Those that nobody has asked to stop: first those who are not ready, then the oldest.
     pub(super) fn unasked_in_order(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
-        let ids = self.unasked.iter().map(|(_, id)| *id);
+        let ids = self.unasked.iter().map(|(_, id)| id);
         ids.filter_map(|id| Some((id, self.map.get(&id)?)))
     }
 
@@ -220,15 +250,14 @@ impl Workers {
 
     /// The soonest moment at which a worker's phase runs out.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first().map(|(at, _)| at)
     }
 
     /// Those whose phase has run out, oldest first.
     pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
         let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
-        let mut ids: Vec<_> = due.map(|(_, id)| *id).collect();
-        ids.sort();
-        ids
+        let ids: Set<ChildId> = due.map(|(_, id)| id).collect();
+        ids.to_vec()
     }
 
     pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
@@ -248,9 +277,6 @@ impl Workers {
         let worker = self.map.remove(&id)?;
         self.leave(id, worker.generation, worker.phase);
         self.free.insert(worker.index);
-        if self.tally(worker.generation) == Tally::default() {
-            self.tallies.remove(&worker.generation);
-        }
         Some(worker)
     }
 
@@ -294,9 +320,19 @@ impl Workers {
     }
 
     fn count(&mut self, generation: u64, phase: Phase, by: i32) {
-        let tally = self.tallies.entry(generation).or_default();
+        let at = match self.place(generation) {
+            Ok(at) => at,
+            Err(at) => {
+                self.tallies.insert(at, (generation, Tally::default()));
+                at
+            }
+        };
+        let tally = &mut self.tallies[at].1;
         for slot in [tally.slot(phase), self.total.slot(phase)] {
             *slot = slot.wrapping_add_signed(by);
+        }
+        if *tally == Tally::default() {
+            self.tallies.remove(at);
         }
     }
 }
