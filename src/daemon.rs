@@ -30,6 +30,7 @@ use mio::unix::SourceFd;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
@@ -125,6 +126,8 @@ pub struct Daemon {
     user: Option<User>,
     stdin: OwnedFd,
     directory: Option<PathBuf>,
+    /// The environment that we were started with.
+    inherited: Vec<(OsString, OsString)>,
     nofile: Option<(u64, u64)>,
     pidfds: bool,
     parting: bool,
@@ -188,6 +191,7 @@ impl Daemon {
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
             stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
+            inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             parting: crate::sys::process::probe_parting(),

@@ -3,8 +3,9 @@
 //! nothing. The variables and their readers are listed in the README.
 
 use crate::args::Protocols;
+use crate::strings::Strings;
 use crate::user::User;
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -52,22 +53,22 @@ pub struct Control<'a> {
 /// A finished environment, but for LISTEN_PID: only the forked child knows its own pid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    entries: Vec<CString>,
+    entries: Strings,
     wants_listen_pid: bool,
 }
 
 impl Environment {
     /// Builds a worker's environment from `inherited`, ours.
-    pub fn build(
-        inherited: impl Iterator<Item = (OsString, OsString)>,
+    pub fn build<'a>(
+        inherited: impl Iterator<Item = &'a (OsString, OsString)>,
         sockets: &[Socket],
         protocols: Protocols,
         extras: &Extras,
     ) -> Self {
         let mut built = Self::default();
         for (name, value) in inherited {
-            let replaced = extras.user.is_some() && is_login(&name);
-            if !is_ours(&name) && !replaced {
+            let replaced = extras.user.is_some() && is_login(name);
+            if !is_ours(name) && !replaced {
                 built.set(name.as_bytes(), value.as_bytes());
             }
         }
@@ -82,7 +83,7 @@ impl Environment {
     }
 
     /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
-    pub fn entries(&self) -> &[CString] {
+    pub fn entries(&self) -> &Strings {
         &self.entries
     }
 
@@ -153,13 +154,8 @@ impl Environment {
         self.set(name.as_bytes(), value.as_bytes());
     }
 
-    /// A value ends at a NUL, as its reader would see it.
     fn set(&mut self, name: &[u8], value: &[u8]) {
-        let mut entry = [name, b"=", value].concat();
-        let end = entry.iter().position(|byte| *byte == 0);
-        entry.truncate(end.unwrap_or(entry.len()));
-        self.entries
-            .push(CString::new(entry).expect("cut at the first NUL"));
+        self.entries.push(&[name, b"=", value]);
     }
 }
 
@@ -403,7 +399,7 @@ mod tests {
         ];
         let before = names.map(|name| (OsString::from(name), OsString::from("x")));
         let extras = Extras::default();
-        let environment = Environment::build(before.into_iter(), &[WEB], NONE, &extras);
+        let environment = Environment::build(before.iter(), &[WEB], NONE, &extras);
         assert_eq!(texts(&environment), [] as [&str; 0]);
     }
 
@@ -417,7 +413,7 @@ mod tests {
             ("JOURNAL_STREAM", "8:1"),
             ("PATH", "/bin"),
         ]);
-        let environment = Environment::build(before.into_iter(), &[WEB], NONE, &Extras::default());
+        let environment = Environment::build(before.iter(), &[WEB], NONE, &Extras::default());
         assert_eq!(
             texts(&environment),
             [
@@ -435,9 +431,12 @@ mod tests {
     fn bytes_that_are_not_utf8_pass_unchanged() {
         let name = OsStr::from_bytes(b"N\xffME").to_owned();
         let value = OsStr::from_bytes(b"\xfe=\xfd\n").to_owned();
-        let before = std::iter::once((name, value));
-        let environment = Environment::build(before, &[], NONE, &Extras::default());
-        assert_eq!(environment.entries()[0].as_bytes(), b"N\xffME=\xfe=\xfd\n");
+        let before = [(name, value)];
+        let environment = Environment::build(before.iter(), &[], NONE, &Extras::default());
+        assert_eq!(
+            environment.entries().iter().next().unwrap().to_bytes(),
+            b"N\xffME=\xfe=\xfd\n"
+        );
     }
 
     #[test]
@@ -459,7 +458,7 @@ mod tests {
             user: Some(&user),
             ..Extras::default()
         };
-        let environment = Environment::build(before.into_iter(), &[], NONE, &extras);
+        let environment = Environment::build(before.iter(), &[], NONE, &extras);
         assert_eq!(
             texts(&environment),
             ["TERM=dumb", "HOME=/srv/web", "USER=web", "LOGNAME=web"]
@@ -473,7 +472,7 @@ mod tests {
             notify_socket: Some("@ours"),
             ..Extras::default()
         };
-        let environment = Environment::build(before.into_iter(), &[], NONE, &extras);
+        let environment = Environment::build(before.iter(), &[], NONE, &extras);
         assert_eq!(texts(&environment), ["NOTIFY_SOCKET=@ours"]);
     }
 }

@@ -22,6 +22,7 @@ pub mod program;
 pub mod protocol;
 pub mod spawn;
 pub mod status;
+pub mod strings;
 pub mod supervisor;
 pub mod sys;
 pub mod syslog;

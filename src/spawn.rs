@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use crate::environment::{Environment, FIRST_FD};
+use crate::strings::Strings;
 use crate::supervisor::End;
 use crate::sys::io::out_of_the_way;
 use crate::sys::process;
@@ -16,7 +17,7 @@ use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::stat::Mode;
 use nix::unistd::{self, Pid};
 use std::convert::Infallible;
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -85,7 +86,6 @@ pub struct Failure {
 /// The steps of a start; those from `Group` on are the child's, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    Arguments,
     Pipe,
     Fork,
     Group,
@@ -101,8 +101,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 13] = [
-        Step::Arguments,
+    const ALL: [Step; 12] = [
         Step::Pipe,
         Step::Fork,
         Step::Group,
@@ -136,7 +135,6 @@ impl Failure {
         let user = user.map_or("nobody else", |user| &user.name);
         let program = program.display();
         match self.step {
-            Step::Arguments => format!("passing the arguments of {program}"),
             Step::Pipe => "opening a pipe".to_owned(),
             Step::Fork => "forking".to_owned(),
             Step::Group => "making a process group".to_owned(),
@@ -229,7 +227,7 @@ pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
 pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
     let (report, writer) = Step::Pipe.at(report_pipe())?;
     let report = out_of_the_way(report);
-    let mut plan = Step::Arguments.at(Plan::new(order, &writer))?;
+    let mut plan = Plan::new(order, &writer);
     let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
     let pid = Step::Fork.at(fork(order.parting))?;
     if pid == 0 {
@@ -294,7 +292,9 @@ fn await_parting(pid: i32, report: BorrowedFd, pidfd: Option<&OwnedFd>) -> Resul
 /// An order in the kernel's terms, with all memory that the child will need.
 struct Plan<'a> {
     order: &'a Order<'a>,
-    argv: Strings,
+    /// What `argv` points into.
+    _words: Strings,
+    argv: Vec<*const libc::c_char>,
     /// Ends in NULL, with one NULL more before it where LISTEN_PID will be put.
     envp: Vec<*const libc::c_char>,
     listen_pid: Vec<u8>,
@@ -305,37 +305,17 @@ struct Plan<'a> {
     user: Option<&'a User>,
 }
 
-/// C strings and the NULL-terminated array of pointers to them.
-struct Strings {
-    texts: Vec<CString>,
-    pointers: Vec<*const libc::c_char>,
-}
-
-impl Strings {
-    fn new(texts: Vec<CString>) -> Self {
-        let pointers = pointers(&texts, 1);
-        Self { texts, pointers }
-    }
-}
-
-fn pointers(texts: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
-    let nulls = std::iter::repeat_n(std::ptr::null(), nulls);
-    texts
-        .iter()
-        .map(|text| text.as_ptr())
-        .chain(nulls)
-        .collect()
-}
-
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 /// Ten digits of the largest pid_t and a NUL.
 const LISTEN_PID_ROOM: usize = LISTEN_PID.len() + 11;
 
 impl<'a> Plan<'a> {
-    fn new(order: &'a Order<'a>, report: &OwnedFd) -> Result<Self, Errno> {
+    fn new(order: &'a Order<'a>, report: &OwnedFd) -> Self {
         let program = order.program.as_os_str();
-        let words = std::iter::once(program).chain(order.arguments.iter().map(|word| &**word));
-        let argv: Result<Vec<_>, _> = words.map(|word| CString::new(word.as_bytes())).collect();
+        let mut words = Strings::default();
+        for word in std::iter::once(program).chain(order.arguments.iter().map(|word| &**word)) {
+            words.push(&[word.as_bytes()]);
+        }
         let nulls = 1 + usize::from(order.environment.wants_listen_pid());
         let standard = [order.stdin, order.stdout, order.stderr];
         let sources = standard
@@ -343,16 +323,17 @@ impl<'a> Plan<'a> {
             .chain(order.descriptors)
             .map(AsRawFd::as_raw_fd)
             .collect();
-        Ok(Plan {
+        Plan {
             order,
-            argv: Strings::new(argv.map_err(|_| Errno::EINVAL)?),
-            envp: pointers(order.environment.entries(), nulls),
+            argv: words.pointers(1),
+            _words: words,
+            envp: order.environment.entries().pointers(nulls),
             listen_pid: vec![0; LISTEN_PID_ROOM],
             sources,
             report: report.as_raw_fd(),
             parent: std::process::id() as i32,
             user: order.user.filter(|_| unistd::geteuid().is_root()),
-        })
+        }
     }
 }
 
@@ -476,16 +457,9 @@ fn listen_pid(pid: u32, room: &mut [u8]) {
 }
 
 fn execute(plan: &Plan) -> Result<Infallible, Errno> {
-    let program: &CStr = &plan.argv.texts[0];
     // SAFETY: both arrays end in NULL, and every pointer before it is to a NUL-terminated string
     // that `plan` or its order owns.
-    unsafe {
-        libc::execve(
-            program.as_ptr(),
-            plan.argv.pointers.as_ptr(),
-            plan.envp.as_ptr(),
-        )
-    };
+    unsafe { libc::execve(plan.argv[0], plan.argv.as_ptr(), plan.envp.as_ptr()) };
     Err(Errno::last())
 }
 

@@ -236,7 +236,7 @@ impl Daemon {
         };
         let dropped = |name: &OsString| generation > 1 && self.manners.dropped.contains(name);
         Environment::build(
-            std::env::vars_os().filter(|(name, _)| !dropped(name)),
+            self.inherited.iter().filter(|(name, _)| !dropped(name)),
             &sockets,
             self.config.protocols,
             &extras,

@@ -30,7 +30,7 @@ impl Daemon {
         let shell = Path::new("/bin/sh");
         let extras = Extras::default();
         let environment =
-            Environment::build(std::env::vars_os(), &[], Protocols::default(), &extras);
+            Environment::build(self.inherited.iter(), &[], Protocols::default(), &extras);
         let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let order = Order {
             program: shell,
