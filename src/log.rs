@@ -11,9 +11,11 @@
 mod drain;
 mod form;
 mod queue;
+mod say;
 mod stderr;
 
 pub use queue::Queue;
+pub use say::say;
 
 use crate::args::LogTarget;
 use crate::output::{Line, LineBuffer};

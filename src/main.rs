@@ -1,7 +1,7 @@
 //! `socketmaster`: arguments, log, sockets, loop, exit status; the faces by the name we are called.
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use slog::{Level, error, info, warn};
+use slog::Level;
 use socketmaster::args::{self, Call, Config};
 use socketmaster::control::{Access, Control, Face as Voice};
 use socketmaster::daemon::{self, Daemon, Setup};
@@ -13,6 +13,7 @@ use socketmaster::pidfile::PidFile;
 use socketmaster::supervisor::Policy;
 use socketmaster::user::User;
 use socketmaster::{ctl, program, sys, user};
+use socketmaster::{error, info, warn};
 use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;

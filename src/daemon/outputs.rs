@@ -10,7 +10,7 @@ use crate::output::{Drained, Pipe, TURN};
 use crate::supervisor::{ChildId, Instant};
 use crate::sys::clock;
 use crate::table::Table;
-use slog::{info, warn};
+use crate::{info, warn};
 use std::os::fd::OwnedFd;
 
 /// How many pipes of dead workers are kept beside one of each worker of a generation, for their

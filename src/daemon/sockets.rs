@@ -7,8 +7,8 @@ use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::supervisor::{Event, Phase};
+use crate::{error, info, warn};
 use mio::Interest;
-use slog::{error, info, warn};
 use std::io;
 use std::os::fd::OwnedFd;
 
