@@ -517,13 +517,13 @@ fn a_generation_of_several_workers_goes_live_as_one_and_is_rolled_back_as_one() 
 
 #[test]
 fn a_refused_pidfd_open_makes_no_difference() {
-    let refused = example("no-pidfd");
+    let refuse = example("refuse");
     for errno in [libc::ENOSYS, libc::EPERM, libc::EINVAL] {
         let errno = errno.to_string();
         let deploys = Deploys::of("up");
         let daemon = deploys
             .run(&["-start=600"])
-            .through(&[refused.as_os_str(), errno.as_ref()])
+            .through(&[refuse.as_os_str(), "pidfd_open".as_ref(), errno.as_ref()])
             .start();
         let first = first_worker(&daemon);
         let pidfds = || {
@@ -544,6 +544,28 @@ fn a_refused_pidfd_open_makes_no_difference() {
         let second = another_worker(&daemon, &[first]);
         signal_worker(second, Signal::SIGKILL);
         assert_eq!(daemon.exit_code(), 137, "errno {errno}");
+    }
+}
+
+#[test]
+fn a_refused_close_range_makes_no_difference() {
+    let refuse = example("refuse");
+    let errno = libc::ENOSYS.to_string();
+    let daemon = Run::worker(&["-start=0", "-workers=2"], &["up"])
+        .through(&[refuse.as_os_str(), "close_range".as_ref(), errno.as_ref()])
+        .start();
+    daemon.wait_until("two workers", || daemon.workers().len() == 2);
+    let old = daemon.workers();
+    let verdict = daemon.reload();
+    assert!(verdict.contains("is live"), "{verdict}");
+    daemon.wait_until("two new workers alone", || {
+        let now = daemon.workers();
+        now.len() == 2 && now.iter().all(|pid| !old.contains(pid))
+    });
+    for pid in daemon.workers() {
+        let open = facts::open_fds(pid);
+        let numbers: Vec<_> = open.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [0, 1, 2, 3], "{open:?}");
     }
 }
 

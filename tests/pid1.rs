@@ -61,11 +61,11 @@ fn orphans_are_reaped_without_pidfds_too() {
     if !namespaces_or_skip() {
         return;
     }
-    let helper = common::example("no-pidfd");
+    let helper = common::example("refuse");
     let enosys = libc::ENOSYS.to_string();
     let daemon = Run::worker(&["-start=0"], &["double-fork", "30"])
         .through(NAMESPACE)
-        .through(&[helper.as_os_str(), enosys.as_ref()])
+        .through(&[helper.as_os_str(), "pidfd_open".as_ref(), enosys.as_ref()])
         .start();
     daemon.wait_for_line("orphans made");
     let pid = daemon.real_pid();

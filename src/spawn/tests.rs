@@ -10,6 +10,10 @@ use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+#[allow(dead_code)]
+#[path = "../../tests/workers/refuse.rs"]
+mod refuse;
+
 /// Everything that an order borrows.
 struct Trial {
     program: PathBuf,
@@ -509,6 +513,33 @@ fn without_pidfds_a_worker_is_started_all_the_same() {
     assert!(spawned.pidfd.is_none());
     spawned.pidfd = process::pidfd_open(spawned.pid).ok();
     assert_eq!(trial.finish(spawned).end, End::Exited(0));
+}
+
+#[test]
+fn without_a_shared_table_a_worker_is_started_all_the_same() {
+    let trial = Trial::shell("exec ls /proc/self/fd | sort -n | tr '\\n' ' '");
+    let spawned = spawn(&Order {
+        parting: false,
+        ..trial.order()
+    })
+    .unwrap();
+    assert_eq!(trial.finish(spawned).output, "0 1 2 3 ");
+}
+
+#[test]
+fn a_child_that_cannot_leave_our_table_touches_nothing_in_it() {
+    let trial = Trial::new("/bin/true", &[]);
+    let failure = std::thread::scope(|scope| {
+        let refused = scope.spawn(|| {
+            refuse::refuse(libc::SYS_close_range, libc::ENOMEM as u16).unwrap();
+            spawn(&trial.order()).unwrap_err()
+        });
+        refused.join().unwrap()
+    });
+    let text = words(failure.end(&trial.program, None));
+    assert_eq!(text, "placing the descriptors: Out of memory");
+    // Whatever it did to the table, it did to ours.
+    assert_eq!(trial.run().end, End::Exited(0));
 }
 
 #[test]

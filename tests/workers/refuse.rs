@@ -1,6 +1,6 @@
-//! `no-pidfd ERRNO PROGRAM [ARGUMENT…]` runs a program under a seccomp filter that refuses
-//! `pidfd_open` with that errno, as old kernels (ENOSYS) and sandboxes (EPERM) do. It must never
-//! refuse anything else.
+//! `refuse CALL ERRNO PROGRAM [ARGUMENT…]` runs a program under a seccomp filter that refuses one
+//! system call, `pidfd_open` or `close_range`, with that errno, as old kernels (ENOSYS) and
+//! sandboxes (EPERM) do. It must never refuse anything else.
 
 #![allow(unsafe_code)]
 
@@ -18,25 +18,29 @@ const RETURN: u16 = 0x06;
 
 fn main() -> ExitCode {
     let words: Vec<_> = env::args_os().skip(1).collect();
-    let errno = words
-        .first()
-        .and_then(|word| word.to_str()?.parse::<u16>().ok());
-    let (Some(errno), Some(program)) = (errno, words.get(1)) else {
-        eprintln!("usage: no-pidfd ERRNO PROGRAM [ARGUMENT…]");
+    let text = |index: usize| words.get(index).and_then(|word| word.to_str());
+    let call = match text(0) {
+        Some("pidfd_open") => Some(libc::SYS_pidfd_open),
+        Some("close_range") => Some(libc::SYS_close_range),
+        _ => None,
+    };
+    let errno = text(1).and_then(|word| word.parse().ok());
+    let (Some(call), Some(errno), Some(program)) = (call, errno, words.get(2)) else {
+        eprintln!("usage: refuse pidfd_open|close_range ERRNO PROGRAM [ARGUMENT…]");
         return ExitCode::from(2);
     };
-    let error = match refuse_pidfd_open(errno) {
-        Ok(()) => Command::new(program).args(&words[2..]).exec(),
+    let error = match refuse(call, errno) {
+        Ok(()) => Command::new(program).args(&words[3..]).exec(),
         Err(error) => error,
     };
-    eprintln!("no-pidfd: {error}");
+    eprintln!("refuse: {error}");
     ExitCode::from(126)
 }
 
-/// Installs the filter for this process and all that it will become (seccomp(2)).
-fn refuse_pidfd_open(errno: u16) -> io::Result<()> {
+/// Installs the filter for this thread and all that it starts or becomes (seccomp(2)).
+pub fn refuse(call: libc::c_long, errno: u16) -> io::Result<()> {
     let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let number = u32::try_from(libc::SYS_pidfd_open).map_err(io::Error::other)?;
+    let number = u32::try_from(call).map_err(io::Error::other)?;
     let mut filter = [
         op(LOAD, 0, 0, 0), // the system call's number is the first word
         op(JUMP_IF_EQUAL, 0, 1, number),
