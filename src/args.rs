@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// How a new worker shows that it is ready (`-ready`).
@@ -99,11 +98,11 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, UsageErr
     if words.help {
         return Ok(Call::Help(flags::help()));
     }
-    let values = values(&words.flags)?;
-    if last(&values.version).unwrap_or(false) {
+    let mut values = values(&words.flags)?;
+    if values.version.pop().unwrap_or(false) {
         return Ok(Call::Version);
     }
-    let check = last(&values.check).unwrap_or(false);
+    let check = values.check.pop().unwrap_or(false);
     let config = config(values, words.arguments)?;
     Ok(if check {
         Call::Check(config)
@@ -193,8 +192,8 @@ fn narrow(value: &str) -> OsString {
     OsString::from_vec(value.chars().map(|c| c as u8).collect())
 }
 
-fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError> {
-    let command = last(&values.command).filter(|command| !command.is_empty());
+fn config(mut values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError> {
+    let command = values.command.pop().filter(|command| !command.is_empty());
     let Some(command) = command else {
         let message = match arguments.first() {
             None => "no command given: -command is required; see socketmaster -help".into(),
@@ -206,37 +205,37 @@ fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError
         };
         return Err(UsageError { message, status: 1 });
     };
-    let workers = last(&values.workers).unwrap_or(1);
-    let ready = last(&values.ready).unwrap_or(Gate::Timer);
-    let control = named(&values.control);
+    let workers = values.workers.pop().unwrap_or(1);
+    let ready = values.ready.pop().unwrap_or(Gate::Timer);
+    let control = named(values.control);
     if ready == Gate::Ack && control.is_none() {
         let reason = "needs -control, the socket on which workers report";
         return Err(UsageError::value("ready", OsStr::new("ack"), reason));
     }
-    let protocols = last(&values.protocol).unwrap_or(EINHORN);
+    let protocols = values.protocol.pop().unwrap_or(EINHORN);
     if ready == Gate::Ack && !protocols.einhorn {
         let reason = "needs einhorn in -protocol, which tells workers where to report";
         return Err(UsageError::value("ready", OsStr::new("ack"), reason));
     }
-    let stop = last(&values.stop).filter(|stop| !stop.is_zero());
+    let stop = values.stop.pop().filter(|stop| !stop.is_zero());
     Ok(Config {
         command,
         arguments,
-        start: last(&values.start).unwrap_or(Duration::from_secs(3)),
-        user: last(&values.user).filter(|login| !login.is_empty()),
-        log: log_target(&values),
+        start: values.start.pop().unwrap_or(Duration::from_secs(3)),
+        user: values.user.pop().filter(|login| !login.is_empty()),
+        log: log_target(values.syslog.pop(), named(values.syslog_socket)),
         workers,
-        max_extra: last(&values.max_extra).unwrap_or(workers).min(workers),
+        max_extra: values.max_extra.pop().unwrap_or(workers).min(workers),
         ready,
-        stop_signal: last(&values.stop_signal).unwrap_or(Signal::SIGTERM as i32),
+        stop_signal: values.stop_signal.pop().unwrap_or(Signal::SIGTERM as i32),
         stop,
-        respawn: last(&values.respawn).unwrap_or(false),
+        respawn: values.respawn.pop().unwrap_or(false),
         protocols,
-        output: last(&values.output).unwrap_or(Output::Prefix),
+        output: values.output.pop().unwrap_or(Output::Prefix),
         control,
-        pidfile: named(&values.pidfile),
-        takeover: last(&values.takeover),
-        die_with_parent: last(&values.die_with_parent).unwrap_or(false),
+        pidfile: named(values.pidfile),
+        takeover: values.takeover.pop(),
+        die_with_parent: values.die_with_parent.pop().unwrap_or(false),
         listen: if values.listen.is_empty() {
             vec![everywhere()]
         } else {
@@ -245,21 +244,14 @@ fn config(values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError
     })
 }
 
-fn last<T: Clone>(given: &[T]) -> Option<T> {
-    given.last().cloned()
-}
-
 /// An empty path is none, as an unset variable in a unit file makes it.
-fn named(given: &[PathBuf]) -> Option<PathBuf> {
-    last(given).filter(|path| !path.as_os_str().is_empty())
+fn named(mut given: Vec<PathBuf>) -> Option<PathBuf> {
+    given.pop().filter(|path| !path.as_os_str().is_empty())
 }
 
-fn log_target(values: &Values) -> LogTarget {
-    match last(&values.syslog) {
-        Some(true) => {
-            let socket = named(&values.syslog_socket);
-            LogTarget::Syslog(socket.unwrap_or_else(|| "/dev/log".into()))
-        }
+fn log_target(syslog: Option<bool>, socket: Option<PathBuf>) -> LogTarget {
+    match syslog {
+        Some(true) => LogTarget::Syslog(socket.unwrap_or_else(|| "/dev/log".into())),
         _ => LogTarget::Stderr,
     }
 }
@@ -360,10 +352,11 @@ fn signal(value: &str) -> Result<i32, String> {
         return flags::integer(value, 1..=libc::SIGRTMAX().into()).map(|n| n as i32);
     }
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    if let Ok(signal) = Signal::from_str(&format!("SIG{name}")) {
-        return Ok(signal as i32);
-    }
-    real_time(name).ok_or_else(|| "not a signal".into())
+    let named = Signal::iterator().find(|signal| signal.as_str().strip_prefix("SIG") == Some(name));
+    let number = named
+        .map(|signal| signal as i32)
+        .or_else(|| real_time(name));
+    number.ok_or_else(|| "not a signal".into())
 }
 
 /// `RTMIN`, `RTMIN+N`, `RTMAX`, `RTMAX-N` as in signal(7).

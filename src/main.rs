@@ -14,7 +14,7 @@ use socketmaster::supervisor::Policy;
 use socketmaster::user::User;
 use socketmaster::{ctl, program, sys, user};
 use socketmaster::{error, info, warn};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -25,30 +25,40 @@ use std::time::Duration;
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let status = face(std::env::args_os().collect());
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
+    let mut rest = Vec::new();
+    for word in words {
+        rest.push(word);
+    }
+    let status = face(Path::new(&called), rest);
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
+/// It takes the words that are left and returns the exit status.
+type Face = fn(Vec<OsString>) -> i32;
+
 /// Chooses by the name that we are called by, or by the first word.
-fn face(mut words: Vec<OsString>) -> i32 {
-    let called = if words.is_empty() {
-        OsString::new()
-    } else {
-        words.remove(0)
-    };
-    let called = Path::new(&called).file_name().unwrap_or_default();
-    match called.to_str() {
-        Some("socketmaster-ctl") => return ctl::main(words),
-        Some("einhorn") => return einhorn(words),
-        Some("einhornsh") => return einhornsh(words),
-        _ => {}
+fn face(called: &Path, mut words: Vec<OsString>) -> i32 {
+    let called = called.file_name().unwrap_or_default();
+    let first = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let faces: [(&str, &str, Face); 3] = [
+        ("socketmaster-ctl", "ctl", ctl::main),
+        ("einhorn", "einhorn", einhorn),
+        ("einhornsh", "einhornsh", einhornsh),
+    ];
+    for (name, _, face) in faces {
+        if called == name {
+            return face(words);
+        }
     }
-    match words.first().and_then(|word| word.to_str()) {
-        Some("ctl") => ctl::main(words.split_off(1)),
-        Some("einhorn") => einhorn(words.split_off(1)),
-        Some("einhornsh") => einhornsh(words.split_off(1)),
-        _ => serve(words),
+    for (_, word, face) in faces {
+        if first == word {
+            words.remove(0);
+            return face(words);
+        }
     }
+    serve(words)
 }
 
 #[cfg(feature = "einhorn")]

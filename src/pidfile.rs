@@ -4,9 +4,10 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use nix::unistd::read;
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -107,18 +108,19 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn lock(path: &Path, file: File) -> Result<Flock<File>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
-        Errno::EWOULDBLOCK => cannot("lock", path, holder(file)),
+        Errno::EWOULDBLOCK => cannot("lock", path, holder(&file)),
         errno => cannot("lock", path, errno.desc()),
     })
 }
 
 /// Who holds it, if the file says so already.
-fn holder(file: File) -> String {
-    let mut text = String::new();
-    let read = file.take(32).read_to_string(&mut text);
+fn holder(file: &File) -> String {
+    let mut bytes = [0; 32];
+    let length = read(file, &mut bytes).unwrap_or(0);
+    let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
     match text.trim().parse::<u32>() {
-        Ok(pid) if read.is_ok() => format!("another instance runs (pid {pid})"),
-        _ => "another instance runs".to_owned(),
+        Ok(pid) => format!("another instance runs (pid {pid})"),
+        Err(_) => "another instance runs".to_owned(),
     }
 }
 

@@ -275,11 +275,7 @@ impl Opening<'_> {
     }
 
     fn say_what_is_less_than_asked(&mut self) {
-        let limit = fs::read_to_string("/proc/sys/net/core/somaxconn");
-        let limit = limit
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(u32::MAX);
+        let limit = somaxconn().unwrap_or(u32::MAX);
         for listener in &self.opened.listeners {
             if listener.is_inherited() {
                 continue;
@@ -302,6 +298,13 @@ impl Opening<'_> {
             }
         }
     }
+}
+
+/// The longest queue that the kernel allows (listen(2)).
+fn somaxconn() -> Option<u32> {
+    let bytes = fs::read("/proc/sys/net/core/somaxconn").ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    text.trim().parse().ok()
 }
 
 /// `fd://0`, as inetd hands a socket over: moved above 2 (std does so), for a worker gets our stdin
