@@ -43,7 +43,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// "cannot VERB SCHEME://ADDRESS: WORD".
-pub(crate) fn cannot(verb: &str, uri: &Uri, word: impl fmt::Display) -> Error {
+pub(crate) fn cannot(verb: &str, uri: &Uri, word: &str) -> Error {
     Error(format!(
         "cannot {verb} {}://{}: {word}",
         uri.scheme.name(),

@@ -17,7 +17,7 @@ const ROUNDS: u32 = 100;
 
 /// Why the pid file cannot be had: verb, object, the system's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error(String);
+pub struct Error(pub String);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

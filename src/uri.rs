@@ -204,11 +204,15 @@ fn split_scheme(text: &[u8]) -> Result<(Scheme, &[u8]), String> {
         (Some(scheme), None) if scheme.is_unix() && rest.starts_with(b"/") => Ok((scheme, rest)),
         (Some(scheme), None) => Err(format!("{}: is not followed by //", scheme.name())),
         (None, None) => Err(missing.into()),
-        (None, Some(_)) => Err(format!(
-            "unknown scheme {:?}; known are {}",
-            String::from_utf8_lossy(name),
-            Scheme::ALL.map(Scheme::name).join(" ")
-        )),
+        (None, Some(_)) => {
+            let name = String::from_utf8_lossy(name);
+            let mut reason = format!("unknown scheme {name:?}; known are");
+            for scheme in Scheme::ALL {
+                reason += " ";
+                reason += scheme.name();
+            }
+            Err(reason)
+        }
     }
 }
 
@@ -526,16 +530,18 @@ impl fmt::Display for Address {
 impl fmt::Display for Options {
     /// With the `?`, or nothing when all are at their defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut marks = std::iter::once("?").chain(std::iter::repeat("&"));
-        let mut mark = || marks.next().unwrap_or("&");
+        let mut mark = "?";
         if let Some(backlog) = self.backlog {
-            write!(f, "{}backlog={backlog}", mark())?;
+            write!(f, "{mark}backlog={backlog}")?;
+            mark = "&";
         }
         if let Some(mode) = self.mode {
-            write!(f, "{}mode={mode:04o}", mark())?;
+            write!(f, "{mark}mode={mode:04o}")?;
+            mark = "&";
         }
         if self.reuseport {
-            write!(f, "{}reuseport", mark())?;
+            write!(f, "{mark}reuseport")?;
+            mark = "&";
         }
         let texts = [
             ("owner", &self.owner),
@@ -545,7 +551,8 @@ impl fmt::Display for Options {
         ];
         for (key, value) in texts {
             if let Some(value) = value {
-                write!(f, "{}{key}=", mark())?;
+                write!(f, "{mark}{key}=")?;
+                mark = "&";
                 encode(f, value.as_bytes(), "&")?;
             }
         }

@@ -28,12 +28,12 @@ impl Protocols {
             (self.nginx, "nginx"),
             (self.php_fpm, "php-fpm"),
         ];
-        let asked: Vec<_> = names
-            .iter()
-            .filter(|name| name.0)
-            .map(|name| name.1)
-            .collect();
-        asked.join(",")
+        let mut asked = String::new();
+        for (_, name) in names.iter().filter(|name| name.0) {
+            asked += if asked.is_empty() { "" } else { "," };
+            asked += name;
+        }
+        asked
     }
 }
 

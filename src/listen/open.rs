@@ -49,7 +49,7 @@ impl Opened {
 /// Errors: the words of `open_all`.
 pub fn check(uris: &[Uri]) -> Result<(), Error> {
     uris.iter().try_for_each(|uri| {
-        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
         match &uri.address {
             Address::Host { host, port } => {
                 candidates(uri, host, port, Kind::of(uri.scheme)).map(drop)
@@ -97,34 +97,32 @@ impl Opening<'_> {
     }
 
     fn take_named(&mut self, uri: &Uri, name: &str) -> Result<(), Error> {
-        let fits = |passed: &&Passed| name.is_empty() || passed.name == name;
-        let found: Vec<_> = self
-            .inherited
-            .of_the_unit()
-            .filter(fits)
-            .map(|passed| passed.fd)
-            .collect();
-        if found.is_empty() {
-            return Err(cannot("use", uri, self.why_none(name)));
+        let inherited = self.inherited;
+        let mut found = false;
+        for passed in inherited.of_the_unit() {
+            if name.is_empty() || passed.name == name {
+                self.take(uri, passed.fd)?;
+                found = true;
+            }
         }
-        found.into_iter().try_for_each(|fd| self.take(uri, fd))
+        match found {
+            true => Ok(()),
+            false => Err(cannot("use", uri, &self.why_none(name))),
+        }
     }
 
     fn why_none(&self, name: &str) -> String {
         if let Some(reason) = &self.inherited.none_because {
             return format!("no socket was passed to us: {reason}");
         }
-        let names: Vec<_> = self
-            .inherited
-            .of_the_unit()
-            .map(|passed| &*passed.name)
-            .collect();
+        let mut names = String::new();
+        for passed in self.inherited.of_the_unit() {
+            names += if names.is_empty() { "" } else { ", " };
+            names += &passed.name;
+        }
         match names.is_empty() {
             true => "no socket was passed to us".to_owned(),
-            false => format!(
-                "none of the passed sockets is called {name} ({})",
-                names.join(", ")
-            ),
+            false => format!("none of the passed sockets is called {name} ({names})"),
         }
     }
 
@@ -133,7 +131,7 @@ impl Opening<'_> {
             return Err(cannot(
                 "use",
                 uri,
-                format!("descriptor {number} is taken already"),
+                &format!("descriptor {number} is taken already"),
             ));
         }
         let fd = match number {
@@ -197,17 +195,17 @@ impl Opening<'_> {
     /// Two equal addresses, as `?reuseport` allows, have two names.
     fn free_store_name(&self, uri: &Uri) -> String {
         let base = store_name(uri);
-        let used = |name: &str| {
-            self.opened
-                .listeners
-                .iter()
-                .any(|listener| listener.store_name() == Some(name))
-        };
-        let more = (2..).map(|n| format!("{base}#{n}"));
-        let mut names = std::iter::once(base.clone()).chain(more);
-        names
-            .find(|name| !used(name))
-            .expect("the names do not end")
+        let mut name = base.clone();
+        let mut number = 1;
+        let listeners = &self.opened.listeners;
+        while listeners
+            .iter()
+            .any(|other| other.store_name() == Some(&name))
+        {
+            number += 1;
+            name = format!("{base}#{number}");
+        }
+        name
     }
 
     /// The socket that the fd store kept for this address, if it is still what is asked for.
@@ -217,14 +215,8 @@ impl Opening<'_> {
         name: &str,
         candidates: &[SocketAddr],
     ) -> Option<Listener> {
-        let stored: Vec<_> = self
-            .inherited
-            .passed
-            .iter()
-            .filter(|passed| passed.name == name)
-            .collect();
-        for passed in stored {
-            if self.taken.contains(&passed.fd) {
+        for passed in &self.inherited.passed {
+            if passed.name != name || self.taken.contains(&passed.fd) {
                 continue;
             }
             self.taken.push(passed.fd);
@@ -394,7 +386,7 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     let host = Some(host).filter(|_| !everywhere);
     let lookup = |family| {
         let found = resolve(host, port, family, kind.sock_type());
-        found.map_err(|word| cannot("resolve", uri, word))
+        found.map_err(|word| cannot("resolve", uri, &word))
     };
     let found = match uri.scheme {
         Scheme::Tcp4 | Scheme::Udp4 => lookup(Some(Inet))?,
@@ -485,7 +477,7 @@ pub(crate) struct AtPath {
 /// would show the wrong path, and nginx knows its socket by that.)
 pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind) -> Result<AtPath, Error> {
     let failed = |errno: Errno| cannot("bind", uri, errno.desc());
-    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     let address = UnixAddr::new(path).map_err(failed)?;
     let replaced = clear(path, kind).map_err(failed)?;
     let fd = unix_socket(kind).map_err(failed)?;
