@@ -34,9 +34,15 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(written).map(|count| count as usize)
 }
 
-/// Our own standard output. Not `std::io::stdout()`, which comes with a buffer and a lock.
-pub fn stdout() -> BorrowedFd<'static> {
+/// Our own standard input; this and the next two without the buffers and locks of `std::io`.
+pub fn stdin() -> BorrowedFd<'static> {
     // SAFETY: std opens 0 to 2 before main if they are not, and nothing here closes them.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
+/// Our own standard output.
+pub fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
 }
 
