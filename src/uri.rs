@@ -222,14 +222,14 @@ fn host_and_port(scheme: Scheme, place: &[u8]) -> Result<Address, String> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let (host, port) = match text.strip_prefix('[') {
         Some(inner) => {
-            let parts = inner.split_once("]:");
-            let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
-            (ipv6(host)?, port)
+            let end = inner.as_bytes().windows(2).position(|pair| pair == b"]:");
+            let end = end.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
+            (ipv6(&inner[..end])?, &inner[end + 2..])
         }
         None => {
-            let parts = text.rsplit_once(':');
-            let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
-            (host_name(host)?, port)
+            let end = text.bytes().rposition(|byte| byte == b':');
+            let end = end.ok_or("it has no port, as in tcp://:8080")?;
+            (host_name(&text[..end])?, &text[end + 1..])
         }
     };
     if scheme.is_ipv4_only() && host.contains(':') {
@@ -260,7 +260,7 @@ fn ipv6(text: &str) -> Result<String, String> {
 }
 
 fn host_name(host: &str) -> Result<String, String> {
-    if host.contains(':') {
+    if host.as_bytes().contains(&b':') {
         return Err("an IPv6 address needs brackets, as in tcp://[::1]:80".into());
     }
     let named = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
