@@ -291,9 +291,10 @@ fn find(table: &'static [Flag], name: &[u8]) -> Result<&'static Flag, UsageError
 pub fn printable(text: &OsStr) -> String {
     let mut line = String::new();
     for c in text.to_string_lossy().chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+        if c.is_control() {
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
         }
     }
     line

@@ -196,9 +196,8 @@ fn split_scheme(text: &[u8]) -> Result<(Scheme, &[u8]), String> {
     let missing = "it needs a scheme, as in tcp://:8080 or unix:///run/x.sock";
     let colon = text.iter().position(|&b| b == b':').ok_or(missing)?;
     let (name, rest) = (&text[..colon], &text[colon + 1..]);
-    let known = Scheme::ALL
-        .into_iter()
-        .find(|s| name.eq_ignore_ascii_case(s.name().as_bytes()));
+    let called = |scheme: &Scheme| name.eq_ignore_ascii_case(scheme.name().as_bytes());
+    let known = Scheme::ALL.iter().copied().find(called);
     match (known, rest.strip_prefix(b"//")) {
         (Some(scheme), Some(rest)) => Ok((scheme, rest)),
         (Some(scheme), None) if scheme.is_unix() && rest.starts_with(b"/") => Ok((scheme, rest)),

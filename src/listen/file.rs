@@ -5,7 +5,9 @@
 //! that nobody answers on, and hidden links of processes that are gone, are all that is unlinked.
 
 use super::Kind;
+use nix::dir::Dir;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat};
@@ -321,13 +323,14 @@ fn links(path: &Path) -> Vec<(PathBuf, Pid)> {
         _ => Path::new("."),
     };
     let name = path.file_name().unwrap_or_default();
-    let Ok(entries) = fs::read_dir(folder) else {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut folder) = Dir::open(folder, flags, Mode::empty()) else {
         return Vec::new();
     };
     let mut links = Vec::new();
-    for entry in entries.flatten() {
-        let entry = entry.file_name();
-        if let Some(pid) = link_pid(&entry, name) {
+    for entry in folder.iter().flatten() {
+        let entry = OsStr::from_bytes(entry.file_name().to_bytes());
+        if let Some(pid) = link_pid(entry, name) {
             links.push((path.with_file_name(entry), pid));
         }
     }

@@ -338,12 +338,14 @@ fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Liste
 }
 
 fn is_at(bound: &Bound, uri: &Uri, candidates: &[SocketAddr]) -> bool {
-    let Bound::Inet(bound) = bound else {
-        return bound.address().as_ref() == Some(&uri.address);
-    };
-    let fits =
-        |wanted: &SocketAddr| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
-    candidates.iter().any(fits)
+    match (bound, &uri.address) {
+        (Bound::Inet(bound), _) => candidates
+            .iter()
+            .any(|wanted| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip())),
+        (Bound::Path(bound), Address::Path(wanted)) => bound == wanted,
+        (Bound::Abstract(bound), Address::Abstract(wanted)) => bound == wanted,
+        _ => false,
+    }
 }
 
 fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Result<Listener, Error> {
@@ -385,18 +387,22 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     use AddressFamily::{Inet, Inet6};
     let everywhere = host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
     let host = Some(host).filter(|_| !everywhere);
-    let lookup = |family| {
-        let found = resolve(host, port, family, kind.sock_type());
-        found.map_err(|word| cannot("resolve", uri, &word))
+    let families: &[_] = match uri.scheme {
+        Scheme::Tcp4 | Scheme::Udp4 => &[Some(Inet)],
+        Scheme::Tcp6 | Scheme::Udp6 => &[Some(Inet6)],
+        _ if everywhere => &[Some(Inet6), Some(Inet)],
+        _ => &[None],
     };
-    let found = match uri.scheme {
-        Scheme::Tcp4 | Scheme::Udp4 => lookup(Some(Inet))?,
-        Scheme::Tcp6 | Scheme::Udp6 => lookup(Some(Inet6))?,
-        _ if everywhere => return Ok([lookup(Some(Inet6))?, lookup(Some(Inet))?].concat()),
-        _ => lookup(None)?,
-    };
-    let first = found.iter().find(|address| address.is_ipv4());
-    Ok(first.or(found.first()).copied().into_iter().collect())
+    let mut found = Vec::new();
+    for family in families {
+        let addresses = resolve(host, port, *family, kind.sock_type());
+        found.extend(addresses.map_err(|word| cannot("resolve", uri, &word))?);
+    }
+    if families.len() == 1 {
+        let best = found.iter().position(SocketAddr::is_ipv4).unwrap_or(0);
+        found = found.get(best).map_or(Vec::new(), |address| vec![*address]);
+    }
+    Ok(found)
 }
 
 fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd, Error> {
