@@ -3,6 +3,7 @@
 
 use crate::flags::{self, Flag, UsageError};
 use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
+use crate::sys::io::{stderr, stdout, write_all};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -94,7 +95,7 @@ pub struct Order {
 pub fn main(words: Vec<OsString>) -> i32 {
     match parse(words, std::env::var_os(VARIABLE)) {
         Ok(Call::Help) => {
-            let _ = io::stdout().write_all(HELP.as_bytes());
+            let _ = write_all(stdout(), HELP.as_bytes());
             0
         }
         Ok(Call::Send(order)) => {
@@ -114,8 +115,8 @@ fn tell(text: &str, status: i32) {
     let text = format!("{}\n", text.trim_end());
     // A reader that went away changes nothing about what was done.
     let _ = match status {
-        0 => io::stdout().write_all(text.as_bytes()),
-        _ => io::stderr().write_all(text.as_bytes()),
+        0 => write_all(stdout(), text.as_bytes()),
+        _ => write_all(stderr(), text.as_bytes()),
     };
 }
 
@@ -282,7 +283,7 @@ fn run(order: &Order) -> (String, i32) {
             );
         }
     };
-    let shows_progress = waits && io::stderr().is_terminal();
+    let shows_progress = waits && stderr().is_terminal();
     loop {
         let answer = match line.next() {
             Ok(Some(answer)) => answer,
@@ -296,7 +297,7 @@ fn run(order: &Order) -> (String, i32) {
         if is_true(&answer, "wait") {
             if shows_progress {
                 let message = text_of(&answer, "message");
-                let _ = io::stderr().write_all(format!("{message}\n").as_bytes());
+                let _ = write_all(stderr(), format!("{message}\n").as_bytes());
             }
             continue;
         }

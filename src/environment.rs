@@ -100,47 +100,41 @@ impl Environment {
             self.tell_systemd(sockets);
         }
         if protocols.server_starter {
-            let ports = numbered(sockets, |fd, socket| {
-                format!("{}={fd}", socket.server_starter)
-            });
-            self.set_text("SERVER_STARTER_PORT", &ports.join(";"));
-            self.set_text("SERVER_STARTER_GENERATION", &extras.generation.to_string());
+            let port = |fd, socket: &Socket| format!("{}={fd}", socket.server_starter);
+            self.set_list("SERVER_STARTER_PORT", sockets, ";", &port);
+            self.set_number("SERVER_STARTER_GENERATION", extras.generation);
         }
         if protocols.nginx {
-            self.set_text(
-                "NGINX",
-                &numbered(sockets, |fd, _| format!("{fd};")).concat(),
-            );
+            self.set_list("NGINX", sockets, "", &|fd, _| format!("{fd};"));
         }
         if protocols.php_fpm {
-            let pools = numbered(sockets, |fd, socket| format!("{}={fd}", socket.php_fpm));
-            self.set_text("FPM_SOCKETS", &pools.join(","));
+            let pool = |fd, socket: &Socket| format!("{}={fd}", socket.php_fpm);
+            self.set_list("FPM_SOCKETS", sockets, ",", &pool);
         }
     }
 
     fn tell_einhorn(&mut self, sockets: &[Socket], control: Option<&Control>) {
         // Clients of the original run the whole value through atoi: one socket, one number.
-        let numbers = numbered(sockets, |fd, _| fd.to_string());
-        self.set_text("EINHORN_FDS", &numbers.join(" "));
-        self.set_text("EINHORN_FD_COUNT", &sockets.len().to_string());
-        for (index, (number, socket)) in numbers.iter().zip(sockets).enumerate() {
-            self.set_text(&format!("EINHORN_FD_{index}"), number);
+        self.set_list("EINHORN_FDS", sockets, " ", &|fd, _| fd.to_string());
+        self.set_number("EINHORN_FD_COUNT", sockets.len() as u64);
+        for (index, socket) in sockets.iter().enumerate() {
+            self.set_number(&format!("EINHORN_FD_{index}"), (FIRST_FD + index) as u64);
             self.set_text(&format!("EINHORN_FD_FAMILY_{index}"), socket.family);
         }
         if let Some(control) = control {
-            self.set_text("EINHORN_MASTER_PID", &control.master_pid.to_string());
+            self.set_number("EINHORN_MASTER_PID", control.master_pid.into());
             self.set(b"EINHORN_SOCK_PATH", control.path.as_os_str().as_bytes());
-            self.set_text("EINHORN_CHILD_INDEX", &control.child_index.to_string());
+            self.set_number("EINHORN_CHILD_INDEX", control.child_index.into());
             if let Some(fd) = control.fd {
-                self.set_text("EINHORN_SOCK_FD", &fd.to_string());
+                self.set_number("EINHORN_SOCK_FD", fd as u64);
             }
         }
     }
 
     fn tell_systemd(&mut self, sockets: &[Socket]) {
-        let names: Vec<_> = sockets.iter().map(|socket| fd_name(socket.name)).collect();
-        self.set_text("LISTEN_FDS", &sockets.len().to_string());
-        self.set_text("LISTEN_FDNAMES", &names.join(":"));
+        self.set_number("LISTEN_FDS", sockets.len() as u64);
+        let name = |_, socket: &Socket| fd_name(socket.name).to_owned();
+        self.set_list("LISTEN_FDNAMES", sockets, ":", &name);
         self.wants_listen_pid = true;
     }
 
@@ -150,6 +144,28 @@ impl Environment {
         self.set_text("LOGNAME", &user.name);
     }
 
+    /// One text for each socket, made of its descriptor in the worker and its description.
+    fn set_list(
+        &mut self,
+        name: &str,
+        sockets: &[Socket],
+        separator: &str,
+        text: &dyn Fn(usize, &Socket) -> String,
+    ) {
+        let mut list = String::new();
+        for (index, socket) in sockets.iter().enumerate() {
+            if index > 0 {
+                list += separator;
+            }
+            list += &text(FIRST_FD + index, socket);
+        }
+        self.set_text(name, &list);
+    }
+
+    fn set_number(&mut self, name: &str, value: u64) {
+        self.set_text(name, &value.to_string());
+    }
+
     fn set_text(&mut self, name: &str, value: &str) {
         self.set(name.as_bytes(), value.as_bytes());
     }
@@ -157,15 +173,6 @@ impl Environment {
     fn set(&mut self, name: &[u8], value: &[u8]) {
         self.entries.push(&[name, b"=", value]);
     }
-}
-
-/// One text for each socket, made of its descriptor in the worker and its description.
-fn numbered(sockets: &[Socket], text: impl Fn(usize, &Socket) -> String) -> Vec<String> {
-    sockets
-        .iter()
-        .enumerate()
-        .map(|(index, socket)| text(FIRST_FD + index, socket))
-        .collect()
 }
 
 /// A name that would be read as two, or as none, is told as systemd tells a missing one.

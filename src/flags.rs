@@ -291,9 +291,10 @@ fn find(table: &'static [Flag], name: &[u8]) -> Result<&'static Flag, UsageError
 pub fn printable(text: &OsStr) -> String {
     let mut line = String::new();
     for c in text.to_string_lossy().chars() {
-        match c.is_control() {
-            true => line.extend(c.escape_default()),
-            false => line.push(c),
+        if c.is_control() {
+            let _ = write!(line, "{}", c.escape_default());
+        } else {
+            line.push(c);
         }
     }
     line
@@ -337,9 +338,11 @@ pub fn integer(text: &str, limits: RangeInclusive<i64>) -> Result<i64, String> {
 
 /// A Go boolean (strconv.ParseBool). Errors: the reason alone.
 pub fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+    const YES: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+    const NO: [&str; 6] = ["0", "f", "F", "false", "FALSE", "False"];
+    match (YES.contains(&text), NO.contains(&text)) {
+        (true, _) => Ok(true),
+        (_, true) => Ok(false),
         _ => Err("neither true nor false".into()),
     }
 }
@@ -386,7 +389,7 @@ pub fn help() -> String {
 /// Appends `text` in lines of at most `WIDTH` columns that begin with `indent` spaces.
 fn wrap(out: &mut String, indent: usize, text: &str) {
     let mut column = 0;
-    for word in text.split_whitespace() {
+    for word in text.split(' ') {
         let fits = column > 0 && column + 1 + word.len() <= WIDTH;
         match (column, fits) {
             (0, _) => out.extend(std::iter::repeat_n(' ', indent)),

@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -43,7 +43,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 /// "cannot VERB SCHEME://ADDRESS: WORD".
-pub(crate) fn cannot(verb: &str, uri: &Uri, word: impl fmt::Display) -> Error {
+pub(crate) fn cannot(verb: &str, uri: &Uri, word: &str) -> Error {
     Error(format!(
         "cannot {verb} {}://{}: {word}",
         uri.scheme.name(),
@@ -265,7 +265,11 @@ impl Listener {
         match &self.bound {
             Bound::Inet(inet) => inet.to_string().into(),
             Bound::Path(path) => path.clone().into_os_string(),
-            Bound::Abstract(name) => [OsStr::new("@"), name].into_iter().collect(),
+            Bound::Abstract(name) => {
+                let mut text = OsString::from("@");
+                text.push(name);
+                text
+            }
             Bound::Nowhere => OsString::new(),
         }
     }

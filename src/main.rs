@@ -14,8 +14,7 @@ use socketmaster::supervisor::Policy;
 use socketmaster::user::User;
 use socketmaster::{ctl, program, sys, user};
 use socketmaster::{error, info, warn};
-use std::ffi::OsString;
-use std::io::Write;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -25,30 +24,40 @@ use std::time::Duration;
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let status = face(std::env::args_os().collect());
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
+    let mut rest = Vec::new();
+    for word in words {
+        rest.push(word);
+    }
+    let status = face(Path::new(&called), rest);
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
+/// It takes the words that are left and returns the exit status.
+type Face = fn(Vec<OsString>) -> i32;
+
 /// Chooses by the name that we are called by, or by the first word.
-fn face(mut words: Vec<OsString>) -> i32 {
-    let called = if words.is_empty() {
-        OsString::new()
-    } else {
-        words.remove(0)
-    };
-    let called = Path::new(&called).file_name().unwrap_or_default();
-    match called.to_str() {
-        Some("socketmaster-ctl") => return ctl::main(words),
-        Some("einhorn") => return einhorn(words),
-        Some("einhornsh") => return einhornsh(words),
-        _ => {}
+fn face(called: &Path, mut words: Vec<OsString>) -> i32 {
+    let called = called.file_name().unwrap_or_default();
+    let first = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    let faces: [(&str, &str, Face); 3] = [
+        ("socketmaster-ctl", "ctl", ctl::main),
+        ("einhorn", "einhorn", einhorn),
+        ("einhornsh", "einhornsh", einhornsh),
+    ];
+    for (name, _, face) in faces {
+        if called == name {
+            return face(words);
+        }
     }
-    match words.first().and_then(|word| word.to_str()) {
-        Some("ctl") => ctl::main(words.split_off(1)),
-        Some("einhorn") => einhorn(words.split_off(1)),
-        Some("einhornsh") => einhornsh(words.split_off(1)),
-        _ => serve(words),
+    for (_, word, face) in faces {
+        if first == word {
+            words.remove(0);
+            return face(words);
+        }
     }
+    serve(words)
 }
 
 #[cfg(feature = "einhorn")]
@@ -105,36 +114,36 @@ fn serve(words: Vec<OsString>) -> i32 {
 
 /// Says why not, and returns the status. Nobody may be there to read it: no reason to panic.
 fn complain(reason: &str, status: i32) -> i32 {
-    let _ = std::io::stderr().write_all(format!("{reason}\n").as_bytes());
+    let _ = sys::io::write_all(sys::io::stderr(), format!("{reason}\n").as_bytes());
     status
 }
 
 fn print(text: &str) -> i32 {
     // A reader that went away is no reason to fail.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = sys::io::write_all(sys::io::stdout(), text.as_bytes());
     0
 }
 
 /// `-check`: what would be done, without doing it.
 fn check(config: &Config) -> i32 {
     let mut text = config.to_string();
-    let mut status = 0;
-    let mut line = |finding: Result<String, String>| {
-        status |= i32::from(finding.is_err());
-        text += &finding.unwrap_or_else(|error| error);
-        text += "\n";
-    };
-    line(resolve(config).map(|path| format!("resolves to {path}")));
+    let resolved = resolve(config);
+    if let Ok(path) = &resolved {
+        text += &format!("resolves to {path}\n");
+    }
     let errors = [
+        resolved.err(),
         look_up_user(config).err(),
         takeover(config).err(),
         raise_limit(config, &Manners::default()).err(),
-        listen::check(&config.listen).err().map(|e| e.to_string()),
+        listen::check(&config.listen).err().map(|error| error.0),
     ];
-    errors
-        .into_iter()
-        .flatten()
-        .for_each(|error| line(Err(error)));
+    let mut status = 0;
+    for error in errors.iter().flatten() {
+        text += error;
+        text += "\n";
+        status = 1;
+    }
     print(&text);
     status
 }
@@ -194,7 +203,7 @@ impl Plan {
 fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     let journal = std::env::var_os("JOURNAL_STREAM");
     let target = &plan.config.log;
-    let log = match Log::open(target, std::io::stderr().as_fd(), journal.as_deref()) {
+    let log = match Log::open(target, sys::io::stderr(), journal.as_deref()) {
         Ok(log) => log,
         Err(error) => return complain(&format!("socketmaster: {error}"), 1),
     };
@@ -234,7 +243,7 @@ impl Files {
         }
         let path = plan.config.pidfile.as_deref();
         let pidfile = path.map(|path| PidFile::take(path, pid)).transpose();
-        pidfile.map(Files::Own).map_err(|error| error.to_string())
+        pidfile.map(Files::Own).map_err(|error| error.0)
     }
 
     /// The control socket is ours.
@@ -340,7 +349,7 @@ fn resolve(config: &Config) -> Result<String, String> {
     let directory = directory.as_ref().map(AsFd::as_fd);
     match program::resolve(&config.command, path.as_deref(), directory) {
         Ok(found) => Ok(found.display().to_string()),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.0),
     }
 }
 
@@ -350,7 +359,7 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
         .as_deref()
         .map(user::lookup)
         .transpose()
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.0)
 }
 
 fn open_control(plan: &Plan, user: Option<&User>) -> Result<Option<Control>, String> {
@@ -362,8 +371,7 @@ fn open_control(plan: &Plan, user: Option<&User>) -> Result<Option<Control>, Str
 }
 
 fn open_listeners(plan: &Plan, inherited: &Inherited) -> Result<Opened, String> {
-    let opened =
-        listen::open_all(&plan.config.listen, inherited).map_err(|error| error.to_string())?;
+    let opened = listen::open_all(&plan.config.listen, inherited).map_err(|error| error.0)?;
     for index in &plan.nonblocking {
         let listener = &opened.listeners[*index];
         let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);

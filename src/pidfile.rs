@@ -2,11 +2,13 @@
 //! instance fails and a file left behind by a crash does not matter. A file that another instance
 //! holds is never written to or removed.
 
+use crate::sys::io::write_all;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
+use nix::unistd::{ftruncate, read};
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +18,7 @@ const ROUNDS: u32 = 100;
 
 /// Why the pid file cannot be had: verb, object, the system's word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error(String);
+pub struct Error(pub String);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +28,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-fn cannot(verb: &str, path: &Path, word: impl fmt::Display) -> Error {
+fn cannot(verb: &str, path: &Path, word: &str) -> Error {
     Error(format!("cannot {verb} pid file {}: {word}", path.display()))
 }
 
@@ -43,7 +45,7 @@ impl PidFile {
     /// Errors: "cannot lock pid file PATH: another instance runs (pid 812)".
     pub fn take(path: &Path, pid: u32) -> Result<PidFile, Error> {
         for _ in 0..ROUNDS {
-            let file = open(path).map_err(|error| cannot("open", path, word(&error)))?;
+            let file = open(path).map_err(|error| cannot("open", path, &word(&error)))?;
             let file = lock(path, file)?;
             // Its owner may have removed it after we opened it: then we hold a file without a name.
             if is_same(&file, fs::metadata(path)) {
@@ -107,18 +109,19 @@ fn open(path: &Path) -> io::Result<File> {
 
 fn lock(path: &Path, file: File) -> Result<Flock<File>, Error> {
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
-        Errno::EWOULDBLOCK => cannot("lock", path, holder(file)),
+        Errno::EWOULDBLOCK => cannot("lock", path, &holder(&file)),
         errno => cannot("lock", path, errno.desc()),
     })
 }
 
 /// Who holds it, if the file says so already.
-fn holder(file: File) -> String {
-    let mut text = String::new();
-    let read = file.take(32).read_to_string(&mut text);
+fn holder(file: &File) -> String {
+    let mut bytes = [0; 32];
+    let length = read(file, &mut bytes).unwrap_or(0);
+    let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
     match text.trim().parse::<u32>() {
-        Ok(pid) if read.is_ok() => format!("another instance runs (pid {pid})"),
-        _ => "another instance runs".to_owned(),
+        Ok(pid) => format!("another instance runs (pid {pid})"),
+        Err(_) => "another instance runs".to_owned(),
     }
 }
 
@@ -130,18 +133,17 @@ fn is_same(file: &File, there: io::Result<Metadata>) -> bool {
     }
 }
 
-fn write(path: &Path, mut file: Flock<File>, pid: u32) -> Result<PidFile, Error> {
-    let written = file
-        .set_len(0)
-        .and_then(|()| file.write_all(format!("{pid}\n").as_bytes()));
+fn write(path: &Path, file: Flock<File>, pid: u32) -> Result<PidFile, Error> {
+    let text = format!("{pid}\n");
+    let written = ftruncate(&*file, 0).and_then(|()| write_all(file.as_fd(), text.as_bytes()));
     match written {
         Ok(()) => Ok(PidFile {
             path: path.to_owned(),
             file,
         }),
-        Err(error) => {
+        Err(errno) => {
             let _ = fs::remove_file(path);
-            Err(cannot("write", path, word(&error)))
+            Err(cannot("write", path, errno.desc()))
         }
     }
 }

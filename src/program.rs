@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Why the command cannot be run, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolveError(String);
+pub struct ResolveError(pub String);
 
 impl std::fmt::Display for ResolveError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -196,19 +196,22 @@ fn split_scheme(text: &[u8]) -> Result<(Scheme, &[u8]), String> {
     let missing = "it needs a scheme, as in tcp://:8080 or unix:///run/x.sock";
     let colon = text.iter().position(|&b| b == b':').ok_or(missing)?;
     let (name, rest) = (&text[..colon], &text[colon + 1..]);
-    let known = Scheme::ALL
-        .into_iter()
-        .find(|s| name.eq_ignore_ascii_case(s.name().as_bytes()));
+    let called = |scheme: &Scheme| name.eq_ignore_ascii_case(scheme.name().as_bytes());
+    let known = Scheme::ALL.iter().copied().find(called);
     match (known, rest.strip_prefix(b"//")) {
         (Some(scheme), Some(rest)) => Ok((scheme, rest)),
         (Some(scheme), None) if scheme.is_unix() && rest.starts_with(b"/") => Ok((scheme, rest)),
         (Some(scheme), None) => Err(format!("{}: is not followed by //", scheme.name())),
         (None, None) => Err(missing.into()),
-        (None, Some(_)) => Err(format!(
-            "unknown scheme {:?}; known are {}",
-            String::from_utf8_lossy(name),
-            Scheme::ALL.map(Scheme::name).join(" ")
-        )),
+        (None, Some(_)) => {
+            let name = String::from_utf8_lossy(name);
+            let mut reason = format!("unknown scheme {name:?}; known are");
+            for scheme in Scheme::ALL {
+                reason += " ";
+                reason += scheme.name();
+            }
+            Err(reason)
+        }
     }
 }
 
@@ -218,14 +221,14 @@ fn host_and_port(scheme: Scheme, place: &[u8]) -> Result<Address, String> {
     let text = text.strip_suffix('/').unwrap_or(text);
     let (host, port) = match text.strip_prefix('[') {
         Some(inner) => {
-            let parts = inner.split_once("]:");
-            let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
-            (ipv6(host)?, port)
+            let end = inner.as_bytes().windows(2).position(|pair| pair == b"]:");
+            let end = end.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
+            (ipv6(&inner[..end])?, &inner[end + 2..])
         }
         None => {
-            let parts = text.rsplit_once(':');
-            let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
-            (host_name(host)?, port)
+            let end = text.bytes().rposition(|byte| byte == b':');
+            let end = end.ok_or("it has no port, as in tcp://:8080")?;
+            (host_name(&text[..end])?, &text[end + 1..])
         }
     };
     if scheme.is_ipv4_only() && host.contains(':') {
@@ -256,7 +259,7 @@ fn ipv6(text: &str) -> Result<String, String> {
 }
 
 fn host_name(host: &str) -> Result<String, String> {
-    if host.contains(':') {
+    if host.as_bytes().contains(&b':') {
         return Err("an IPv6 address needs brackets, as in tcp://[::1]:80".into());
     }
     let named = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
@@ -526,16 +529,18 @@ impl fmt::Display for Address {
 impl fmt::Display for Options {
     /// With the `?`, or nothing when all are at their defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut marks = std::iter::once("?").chain(std::iter::repeat("&"));
-        let mut mark = || marks.next().unwrap_or("&");
+        let mut mark = "?";
         if let Some(backlog) = self.backlog {
-            write!(f, "{}backlog={backlog}", mark())?;
+            write!(f, "{mark}backlog={backlog}")?;
+            mark = "&";
         }
         if let Some(mode) = self.mode {
-            write!(f, "{}mode={mode:04o}", mark())?;
+            write!(f, "{mark}mode={mode:04o}")?;
+            mark = "&";
         }
         if self.reuseport {
-            write!(f, "{}reuseport", mark())?;
+            write!(f, "{mark}reuseport")?;
+            mark = "&";
         }
         let texts = [
             ("owner", &self.owner),
@@ -545,7 +550,8 @@ impl fmt::Display for Options {
         ];
         for (key, value) in texts {
             if let Some(value) = value {
-                write!(f, "{}{key}=", mark())?;
+                write!(f, "{mark}{key}=")?;
+                mark = "&";
                 encode(f, value.as_bytes(), "&")?;
             }
         }

@@ -22,7 +22,7 @@ pub struct User {
 
 /// Why there is no such user for us, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserError(String);
+pub struct UserError(pub String);
 
 impl std::fmt::Display for UserError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -28,12 +28,12 @@ impl Protocols {
             (self.nginx, "nginx"),
             (self.php_fpm, "php-fpm"),
         ];
-        let asked: Vec<_> = names
-            .iter()
-            .filter(|name| name.0)
-            .map(|name| name.1)
-            .collect();
-        asked.join(",")
+        let mut asked = String::new();
+        for (_, name) in names.iter().filter(|name| name.0) {
+            asked += if asked.is_empty() { "" } else { "," };
+            asked += name;
+        }
+        asked
     }
 }
 
@@ -96,16 +96,16 @@ impl Config {
         )?;
         let limit = match self.start {
             Duration::ZERO => "without a limit".into(),
-            start => format!("within {} ms", start.as_millis()),
+            start => format!("within {} ms", start.as_millis() as u64),
         };
         match self.ready {
-            Gate::Timer => writeln!(f, "ready: alive after {} ms", self.start.as_millis())?,
+            Gate::Timer => writeln!(f, "ready: alive after {} ms", self.start.as_millis() as u64)?,
             Gate::Notify => writeln!(f, "ready: READY=1 to NOTIFY_SOCKET {limit}")?,
             Gate::Ack => writeln!(f, "ready: worker:ack to the control socket {limit}")?,
         }
         let then = match self.stop {
             None => "and never killed".into(),
-            Some(stop) => format!("and SIGKILL after {} ms", stop.as_millis()),
+            Some(stop) => format!("and SIGKILL after {} ms", stop.as_millis() as u64),
         };
         writeln!(
             f,

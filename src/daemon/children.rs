@@ -12,7 +12,7 @@ use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
 use crate::status::{Culprit, end_text};
 use crate::supervisor::{ChildId, End, Event};
-use crate::sys::io::out_of_the_way;
+use crate::sys::io::{self, out_of_the_way};
 use crate::sys::{clock, process};
 use crate::table::Table;
 use crate::{error, info, warn};
@@ -123,7 +123,7 @@ impl Daemon {
             fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
         });
         let environment = self.environment(generation, notify.as_ref(), told);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let (stdout, stderr) = (io::stdout(), io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
         let listeners = self.listeners.iter().map(AsFd::as_fd);
         let descriptors: Vec<BorrowedFd> = listeners

@@ -6,7 +6,7 @@ use crate::environment::{Environment, Extras};
 use crate::error;
 use crate::spawn::{self, Order};
 use crate::status::end_text;
-use crate::sys::process;
+use crate::sys::{io, process};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -31,7 +31,7 @@ impl Daemon {
         let extras = Extras::default();
         let environment =
             Environment::build(self.inherited.iter(), &[], Protocols::default(), &extras);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let (stdout, stderr) = (io::stdout(), io::stderr());
         let order = Order {
             program: shell,
             arguments: &["-c".into(), command.into()],

@@ -5,7 +5,9 @@
 //! that nobody answers on, and hidden links of processes that are gone, are all that is unlinked.
 
 use super::Kind;
+use nix::dir::Dir;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, fchmod};
 use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat};
@@ -321,14 +323,18 @@ fn links(path: &Path) -> Vec<(PathBuf, Pid)> {
         _ => Path::new("."),
     };
     let name = path.file_name().unwrap_or_default();
-    let Ok(entries) = fs::read_dir(folder) else {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut folder) = Dir::open(folder, flags, Mode::empty()) else {
         return Vec::new();
     };
-    let ours = |entry: fs::DirEntry| {
-        let pid = link_pid(&entry.file_name(), name)?;
-        Some((path.with_file_name(entry.file_name()), pid))
-    };
-    entries.flatten().filter_map(ours).collect()
+    let mut links = Vec::new();
+    for entry in folder.iter().flatten() {
+        let entry = OsStr::from_bytes(entry.file_name().to_bytes());
+        if let Some(pid) = link_pid(entry, name) {
+            links.push((path.with_file_name(entry), pid));
+        }
+    }
+    links
 }
 
 fn link_pid(entry: &OsStr, name: &OsStr) -> Option<Pid> {
@@ -356,28 +362,23 @@ fn sweep(path: &Path) {
 
 /// The file of a socket that says it is bound to `path`: there, or at a hidden link beside it.
 fn find(path: &Path, inode: Option<u32>) -> Option<(PathBuf, FileId)> {
-    let socket = |path: PathBuf| match look(&path) {
-        Ok(Found::Socket(id)) => Some((path, id)),
-        _ => None,
-    };
-    let at_path = socket(path.to_owned());
-    let linked: Vec<_> = links(path)
-        .into_iter()
-        .filter_map(|(link, _)| socket(link))
-        .collect();
-    match inode {
-        Some(inode) => at_path
-            .into_iter()
-            .chain(linked)
-            .find(|(_, id)| id.inode as u32 == inode),
-        // A path that has no link of ours beside it may be anybody's, and one is as good as none.
-        None => match at_path {
-            Some((path, id)) if linked.iter().any(|(_, linked)| *linked == id) => Some((path, id)),
-            Some(found) if linked.is_empty() => Some(found),
-            Some(_) => None,
-            None => linked.into_iter().next(),
-        },
+    let mut linked = Vec::new();
+    for (link, _) in links(path) {
+        if let Ok(Found::Socket(id)) = look(&link) {
+            linked.push((link, id));
+        }
     }
+    let is_it = |id: FileId| inode.is_none_or(|inode| id.inode as u32 == inode);
+    if let Ok(Found::Socket(id)) = look(path) {
+        // A path that has no link of ours beside it may be anybody's, and one is as good as none.
+        let known = linked.is_empty() || linked.iter().any(|(_, linked)| *linked == id);
+        match inode {
+            Some(_) if is_it(id) => return Some((path.to_owned(), id)),
+            None => return known.then(|| (path.to_owned(), id)),
+            Some(_) => {}
+        }
+    }
+    linked.into_iter().find(|(_, id)| is_it(*id))
 }
 
 #[cfg(test)]

@@ -81,19 +81,13 @@ fn count(pid: u32, fds: Option<String>, listen_pid: Option<String>) -> Result<us
 
 fn named(count: usize, names: Option<&str>) -> Vec<Passed> {
     let mut names = names.unwrap_or_default().split(':');
-    let mut next = || {
-        names
-            .next()
-            .filter(|name| !name.is_empty())
-            .unwrap_or(super::UNNAMED)
-    };
-    (FIRST..)
-        .take(count)
-        .map(|fd| Passed {
-            fd,
-            name: next().to_owned(),
-        })
-        .collect()
+    let mut passed = Vec::new();
+    for fd in (FIRST..).take(count) {
+        let name = names.next().filter(|name| !name.is_empty());
+        let name = name.unwrap_or(super::UNNAMED).to_owned();
+        passed.push(Passed { fd, name });
+    }
+    passed
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 use super::file::{Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::{Bound, Error, Kind, Listener, cannot};
+use crate::sys::io::stdin;
 use crate::sys::socket::{inherit, listen, resolve};
 use crate::uri::{Address, Scheme, Uri};
 use nix::errno::Errno;
@@ -13,10 +14,10 @@ use nix::sys::socket::{
 };
 use nix::unistd::dup2_stdin;
 use std::fmt::Write;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::{fs, io};
 
 /// What `open_all` made of the addresses.
 #[derive(Debug, Default)]
@@ -49,7 +50,7 @@ impl Opened {
 /// Errors: the words of `open_all`.
 pub fn check(uris: &[Uri]) -> Result<(), Error> {
     uris.iter().try_for_each(|uri| {
-        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
         match &uri.address {
             Address::Host { host, port } => {
                 candidates(uri, host, port, Kind::of(uri.scheme)).map(drop)
@@ -97,34 +98,32 @@ impl Opening<'_> {
     }
 
     fn take_named(&mut self, uri: &Uri, name: &str) -> Result<(), Error> {
-        let fits = |passed: &&Passed| name.is_empty() || passed.name == name;
-        let found: Vec<_> = self
-            .inherited
-            .of_the_unit()
-            .filter(fits)
-            .map(|passed| passed.fd)
-            .collect();
-        if found.is_empty() {
-            return Err(cannot("use", uri, self.why_none(name)));
+        let inherited = self.inherited;
+        let mut found = false;
+        for passed in inherited.of_the_unit() {
+            if name.is_empty() || passed.name == name {
+                self.take(uri, passed.fd)?;
+                found = true;
+            }
         }
-        found.into_iter().try_for_each(|fd| self.take(uri, fd))
+        match found {
+            true => Ok(()),
+            false => Err(cannot("use", uri, &self.why_none(name))),
+        }
     }
 
     fn why_none(&self, name: &str) -> String {
         if let Some(reason) = &self.inherited.none_because {
             return format!("no socket was passed to us: {reason}");
         }
-        let names: Vec<_> = self
-            .inherited
-            .of_the_unit()
-            .map(|passed| &*passed.name)
-            .collect();
+        let mut names = String::new();
+        for passed in self.inherited.of_the_unit() {
+            names += if names.is_empty() { "" } else { ", " };
+            names += &passed.name;
+        }
         match names.is_empty() {
             true => "no socket was passed to us".to_owned(),
-            false => format!(
-                "none of the passed sockets is called {name} ({})",
-                names.join(", ")
-            ),
+            false => format!("none of the passed sockets is called {name} ({names})"),
         }
     }
 
@@ -133,7 +132,7 @@ impl Opening<'_> {
             return Err(cannot(
                 "use",
                 uri,
-                format!("descriptor {number} is taken already"),
+                &format!("descriptor {number} is taken already"),
             ));
         }
         let fd = match number {
@@ -197,17 +196,17 @@ impl Opening<'_> {
     /// Two equal addresses, as `?reuseport` allows, have two names.
     fn free_store_name(&self, uri: &Uri) -> String {
         let base = store_name(uri);
-        let used = |name: &str| {
-            self.opened
-                .listeners
-                .iter()
-                .any(|listener| listener.store_name() == Some(name))
-        };
-        let more = (2..).map(|n| format!("{base}#{n}"));
-        let mut names = std::iter::once(base.clone()).chain(more);
-        names
-            .find(|name| !used(name))
-            .expect("the names do not end")
+        let mut name = base.clone();
+        let mut number = 1;
+        let listeners = &self.opened.listeners;
+        while listeners
+            .iter()
+            .any(|other| other.store_name() == Some(&name))
+        {
+            number += 1;
+            name = format!("{base}#{number}");
+        }
+        name
     }
 
     /// The socket that the fd store kept for this address, if it is still what is asked for.
@@ -217,14 +216,8 @@ impl Opening<'_> {
         name: &str,
         candidates: &[SocketAddr],
     ) -> Option<Listener> {
-        let stored: Vec<_> = self
-            .inherited
-            .passed
-            .iter()
-            .filter(|passed| passed.name == name)
-            .collect();
-        for passed in stored {
-            if self.taken.contains(&passed.fd) {
+        for passed in &self.inherited.passed {
+            if passed.name != name || self.taken.contains(&passed.fd) {
                 continue;
             }
             self.taken.push(passed.fd);
@@ -275,11 +268,7 @@ impl Opening<'_> {
     }
 
     fn say_what_is_less_than_asked(&mut self) {
-        let limit = fs::read_to_string("/proc/sys/net/core/somaxconn");
-        let limit = limit
-            .ok()
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(u32::MAX);
+        let limit = somaxconn().unwrap_or(u32::MAX);
         for listener in &self.opened.listeners {
             if listener.is_inherited() {
                 continue;
@@ -304,10 +293,17 @@ impl Opening<'_> {
     }
 }
 
+/// The longest queue that the kernel allows (listen(2)).
+fn somaxconn() -> Option<u32> {
+    let bytes = fs::read("/proc/sys/net/core/somaxconn").ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
+    text.trim().parse().ok()
+}
+
 /// `fd://0`, as inetd hands a socket over: moved above 2 (std does so), for a worker gets our stdin
 /// as its own.
 fn copy_of_stdin() -> Result<OwnedFd, Errno> {
-    io::stdin().as_fd().try_clone_to_owned().map_err(word)
+    stdin().try_clone_to_owned().map_err(word)
 }
 
 fn empty_stdin() -> Result<(), Errno> {
@@ -342,12 +338,14 @@ fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Liste
 }
 
 fn is_at(bound: &Bound, uri: &Uri, candidates: &[SocketAddr]) -> bool {
-    let Bound::Inet(bound) = bound else {
-        return bound.address().as_ref() == Some(&uri.address);
-    };
-    let fits =
-        |wanted: &SocketAddr| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip());
-    candidates.iter().any(fits)
+    match (bound, &uri.address) {
+        (Bound::Inet(bound), _) => candidates
+            .iter()
+            .any(|wanted| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip())),
+        (Bound::Path(bound), Address::Path(wanted)) => bound == wanted,
+        (Bound::Abstract(bound), Address::Abstract(wanted)) => bound == wanted,
+        _ => false,
+    }
 }
 
 fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Result<Listener, Error> {
@@ -389,18 +387,22 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     use AddressFamily::{Inet, Inet6};
     let everywhere = host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
     let host = Some(host).filter(|_| !everywhere);
-    let lookup = |family| {
-        let found = resolve(host, port, family, kind.sock_type());
-        found.map_err(|word| cannot("resolve", uri, word))
+    let families: &[_] = match uri.scheme {
+        Scheme::Tcp4 | Scheme::Udp4 => &[Some(Inet)],
+        Scheme::Tcp6 | Scheme::Udp6 => &[Some(Inet6)],
+        _ if everywhere => &[Some(Inet6), Some(Inet)],
+        _ => &[None],
     };
-    let found = match uri.scheme {
-        Scheme::Tcp4 | Scheme::Udp4 => lookup(Some(Inet))?,
-        Scheme::Tcp6 | Scheme::Udp6 => lookup(Some(Inet6))?,
-        _ if everywhere => return Ok([lookup(Some(Inet6))?, lookup(Some(Inet))?].concat()),
-        _ => lookup(None)?,
-    };
-    let first = found.iter().find(|address| address.is_ipv4());
-    Ok(first.or(found.first()).copied().into_iter().collect())
+    let mut found = Vec::new();
+    for family in families {
+        let addresses = resolve(host, port, *family, kind.sock_type());
+        found.extend(addresses.map_err(|word| cannot("resolve", uri, &word))?);
+    }
+    if families.len() == 1 {
+        let best = found.iter().position(SocketAddr::is_ipv4).unwrap_or(0);
+        found = found.get(best).map_or(Vec::new(), |address| vec![*address]);
+    }
+    Ok(found)
 }
 
 fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd, Error> {
@@ -482,7 +484,7 @@ pub(crate) struct AtPath {
 /// would show the wrong path, and nginx knows its socket by that.)
 pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind) -> Result<AtPath, Error> {
     let failed = |errno: Errno| cannot("bind", uri, errno.desc());
-    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, why))?;
+    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     let address = UnixAddr::new(path).map_err(failed)?;
     let replaced = clear(path, kind).map_err(failed)?;
     let fd = unix_socket(kind).map_err(failed)?;

@@ -34,6 +34,37 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(written).map(|count| count as usize)
 }
 
+/// Our own standard input; this and the next two without the buffers and locks of `std::io`.
+pub fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: std opens 0 to 2 before main if they are not, and nothing here closes them.
+    unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
+}
+
+/// Our own standard output.
+pub fn stdout() -> BorrowedFd<'static> {
+    // SAFETY: as above.
+    unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
+}
+
+/// Our own standard error.
+pub fn stderr() -> BorrowedFd<'static> {
+    // SAFETY: as above.
+    unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }
+}
+
+/// Writes it all, waiting as long as it takes (write(2)). Errors: the system's, EINTR excepted.
+pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(fd, bytes) {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
 /// How many bytes wait in a pipe or a stream socket (FIONREAD, ioctl_tty(2), pipe(7)).
 pub fn bytes_waiting(fd: BorrowedFd<'_>) -> nix::Result<usize> {
     let mut count: libc::c_int = 0;

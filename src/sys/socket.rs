@@ -148,7 +148,7 @@ const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const REQUEST_LENGTH: u32 = 40;
+const REQUEST_WORDS: usize = 10;
 
 /// Asks the kernel about the unix socket with this inode number (what fstat(2) says of its
 /// descriptor). The answer is there when the question has been sent: this never waits.
@@ -160,7 +160,7 @@ pub fn unix_diag(inode: u64) -> Result<UnixDiag, Errno> {
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     send(
         netlink.as_raw_fd(),
-        &unix_diag_request(inode as u32),
+        unix_diag_request(inode as u32).as_flattened(),
         MsgFlags::empty(),
     )?;
     let mut answer = [0; 512];
@@ -169,20 +169,24 @@ pub fn unix_diag(inode: u64) -> Result<UnixDiag, Errno> {
 }
 
 /// A `nlmsghdr` and a `unix_diag_req`, as linux/netlink.h and linux/unix_diag.h lay them out.
-fn unix_diag_request(inode: u32) -> Vec<u8> {
-    let mut request = Vec::with_capacity(REQUEST_LENGTH as usize);
-    request.extend(REQUEST_LENGTH.to_ne_bytes());
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
-    request.extend([0; 8]); // sequence, port
-    request.extend([libc::AF_UNIX as u8, 0, 0, 0]);
-    let any_state = u32::MAX;
-    let any_cookie = [u32::MAX; 2];
+fn unix_diag_request(inode: u32) -> [[u8; 4]; REQUEST_WORDS] {
+    let [kind, flags] = [SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST as u16].map(u16::to_ne_bytes);
+    let (any_state, any_cookie) = (u32::MAX, u32::MAX);
     let show = UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN;
-    for word in [any_state, inode, show, any_cookie[0], any_cookie[1]] {
-        request.extend(word.to_ne_bytes());
-    }
-    request
+    let (sequence, port) = (0, 0);
+    let word = u32::to_ne_bytes;
+    [
+        word(4 * REQUEST_WORDS as u32),
+        [kind[0], kind[1], flags[0], flags[1]],
+        word(sequence),
+        word(port),
+        [libc::AF_UNIX as u8, 0, 0, 0],
+        word(any_state),
+        word(inode),
+        word(show),
+        word(any_cookie),
+        word(any_cookie),
+    ]
 }
 
 fn parse_unix_diag(answer: &[u8]) -> Result<UnixDiag, Errno> {
