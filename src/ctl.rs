@@ -344,9 +344,8 @@ fn conclusion(answer: &Value) -> (String, i32) {
 /// The verdict's sentence, and below it what the worker that decided it had said last.
 fn paragraph(verdict: &Value) -> Option<String> {
     let mut text = verdict.get("text")?.as_str()?.to_owned();
-    let lines = verdict.get("lines").and_then(Value::as_array);
-    let lines = lines.filter(|lines| !lines.is_empty());
-    if let Some(lines) = lines {
+    let lines = verdict.get("lines").map_or(&[][..], Value::elements);
+    if !lines.is_empty() {
         let pid = verdict.get("pid").and_then(Value::as_i64);
         let who = pid.map_or_else(|| "the worker".to_owned(), |pid| format!("worker {pid}"));
         let _ = write!(text, "\nlast lines of {who}:");
@@ -390,9 +389,11 @@ impl Line {
         loop {
             let line = self.reader.next_line().map_err(io::Error::other)?;
             if let Some(line) = line {
-                return serde_json::from_slice(&line)
-                    .map(Some)
-                    .map_err(|_| io::Error::other("it speaks another language"));
+                let text = std::str::from_utf8(&line).ok();
+                return match text.and_then(|text| Value::parse(text).ok()) {
+                    Some(answer) => Ok(Some(answer)),
+                    None => Err(io::Error::other("it speaks another language")),
+                };
             }
             self.stream.set_read_timeout(self.left()?)?;
             match self.stream.read(&mut chunk) {

@@ -2,9 +2,8 @@
 //! YAML 1.1 as Psych understands them. It must never build an object of a type the sender chose:
 //! no anchors, no aliases, no tags but those of plain data.
 
-use super::{MAX_DEPTH, Unparsable};
+use super::{MAX_DEPTH, Unparsable, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
-use serde_json::{Map, Number, Value};
 
 /// Parses one document. Dates, symbols and everything else that JSON has no type for are strings;
 /// `!binary` is decoded, and what is not UTF-8 in it replaced.
@@ -88,15 +87,15 @@ impl<'a> Reader<'a> {
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Value, Unparsable> {
-        let mut map = Map::new();
+        let mut fields = Vec::new();
         loop {
             let key = match self.next()? {
-                Event::MappingEnd => return Ok(Value::Object(map)),
+                Event::MappingEnd => return Ok(Value::Object(fields)),
                 event => key(self.node(event, depth)?)?,
             };
             let event = self.next()?;
             let value = self.node(event, depth)?;
-            map.insert(key, value);
+            fields.push((key, value));
         }
     }
 }
@@ -134,9 +133,9 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, Un
     let name = tag.map(tag_name);
     match (name.as_deref(), style) {
         (None, ScalarStyle::Plain) => Ok(plain(text)),
-        (None | Some("str" | "!str" | "!"), _) => Ok(text.into()),
+        (None | Some("str" | "!str" | "!"), _) => Ok(Value::String(text.to_owned())),
         (Some("binary" | "!binary"), _) => match base64(text) {
-            Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into()),
+            Some(bytes) => Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned())),
             None => refuse("bad base64"),
         },
         (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
@@ -157,12 +156,12 @@ fn plain(text: &str) -> Value {
     if is(&["false", "no", "off"]) {
         return Value::Bool(false);
     }
-    number(text).map_or_else(|| text.into(), Value::Number)
+    number(text).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// YAML 1.1's integers (decimal, 0 octal, 0x, 0b, with `_` and Psych's `,`) and floats. What does
 /// not fit 64 bits is no number to us.
-fn number(text: &str) -> Option<Number> {
+fn number(text: &str) -> Option<Value> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -173,12 +172,13 @@ fn number(text: &str) -> Option<Number> {
     }
     if let Some(value) = unsigned(digits) {
         return match (negative, i64::try_from(value)) {
-            (false, _) => Some(value.into()),
-            (true, Ok(value)) => Some((-value).into()),
+            (false, _) => Some(Value::Number(value.to_string())),
+            (true, Ok(value)) => Some(Value::Number((-value).to_string())),
             (true, Err(_)) => None,
         };
     }
-    float(digits).and_then(|float| Number::from_f64(if negative { -float } else { float }))
+    let float = float(digits).filter(|float| float.is_finite())?;
+    Some(Value::float(if negative { -float } else { float }))
 }
 
 fn unsigned(digits: &str) -> Option<u64> {
