@@ -141,7 +141,7 @@ impl State {
     }
 
     /// One more answer, not the last, to all whose wish is meant.
-    pub(super) fn progress(&mut self, message: &str, is_meant: impl Fn(Wish) -> bool) {
+    pub(super) fn progress(&mut self, message: &str, is_meant: &dyn Fn(Wish) -> bool) {
         let Some(socket) = &mut self.socket else {
             return;
         };
@@ -161,7 +161,7 @@ impl State {
         &mut self,
         message: &str,
         field: Option<(&str, &str)>,
-        is_meant: impl Fn(Wish) -> bool,
+        is_meant: &dyn Fn(Wish) -> bool,
     ) {
         let Some(socket) = &mut self.socket else {
             return;
