@@ -126,10 +126,25 @@ fn tell(text: &str, status: i32) {
 /// # Errors
 /// All with status 2: an unknown command or flag, a bad or missing value, no socket named.
 pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+    read(words, variable).map_err(of_ctl)
+}
+
+/// A usage error points to this face's help.
+fn of_ctl(error: UsageError) -> UsageError {
+    match error.message.strip_suffix("socketmaster -help") {
+        Some(problem) => UsageError {
+            message: format!("{problem}socketmaster ctl -help"),
+            ..error
+        },
+        None => error,
+    }
+}
+
+fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
     let mut rest = words;
     let (mut given, mut operands) = (Vec::new(), Vec::new());
     loop {
-        let split = flags::split_by(FLAGS, rest).map_err(of_ctl)?;
+        let split = flags::split_by(FLAGS, rest)?;
         if split.help {
             return Ok(Call::Help);
         }
@@ -138,93 +153,111 @@ pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, U
         if rest.is_empty() {
             break;
         }
-        operands.push(rest.remove(0));
+        operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
-    let flag = |name: &str| given.iter().rev().find(|(flag, _)| flag.name == name);
-    let value = |name: &str| flag(name).map(|(_, value)| value.clone());
-    let (command, args) = command(&operands, |name| is_on(value(name), name))?;
-    for (name, fits) in [
-        ("wait", matches!(command, "reload" | "stop")),
-        ("json", command == "status"),
-    ] {
-        if flag(name).is_some() && !fits {
-            return Err(usage(format!("{command} has no -{name}")));
+    let value = |name: &str| {
+        let flag = given.iter().rev().find(|(flag, _)| flag.name == name);
+        flag.map(|(_, value)| value)
+    };
+    let command = find(&operands)?;
+    let args = arguments(command, &operands[1..], value(command.flag))?;
+    for name in ["wait", "json"] {
+        if value(name).is_some() && name != command.flag {
+            return Err(usage(&format!("{} has no -{name}", command.on_wire)));
         }
     }
-    let control = value("control")
-        .or(variable)
-        .filter(|path| !path.is_empty());
-    let control = control.ok_or_else(|| {
-        usage(format!(
+    let control = value("control").cloned().or(variable);
+    let Some(control) = control.filter(|path| !path.is_empty()) else {
+        return Err(usage(&format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
-        ))
-    })?;
-    let timeout = value("timeout").map(|value| timeout(&value)).transpose()?;
+        )));
+    };
     Ok(Call::Send(Order {
         control: control.into(),
-        command,
+        command: command.on_wire,
         args,
-        timeout,
+        timeout: match value("timeout") {
+            Some(value) => Some(timeout(value)?),
+            None => None,
+        },
     }))
 }
 
-/// A usage error points to this face's help.
-fn of_ctl(error: UsageError) -> UsageError {
-    UsageError {
-        message: error
-            .message
-            .replace("see socketmaster -help", "see socketmaster ctl -help"),
-        ..error
+fn usage(problem: &str) -> UsageError {
+    UsageError::new(problem)
+}
+
+struct Command {
+    word: &'static str,
+    on_wire: &'static str,
+    /// The flag that it may have; given, it is its argument on the wire.
+    flag: &'static str,
+    /// Its argument without the flag, if it has one.
+    otherwise: Option<&'static str>,
+}
+
+const fn command(
+    word: &'static str,
+    on_wire: &'static str,
+    flag: &'static str,
+    otherwise: Option<&'static str>,
+) -> Command {
+    Command {
+        word,
+        on_wire,
+        flag,
+        otherwise,
     }
 }
 
-fn usage(problem: String) -> UsageError {
-    of_ctl(UsageError::new(problem))
-}
+const COMMANDS: [Command; 6] = [
+    // With a word, so that einhorn's `reload` is never meant.
+    command("reload", "reload", "wait", Some("now")),
+    command("status", "status", "json", None),
+    command("stop", "stop", "wait", None),
+    command("ping", "ping", "", None),
+    command("workers", "workers", "", None),
+    // `upgrade` is einhorn's word for a reload.
+    command("upgrade", "self-upgrade", "", None),
+];
 
-fn is_on(value: Option<OsString>, name: &str) -> Result<bool, UsageError> {
-    let Some(value) = value else { return Ok(false) };
-    flags::boolean(&value.to_string_lossy())
-        .map_err(|reason| of_ctl(UsageError::value(name, &value, &reason)))
-}
-
-/// The command on the wire, and its arguments.
-fn command(
-    operands: &[OsString],
-    is_on: impl Fn(&str) -> Result<bool, UsageError>,
-) -> Result<(&'static str, Vec<String>), UsageError> {
-    let words: Vec<_> = operands.iter().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
-    let with = |word: &str, on: bool| on.then(|| word.to_owned()).into_iter().collect();
-    Ok(match words[..] {
-        // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] => {
-            let word = if is_on("wait")? { "wait" } else { "now" };
-            ("reload", vec![word.to_owned()])
-        }
-        ["status"] => ("status", with("json", is_on("json")?)),
-        ["stop"] => ("stop", with("wait", is_on("wait")?)),
-        ["ping"] => ("ping", Vec::new()),
-        // `upgrade` is einhorn's word for a reload.
-        ["upgrade"] => ("self-upgrade", Vec::new()),
-        ["workers", number] => {
-            let checked = flags::integer(number, 1..=10_000);
-            let number = checked.map_err(|reason| usage(format!("workers {number}: {reason}")))?;
-            ("workers", vec![number.to_string()])
-        }
-        ["workers"] => return Err(usage("workers needs a number".to_owned())),
-        [] => return Err(usage("no command given".to_owned())),
-        [
-            known @ ("reload" | "status" | "stop" | "ping" | "upgrade" | "workers"),
-            ..,
-        ] => {
-            return Err(usage(format!("{known} takes no such arguments")));
-        }
-        [other, ..] => {
-            let other = flags::printable(OsStr::new(other));
-            return Err(usage(format!("{other} is no command")));
-        }
+fn find(operands: &[String]) -> Result<&'static Command, UsageError> {
+    let Some(word) = operands.first() else {
+        return Err(usage("no command given"));
+    };
+    let known = COMMANDS.iter().find(|command| command.word == word);
+    known.ok_or_else(|| {
+        let word = flags::printable(OsStr::new(word));
+        usage(&format!("{word} is no command"))
     })
+}
+
+/// What goes with the command; `flag`: the value of its flag.
+fn arguments(
+    command: &Command,
+    operands: &[String],
+    flag: Option<&OsString>,
+) -> Result<Vec<String>, UsageError> {
+    let argument = match operands {
+        [] if command.word == "workers" => return Err(usage("workers needs a number")),
+        [] if is_on(command.flag, flag)? => Some(command.flag.to_owned()),
+        [] => command.otherwise.map(str::to_owned),
+        [number] if command.word == "workers" => match flags::integer(number, 1..=10_000) {
+            Ok(number) => Some(number.to_string()),
+            Err(reason) => return Err(usage(&format!("workers {number}: {reason}"))),
+        },
+        _ => {
+            let problem = format!("{} takes no such arguments", command.word);
+            return Err(usage(&problem));
+        }
+    };
+    Ok(Vec::from_iter(argument))
+}
+
+fn is_on(name: &str, value: Option<&OsString>) -> Result<bool, UsageError> {
+    let Some(value) = value else { return Ok(false) };
+    let read = flags::boolean(&value.to_string_lossy());
+    read.map_err(|reason| UsageError::value(name, value, &reason))
 }
 
 fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
@@ -234,20 +267,16 @@ fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
         Err(_) => duration(&text),
     };
     let reason = "neither milliseconds nor a time as in 30s or 1m30s";
-    parsed.ok_or_else(|| of_ctl(UsageError::value("timeout", value, reason)))
+    parsed.ok_or_else(|| UsageError::value("timeout", value, reason))
 }
 
 /// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
 fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
+    let mut total: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
+        let (number, after) = split_digits(rest, true);
+        let (unit, after) = split_digits(after, false);
         let millis: u64 = match unit {
             "ms" => 1,
             "s" => 1000,
@@ -256,10 +285,18 @@ fn duration(text: &str) -> Option<Duration> {
             _ => return None,
         };
         let millis = number.parse::<u64>().ok()?.checked_mul(millis)?;
-        total = total.checked_add(Duration::from_millis(millis))?;
+        total = total.checked_add(millis)?;
         rest = after;
     }
-    (!text.is_empty()).then_some(total)
+    (!text.is_empty()).then_some(Duration::from_millis(total))
+}
+
+/// The digits that the text begins with and the rest of it, or what is no digit and the rest.
+fn split_digits(text: &str, digits: bool) -> (&str, &str) {
+    let end = text
+        .bytes()
+        .position(|byte| byte.is_ascii_digit() != digits);
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 // ---- the conversation ----
