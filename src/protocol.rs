@@ -24,14 +24,14 @@ pub const MAX_DEPTH: usize = 8;
 /// A request's id: any scalar or sequence, given back with the type it came with.
 pub type Id = Value;
 
-/// Why a line is not a request or not an answer, in a few words for the log. The client is told
+/// Why a line is not a request or not an answer, in a few words. The client is told
 /// [`UNPARSABLE`] and nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unparsable(pub String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unparsable(pub &'static str);
 
 impl fmt::Display for Unparsable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0)
     }
 }
 
@@ -144,17 +144,17 @@ fn into_text(value: Value) -> String {
 
 fn mapping(line: &[u8], limit: usize) -> Result<Fields, Unparsable> {
     if line.len() > limit {
-        return Err(Unparsable(format!("longer than {limit} bytes")));
+        return Err(Unparsable("too long"));
     }
     let line = line::decode(line);
-    let text = std::str::from_utf8(&line).map_err(|_| Unparsable("not UTF-8".into()))?;
+    let text = std::str::from_utf8(&line).map_err(|_| Unparsable("not UTF-8"))?;
     let value = parse_text(text)?;
     if value.depth() > MAX_DEPTH {
-        return Err(Unparsable(format!("nested deeper than {MAX_DEPTH}")));
+        return Err(Unparsable("nested too deep"));
     }
     match value {
         Value::Object(fields) => Ok(fields),
-        _ => Err(Unparsable("not a mapping".into())),
+        _ => Err(Unparsable("not a mapping")),
     }
 }
 

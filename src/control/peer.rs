@@ -3,6 +3,8 @@
 
 use crate::supervisor::ChildId;
 use nix::sys::socket::{getsockopt, sockopt};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 /// How far a process may be from its worker.
@@ -81,9 +83,12 @@ struct Stat {
     started: u64,
 }
 
-/// The fields of /proc/PID/stat that matter here (proc(5)).
+/// The fields of /proc/PID/stat that matter here (proc(5)); they come in the first read.
 fn stat(pid: i32) -> Option<Stat> {
-    parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    let mut stat = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut stat).ok()?;
+    parse(&stat[..length])
 }
 
 fn parse(stat: &[u8]) -> Option<Stat> {

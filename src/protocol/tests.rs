@@ -4,7 +4,7 @@ fn request(line: &str) -> Request {
     parse_request(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error}"))
 }
 
-fn refusal(line: &[u8]) -> String {
+fn refusal(line: &[u8]) -> &'static str {
     match parse_request(line) {
         Err(Unparsable(why)) => why,
         Ok(request) => panic!(
@@ -294,10 +294,7 @@ fn any_char(dice: &mut Dice) -> char {
 
 #[test]
 fn an_answer_that_is_no_mapping_is_told_apart() {
-    assert_eq!(
-        decode_answer(b"[1]"),
-        Err(Unparsable("not a mapping".into()))
-    );
+    assert_eq!(decode_answer(b"[1]"), Err(Unparsable("not a mapping")));
     let got = decode_answer(b"{\"wait\": false}").expect("a mapping");
     assert_eq!(
         got,

@@ -5,6 +5,8 @@
 use super::{MAX_DEPTH, Unparsable, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 
+const FOREIGN: &str = "a tag of something else than plain data";
+
 /// Parses one document. Dates, symbols and everything else that JSON has no type for are strings;
 /// `!binary` is decoded, and what is not UTF-8 in it replaced.
 ///
@@ -29,8 +31,8 @@ pub fn parse(text: &str) -> Result<Value, Unparsable> {
     Ok(value)
 }
 
-fn refuse<T>(why: &str) -> Result<T, Unparsable> {
-    Err(Unparsable(why.into()))
+fn refuse<T>(why: &'static str) -> Result<T, Unparsable> {
+    Err(Unparsable(why))
 }
 
 struct Reader<'a> {
@@ -41,7 +43,7 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Event<'a>, Unparsable> {
         match self.parser.next_event() {
             Some(Ok((event, _))) => Ok(event),
-            Some(Err(error)) => Err(Unparsable(error.to_string())),
+            Some(Err(_)) => refuse("not YAML"),
             None => refuse("ends early"),
         }
     }
@@ -102,12 +104,12 @@ impl<'a> Reader<'a> {
 
 fn check_collection(tag: Option<&Tag>, wanted: &str, depth: usize) -> Result<(), Unparsable> {
     if depth >= MAX_DEPTH {
-        return Err(Unparsable(format!("nested deeper than {MAX_DEPTH}")));
+        return refuse("nested too deep");
     }
     match tag.map(tag_name) {
         None => Ok(()),
         Some(name) if name == wanted => Ok(()),
-        Some(name) => Err(Unparsable(format!("tag {name}"))),
+        Some(_) => refuse(FOREIGN),
     }
 }
 
@@ -139,7 +141,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, Un
             None => refuse("bad base64"),
         },
         (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
-        (Some(name), _) => Err(Unparsable(format!("tag {name}"))),
+        (Some(_), _) => refuse(FOREIGN),
     }
 }
 
