@@ -309,12 +309,12 @@ impl Control {
             return Next::Nothing;
         };
         let next = match client.next_request(now) {
-            Ok(Some(request)) => Next::Request(Incoming {
+            Ok(Some(request)) => Next::Request(Box::new(Incoming {
                 connection: id,
                 peer: client.peer.clone(),
                 rights: client.rights,
                 request,
-            }),
+            })),
             Ok(None) if client.has_more => Next::More,
             Ok(None) => Next::Nothing,
             Err(_gone) => {

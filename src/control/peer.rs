@@ -96,9 +96,11 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started })
+    let mut number = |skipped| fields.nth(skipped)?.parse::<i64>().ok();
+    Some(Stat {
+        parent: number(1)? as i32,
+        started: number(17)? as u64,
+    })
 }
 
 #[cfg(test)]
