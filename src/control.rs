@@ -384,9 +384,7 @@ impl Control {
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
     pub fn end(mut self) {
-        for client in std::mem::take(&mut self.clients) {
-            std::mem::forget(client.stream);
-        }
+        std::mem::forget(std::mem::take(&mut self.clients));
     }
 
     /// The connections that were closed since the last call: to be deregistered, then dropped.

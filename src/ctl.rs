@@ -159,22 +159,25 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageE
         let flag = given.iter().rev().find(|(flag, _)| flag.name == name);
         flag.map(|(_, value)| value)
     };
-    let command = find(&operands)?;
-    let args = arguments(command, &operands[1..], value(command.flag))?;
+    let (word, command, flag) = find(&operands)?;
+    let args = arguments(word, &operands[1..], flag, value(flag))?;
     for name in ["wait", "json"] {
-        if value(name).is_some() && name != command.flag {
-            return Err(usage(&format!("{} has no -{name}", command.on_wire)));
+        if value(name).is_some() && name != flag {
+            return Err(usage(&format!("{command} has no -{name}")));
         }
     }
-    let control = value("control").cloned().or(variable);
-    let Some(control) = control.filter(|path| !path.is_empty()) else {
+    let control = match value("control") {
+        Some(control) => control.clone(),
+        None => variable.unwrap_or_default(),
+    };
+    if control.is_empty() {
         return Err(usage(&format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
         )));
-    };
+    }
     Ok(Call::Send(Order {
         control: control.into(),
-        command: command.on_wire,
+        command,
         args,
         timeout: match value("timeout") {
             Some(value) => Some(timeout(value)?),
@@ -187,71 +190,51 @@ fn usage(problem: &str) -> UsageError {
     UsageError::new(problem)
 }
 
-struct Command {
-    word: &'static str,
-    on_wire: &'static str,
-    /// The flag that it may have; given, it is its argument on the wire.
-    flag: &'static str,
-    /// Its argument without the flag, if it has one.
-    otherwise: Option<&'static str>,
-}
-
-const fn command(
-    word: &'static str,
-    on_wire: &'static str,
-    flag: &'static str,
-    otherwise: Option<&'static str>,
-) -> Command {
-    Command {
-        word,
-        on_wire,
-        flag,
-        otherwise,
-    }
-}
+/// A command: its word, its word on the wire, and the flag that it may have. The flag, given, is
+/// its argument on the wire.
+type Command = (&'static str, &'static str, &'static str);
 
 const COMMANDS: [Command; 6] = [
-    // With a word, so that einhorn's `reload` is never meant.
-    command("reload", "reload", "wait", Some("now")),
-    command("status", "status", "json", None),
-    command("stop", "stop", "wait", None),
-    command("ping", "ping", "", None),
-    command("workers", "workers", "", None),
+    ("reload", "reload", "wait"),
+    ("status", "status", "json"),
+    ("stop", "stop", "wait"),
+    ("ping", "ping", ""),
+    ("workers", "workers", ""),
     // `upgrade` is einhorn's word for a reload.
-    command("upgrade", "self-upgrade", "", None),
+    ("upgrade", "self-upgrade", ""),
 ];
 
-fn find(operands: &[String]) -> Result<&'static Command, UsageError> {
+fn find(operands: &[String]) -> Result<Command, UsageError> {
     let Some(word) = operands.first() else {
         return Err(usage("no command given"));
     };
-    let known = COMMANDS.iter().find(|command| command.word == word);
-    known.ok_or_else(|| {
+    let known = COMMANDS.iter().find(|command| command.0 == word);
+    known.copied().ok_or_else(|| {
         let word = flags::printable(OsStr::new(word));
         usage(&format!("{word} is no command"))
     })
 }
 
-/// What goes with the command; `flag`: the value of its flag.
+/// What goes with the command; `flag` and `value`: its flag, and what was given for it.
 fn arguments(
-    command: &Command,
+    command: &str,
     operands: &[String],
-    flag: Option<&OsString>,
+    flag: &str,
+    value: Option<&OsString>,
 ) -> Result<Vec<String>, UsageError> {
-    let argument = match operands {
-        [] if command.word == "workers" => return Err(usage("workers needs a number")),
-        [] if is_on(command.flag, flag)? => Some(command.flag.to_owned()),
-        [] => command.otherwise.map(str::to_owned),
-        [number] if command.word == "workers" => match flags::integer(number, 1..=10_000) {
-            Ok(number) => Some(number.to_string()),
-            Err(reason) => return Err(usage(&format!("workers {number}: {reason}"))),
+    let problem = match (command, operands) {
+        ("workers", []) => "workers needs a number".to_owned(),
+        ("workers", [number]) => match flags::integer(number, 1..=10_000) {
+            Ok(number) => return Ok(vec![number.to_string()]),
+            Err(reason) => format!("workers {number}: {reason}"),
         },
-        _ => {
-            let problem = format!("{} takes no such arguments", command.word);
-            return Err(usage(&problem));
-        }
+        (_, []) if is_on(flag, value)? => return Ok(vec![flag.to_owned()]),
+        // With a word, so that einhorn's `reload` is never meant.
+        ("reload", []) => return Ok(vec!["now".to_owned()]),
+        (_, []) => return Ok(Vec::new()),
+        _ => format!("{command} takes no such arguments"),
     };
-    Ok(Vec::from_iter(argument))
+    Err(usage(&problem))
 }
 
 fn is_on(name: &str, value: Option<&OsString>) -> Result<bool, UsageError> {
