@@ -309,12 +309,12 @@ impl Control {
             return Next::Nothing;
         };
         let next = match client.next_request(now) {
-            Ok(Some(request)) => Next::Request(Incoming {
+            Ok(Some(request)) => Next::Request(Box::new(Incoming {
                 connection: id,
                 peer: client.peer.clone(),
                 rights: client.rights,
                 request,
-            }),
+            })),
             Ok(None) if client.has_more => Next::More,
             Ok(None) => Next::Nothing,
             Err(_gone) => {
@@ -384,9 +384,7 @@ impl Control {
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
     pub fn end(mut self) {
-        for client in std::mem::take(&mut self.clients) {
-            std::mem::forget(client.stream);
-        }
+        std::mem::forget(std::mem::take(&mut self.clients));
     }
 
     /// The connections that were closed since the last call: to be deregistered, then dropped.

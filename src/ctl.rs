@@ -127,10 +127,25 @@ fn tell(text: &str, status: i32) {
 /// # Errors
 /// All with status 2: an unknown command or flag, a bad or missing value, no socket named.
 pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+    read(words, variable).map_err(of_ctl)
+}
+
+/// A usage error points to this face's help.
+fn of_ctl(error: UsageError) -> UsageError {
+    match error.message.strip_suffix("socketmaster -help") {
+        Some(problem) => UsageError {
+            message: format!("{problem}socketmaster ctl -help"),
+            ..error
+        },
+        None => error,
+    }
+}
+
+fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
     let mut rest = words;
     let (mut given, mut operands) = (Vec::new(), Vec::new());
     loop {
-        let split = flags::split_by(FLAGS, rest).map_err(of_ctl)?;
+        let split = flags::split_by(FLAGS, rest)?;
         if split.help {
             return Ok(Call::Help);
         }
@@ -139,93 +154,94 @@ pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, U
         if rest.is_empty() {
             break;
         }
-        operands.push(rest.remove(0));
+        operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
-    let flag = |name: &str| given.iter().rev().find(|(flag, _)| flag.name == name);
-    let value = |name: &str| flag(name).map(|(_, value)| value.clone());
-    let (command, args) = command(&operands, |name| is_on(value(name), name))?;
-    for (name, fits) in [
-        ("wait", matches!(command, "reload" | "stop")),
-        ("json", command == "status"),
-    ] {
-        if flag(name).is_some() && !fits {
-            return Err(usage(format!("{command} has no -{name}")));
+    let value = |name: &str| {
+        let flag = given.iter().rev().find(|(flag, _)| flag.name == name);
+        flag.map(|(_, value)| value)
+    };
+    let (word, command, flag) = find(&operands)?;
+    let args = arguments(word, &operands[1..], flag, value(flag))?;
+    for name in ["wait", "json"] {
+        if value(name).is_some() && name != flag {
+            return Err(usage(&format!("{command} has no -{name}")));
         }
     }
-    let control = value("control")
-        .or(variable)
-        .filter(|path| !path.is_empty());
-    let control = control.ok_or_else(|| {
-        usage(format!(
+    let control = match value("control") {
+        Some(control) => control.clone(),
+        None => variable.unwrap_or_default(),
+    };
+    if control.is_empty() {
+        return Err(usage(&format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
-        ))
-    })?;
-    let timeout = value("timeout").map(|value| timeout(&value)).transpose()?;
+        )));
+    }
     Ok(Call::Send(Order {
         control: control.into(),
         command,
         args,
-        timeout,
+        timeout: match value("timeout") {
+            Some(value) => Some(timeout(value)?),
+            None => None,
+        },
     }))
 }
 
-/// A usage error points to this face's help.
-fn of_ctl(error: UsageError) -> UsageError {
-    UsageError {
-        message: error
-            .message
-            .replace("see socketmaster -help", "see socketmaster ctl -help"),
-        ..error
-    }
+fn usage(problem: &str) -> UsageError {
+    UsageError::new(problem)
 }
 
-fn usage(problem: String) -> UsageError {
-    of_ctl(UsageError::new(problem))
-}
+/// A command: its word, its word on the wire, and the flag that it may have. The flag, given, is
+/// its argument on the wire.
+type Command = (&'static str, &'static str, &'static str);
 
-fn is_on(value: Option<OsString>, name: &str) -> Result<bool, UsageError> {
-    let Some(value) = value else { return Ok(false) };
-    flags::boolean(&value.to_string_lossy())
-        .map_err(|reason| of_ctl(UsageError::value(name, &value, &reason)))
-}
+const COMMANDS: [Command; 6] = [
+    ("reload", "reload", "wait"),
+    ("status", "status", "json"),
+    ("stop", "stop", "wait"),
+    ("ping", "ping", ""),
+    ("workers", "workers", ""),
+    // `upgrade` is einhorn's word for a reload.
+    ("upgrade", "self-upgrade", ""),
+];
 
-/// The command on the wire, and its arguments.
-fn command(
-    operands: &[OsString],
-    is_on: impl Fn(&str) -> Result<bool, UsageError>,
-) -> Result<(&'static str, Vec<String>), UsageError> {
-    let words: Vec<_> = operands.iter().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<&str> = words.iter().map(|word| &**word).collect();
-    let with = |word: &str, on: bool| on.then(|| word.to_owned()).into_iter().collect();
-    Ok(match words[..] {
-        // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] => {
-            let word = if is_on("wait")? { "wait" } else { "now" };
-            ("reload", vec![word.to_owned()])
-        }
-        ["status"] => ("status", with("json", is_on("json")?)),
-        ["stop"] => ("stop", with("wait", is_on("wait")?)),
-        ["ping"] => ("ping", Vec::new()),
-        // `upgrade` is einhorn's word for a reload.
-        ["upgrade"] => ("self-upgrade", Vec::new()),
-        ["workers", number] => {
-            let checked = flags::integer(number, 1..=10_000);
-            let number = checked.map_err(|reason| usage(format!("workers {number}: {reason}")))?;
-            ("workers", vec![number.to_string()])
-        }
-        ["workers"] => return Err(usage("workers needs a number".to_owned())),
-        [] => return Err(usage("no command given".to_owned())),
-        [
-            known @ ("reload" | "status" | "stop" | "ping" | "upgrade" | "workers"),
-            ..,
-        ] => {
-            return Err(usage(format!("{known} takes no such arguments")));
-        }
-        [other, ..] => {
-            let other = flags::printable(OsStr::new(other));
-            return Err(usage(format!("{other} is no command")));
-        }
+fn find(operands: &[String]) -> Result<Command, UsageError> {
+    let Some(word) = operands.first() else {
+        return Err(usage("no command given"));
+    };
+    let known = COMMANDS.iter().find(|command| command.0 == word);
+    known.copied().ok_or_else(|| {
+        let word = flags::printable(OsStr::new(word));
+        usage(&format!("{word} is no command"))
     })
+}
+
+/// What goes with the command; `flag` and `value`: its flag, and what was given for it.
+fn arguments(
+    command: &str,
+    operands: &[String],
+    flag: &str,
+    value: Option<&OsString>,
+) -> Result<Vec<String>, UsageError> {
+    let problem = match (command, operands) {
+        ("workers", []) => "workers needs a number".to_owned(),
+        ("workers", [number]) => match flags::integer(number, 1..=10_000) {
+            Ok(number) => return Ok(vec![number.to_string()]),
+            Err(reason) => format!("workers {number}: {reason}"),
+        },
+        (_, []) if is_on(flag, value)? => return Ok(vec![flag.to_owned()]),
+        // With a word, so that einhorn's `reload` is never meant.
+        ("reload", []) => return Ok(vec!["now".to_owned()]),
+        (_, []) => return Ok(Vec::new()),
+        _ => format!("{command} takes no such arguments"),
+    };
+    Err(usage(&problem))
+}
+
+fn is_on(name: &str, value: Option<&OsString>) -> Result<bool, UsageError> {
+    let Some(value) = value else { return Ok(false) };
+    let read = flags::boolean(&value.to_string_lossy());
+    read.map_err(|reason| UsageError::value(name, value, &reason))
 }
 
 fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
@@ -235,20 +251,16 @@ fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
         Err(_) => duration(&text),
     };
     let reason = "neither milliseconds nor a time as in 30s or 1m30s";
-    parsed.ok_or_else(|| of_ctl(UsageError::value("timeout", value, reason)))
+    parsed.ok_or_else(|| UsageError::value("timeout", value, reason))
 }
 
 /// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
 fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
+    let mut total: u64 = 0;
     let mut rest = text;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, after) = rest.split_at(digits);
-        let unit = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let (unit, after) = after.split_at(unit);
+        let (number, after) = split_digits(rest, true);
+        let (unit, after) = split_digits(after, false);
         let millis: u64 = match unit {
             "ms" => 1,
             "s" => 1000,
@@ -257,10 +269,18 @@ fn duration(text: &str) -> Option<Duration> {
             _ => return None,
         };
         let millis = number.parse::<u64>().ok()?.checked_mul(millis)?;
-        total = total.checked_add(Duration::from_millis(millis))?;
+        total = total.checked_add(millis)?;
         rest = after;
     }
-    (!text.is_empty()).then_some(total)
+    (!text.is_empty()).then_some(Duration::from_millis(total))
+}
+
+/// The digits that the text begins with and the rest of it, or what is no digit and the rest.
+fn split_digits(text: &str, digits: bool) -> (&str, &str) {
+    let end = text
+        .bytes()
+        .position(|byte| byte.is_ascii_digit() != digits);
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 // ---- the conversation ----
@@ -345,9 +365,8 @@ fn conclusion(answer: &Value) -> (String, i32) {
 /// The verdict's sentence, and below it what the worker that decided it had said last.
 fn paragraph(verdict: &Value) -> Option<String> {
     let mut text = verdict.get("text")?.as_str()?.to_owned();
-    let lines = verdict.get("lines").and_then(Value::as_array);
-    let lines = lines.filter(|lines| !lines.is_empty());
-    if let Some(lines) = lines {
+    let lines = verdict.get("lines").map_or(&[][..], Value::elements);
+    if !lines.is_empty() {
         let pid = verdict.get("pid").and_then(Value::as_i64);
         let who = pid.map_or_else(|| "the worker".to_owned(), |pid| format!("worker {pid}"));
         let _ = write!(text, "\nlast lines of {who}:");
@@ -391,9 +410,11 @@ impl Line {
         loop {
             let line = self.reader.next_line().map_err(io::Error::other)?;
             if let Some(line) = line {
-                return serde_json::from_slice(&line)
-                    .map(Some)
-                    .map_err(|_| io::Error::other("it speaks another language"));
+                let text = std::str::from_utf8(&line).ok();
+                return match text.and_then(|text| Value::parse(text).ok()) {
+                    Some(answer) => Ok(Some(answer)),
+                    None => Err(io::Error::other("it speaks another language")),
+                };
             }
             self.stream.set_read_timeout(self.left()?)?;
             match self.stream.read(&mut chunk) {

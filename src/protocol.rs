@@ -4,12 +4,15 @@
 
 pub mod json;
 pub mod line;
+mod value;
 #[cfg(feature = "einhorn")]
 pub mod yaml;
 
 pub use line::{LineReader, TooLong};
-pub use serde_json::Value;
 use std::fmt;
+pub use value::Value;
+#[cfg(test)]
+pub(crate) use value::json;
 
 /// The longest request line that is read, in bytes without the LF.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -21,14 +24,14 @@ pub const MAX_DEPTH: usize = 8;
 /// A request's id: any scalar or sequence, given back with the type it came with.
 pub type Id = Value;
 
-/// Why a line is not a request or not an answer, in a few words for the log. The client is told
+/// Why a line is not a request or not an answer, in a few words. The client is told
 /// [`UNPARSABLE`] and nothing else.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unparsable(pub String);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unparsable(pub &'static str);
 
 impl fmt::Display for Unparsable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.0)
     }
 }
 
@@ -74,7 +77,7 @@ fn ruby_class(value: &Value) -> &'static str {
         Value::Null => "NilClass",
         Value::Bool(true) => "TrueClass",
         Value::Bool(false) => "FalseClass",
-        Value::Number(number) if number.is_f64() => "Float",
+        Value::Number(number) if number.contains('.') => "Float",
         Value::Number(_) => "Integer",
         Value::String(_) => "String",
         Value::Array(_) => "Array",
@@ -103,11 +106,8 @@ pub struct Request {
 /// [`Unparsable`] when it is not a mapping, too long, nested deeper than [`MAX_DEPTH`], or YAML
 /// with anchors, aliases or foreign tags.
 pub fn parse_request(line: &[u8]) -> Result<Request, Unparsable> {
-    let mut map = match parse(line, MAX_REQUEST)? {
-        Value::Object(map) => map,
-        _ => return Err(Unparsable("not a mapping".into())),
-    };
-    let mut take = |key| map.remove(key).filter(|value| !is_falsy(value));
+    let mut fields = mapping(line, MAX_REQUEST)?;
+    let mut take = |key| take(&mut fields, key);
     Ok(Request {
         id: take("id"),
         command: take("command").map(into_text),
@@ -122,6 +122,15 @@ pub fn parse_request(line: &[u8]) -> Result<Request, Unparsable> {
     })
 }
 
+type Fields = Vec<(String, Value)>;
+
+/// What a field holds: null and false are as good as nothing.
+fn take(fields: &mut Fields, key: &str) -> Option<Value> {
+    let place = fields.iter().rposition(|(name, _)| name == key)?;
+    let (_, value) = fields.remove(place);
+    Some(value).filter(|value| !is_falsy(value))
+}
+
 fn is_falsy(value: &Value) -> bool {
     matches!(value, Value::Null | Value::Bool(false))
 }
@@ -133,31 +142,34 @@ fn into_text(value: Value) -> String {
     }
 }
 
-fn parse(line: &[u8], limit: usize) -> Result<Value, Unparsable> {
+fn mapping(line: &[u8], limit: usize) -> Result<Fields, Unparsable> {
     if line.len() > limit {
-        return Err(Unparsable(format!("longer than {limit} bytes")));
+        return Err(Unparsable("too long"));
     }
     let line = line::decode(line);
-    let text = std::str::from_utf8(&line).map_err(|_| Unparsable("not UTF-8".into()))?;
+    let text = std::str::from_utf8(&line).map_err(|_| Unparsable("not UTF-8"))?;
     let value = parse_text(text)?;
-    if json::depth(&value) > MAX_DEPTH {
-        return Err(Unparsable(format!("nested deeper than {MAX_DEPTH}")));
+    if value.depth() > MAX_DEPTH {
+        return Err(Unparsable("nested too deep"));
     }
-    Ok(value)
+    match value {
+        Value::Object(fields) => Ok(fields),
+        _ => Err(Unparsable("not a mapping")),
+    }
 }
 
 #[cfg(feature = "einhorn")]
 fn parse_text(text: &str) -> Result<Value, Unparsable> {
     // A JSON object first: YAML has no surrogate pairs, and JSON writers use them.
-    match json::parse(text) {
-        Ok(value) if value.is_object() => Ok(value),
+    match Value::parse(text) {
+        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
         _ => yaml::parse(text),
     }
 }
 
 #[cfg(not(feature = "einhorn"))]
 fn parse_text(text: &str) -> Result<Value, Unparsable> {
-    json::parse(text)
+    Value::parse(text)
 }
 
 /// One answer as a line with its LF, in the JSON that Psych, yaml.v2 and JSON parsers all read
@@ -216,11 +228,8 @@ pub struct Answer {
 /// # Errors
 /// [`Unparsable`] when the line is not a mapping: einhorn's own client then says so and reads on.
 pub fn decode_answer(line: &[u8]) -> Result<Answer, Unparsable> {
-    let mut map = match parse(line, MAX_ANSWER)? {
-        Value::Object(map) => map,
-        _ => return Err(Unparsable("not a mapping".into())),
-    };
-    let mut take = |key| map.remove(key).filter(|value| !is_falsy(value));
+    let mut fields = mapping(line, MAX_ANSWER)?;
+    let mut take = |key| take(&mut fields, key);
     Ok(Answer {
         message: take("message").map(into_text).unwrap_or_default(),
         request_id: take("request_id"),

@@ -45,8 +45,8 @@ fn exec_text(step: &str, errno: i32) -> String {
 /// The system's word for an errno.
 pub fn errno_text(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.rfind(" (os error") {
-        Some(end) => text[..end].to_owned(),
+    match text.rsplit_once('(') {
+        Some((word, _os_error)) => word.trim_end().to_owned(),
         None => text,
     }
 }
@@ -70,10 +70,10 @@ pub fn signal_text(signal: i32) -> String {
         "alarm clock",
         "terminated",
     ];
-    let word = usize::try_from(signal - 1)
-        .ok()
-        .and_then(|index| words.get(index));
-    word.map_or_else(|| format!("signal {signal}"), |word| (*word).to_owned())
+    match words.get((signal as usize).wrapping_sub(1)) {
+        Some(word) => (*word).to_owned(),
+        None => format!("signal {signal}"),
+    }
 }
 
 /// `1 worker`, `3 workers`.
@@ -84,8 +84,11 @@ pub fn workers_text(count: usize) -> String {
 /// `12 ms`, `3.0 s`, `5 min`, `26 h`.
 pub fn duration_text(duration: Duration) -> String {
     match duration.as_secs() {
-        0 => format!("{} ms", duration.as_millis()),
-        1..=119 => format!("{:.1} s", duration.as_secs_f64()),
+        0 => format!("{} ms", duration.subsec_millis()),
+        seconds @ 1..=119 => {
+            let tenths = seconds * 10 + u64::from(duration.subsec_millis() + 50) / 100;
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
         120..=7199 => format!("{} min", duration.as_secs() / 60),
         seconds => format!("{} h", seconds / 3600),
     }

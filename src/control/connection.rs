@@ -22,7 +22,7 @@ const OVERFLOW: usize = 256 * 1024;
 #[derive(Debug, PartialEq)]
 pub enum Next {
     /// And perhaps there is more.
-    Request(Incoming),
+    Request(Box<Incoming>),
     /// No request yet; look again in the next turn.
     More,
     /// Nothing until its descriptor says so.

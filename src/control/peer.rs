@@ -3,6 +3,8 @@
 
 use crate::supervisor::ChildId;
 use nix::sys::socket::{getsockopt, sockopt};
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::BorrowedFd;
 
 /// How far a process may be from its worker.
@@ -81,9 +83,12 @@ struct Stat {
     started: u64,
 }
 
-/// The fields of /proc/PID/stat that matter here (proc(5)).
+/// The fields of /proc/PID/stat that matter here (proc(5)); they come in the first read.
 fn stat(pid: i32) -> Option<Stat> {
-    parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    let mut stat = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut stat).ok()?;
+    parse(&stat[..length])
 }
 
 fn parse(stat: &[u8]) -> Option<Stat> {
@@ -91,9 +96,11 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started })
+    let mut number = |skipped| fields.nth(skipped)?.parse::<i64>().ok();
+    Some(Stat {
+        parent: number(1)? as i32,
+        started: number(17)? as u64,
+    })
 }
 
 #[cfg(test)]

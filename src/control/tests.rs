@@ -1,7 +1,7 @@
 //! The control socket with clients in the same process.
 
 use super::*;
-use crate::protocol::{MAX_REQUEST, Value};
+use crate::protocol::{MAX_REQUEST, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -136,14 +136,14 @@ fn who_waits_is_kept_though_it_sends_no_more_until_it_leaves() {
 
 #[test]
 fn an_answer_has_its_field_and_its_id() {
-    let id = Value::from("x%y");
+    let id = json!("x%y");
     let answer = Answer {
         message: "m",
         id: Some(&id),
         wait: true,
         field: Some(("verdict", "{\"a\": 1}")),
     };
-    let line: Value = serde_json::from_slice(&answer.encode()).unwrap();
+    let line: serde_json::Value = serde_json::from_slice(&answer.encode()).unwrap();
     assert_eq!(line["message"], "m");
     assert_eq!(line["request_id"], "x%y");
     assert_eq!(line["wait"], true);

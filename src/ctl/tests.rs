@@ -152,18 +152,18 @@ fn the_outcome_is_the_exit_status() {
         ("superseded", 5),
         ("abandoned", 5),
     ] {
-        let answer = serde_json::json!({"message": "m", "verdict": {"outcome": outcome}});
+        let answer = json!({"message": "m", "verdict": {"outcome": outcome}});
         assert_eq!(conclusion(&answer), ("m".to_owned(), status));
     }
-    let answer = serde_json::json!({"message": "no", "failed": true});
+    let answer = json!({"message": "no", "failed": true});
     assert_eq!(conclusion(&answer), ("no".to_owned(), 1));
-    let answer = serde_json::json!({"message": "yes"});
+    let answer = json!({"message": "yes"});
     assert_eq!(conclusion(&answer), ("yes".to_owned(), 0));
 }
 
 #[test]
 fn a_roll_back_is_one_paragraph() {
-    let answer = serde_json::json!({"message": "m", "verdict": {
+    let answer = json!({"message": "m", "verdict": {
         "outcome": "rolled-back", "text": "reload 4 rolled back: …", "pid": 815,
         "lines": ["one", "two"],
     }});

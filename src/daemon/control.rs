@@ -354,7 +354,7 @@ impl Daemon {
         self.control.answer(incoming.connection, &answer);
     }
 
-    fn with_view(&self, look: impl Fn(&View) -> String) -> String {
+    fn with_view(&self, look: fn(&View) -> String) -> String {
         let sockets: Vec<SocketView> = (self.listeners.iter())
             .map(|listener| SocketView {
                 uri: listener.uri().to_string(),
@@ -399,7 +399,7 @@ impl Daemon {
         let workers = workers_text(self.core.policy().workers as usize);
         let text = format!("reload {generation}: starting {workers}");
         self.control
-            .progress(&text, |wish| wish == Wish::Reload(Some(generation)));
+            .progress(&text, &|wish| wish == Wish::Reload(Some(generation)));
         #[cfg(feature = "einhorn")]
         self.upgrade_begins(generation);
     }
@@ -427,7 +427,7 @@ impl Daemon {
         let ready = self.control.ready.min(tally.ready);
         let text = format!("{ready}/{} ready", self.core.policy().workers);
         self.control
-            .progress(&text, |wish| wish == Wish::Reload(Some(generation)));
+            .progress(&text, &|wish| wish == Wish::Reload(Some(generation)));
         #[cfg(feature = "einhorn")]
         self.upgrade_acked(id, generation, ready);
     }
@@ -451,7 +451,7 @@ impl Daemon {
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
             let text = format!("{} left", workers_text(left));
-            self.control.progress(&text, |wish| wish == Wish::End);
+            self.control.progress(&text, &|wish| wish == Wish::End);
         }
     }
 
@@ -464,7 +464,7 @@ impl Daemon {
         #[cfg(feature = "einhorn")]
         self.upgrade_ends(&told, bound);
         self.control
-            .conclude(&told.text(), Some(("verdict", &told.json())), |wish| {
+            .conclude(&told.text(), Some(("verdict", &told.json())), &|wish| {
                 wish.is_for(bound)
             });
         if verdict.outcome != Outcome::Abandoned || !never_began {
@@ -475,9 +475,10 @@ impl Daemon {
     /// We end: whoever waits hears it, and the socket's file goes.
     pub(super) fn end_control(&mut self, status: i32) {
         let text = format!("stopped, exit status {status}");
-        self.control.conclude(&text, None, |wish| wish == Wish::End);
+        self.control
+            .conclude(&text, None, &|wish| wish == Wish::End);
         let abandoned = Some(("verdict", "{\"outcome\": \"abandoned\"}"));
-        self.control.conclude(&text, abandoned, |_| true);
+        self.control.conclude(&text, abandoned, &|_| true);
         self.control.tidy(&mut self.watch);
         if let Some(socket) = self.control.socket.take() {
             socket.end();

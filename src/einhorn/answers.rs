@@ -201,7 +201,7 @@ fn wanted_change(args: &Args) -> Result<(Change, String), String> {
     let mut change = None;
     for (key, value) in &map {
         let name = key.strip_prefix(':').unwrap_or(key);
-        change = match (name, value.as_u64()) {
+        change = match (name, value.as_i64()) {
             ("verbosity", Some(0)) => Some(Verbosity::Debug),
             ("verbosity", Some(1)) => Some(Verbosity::Info),
             ("verbosity", Some(2)) => Some(Verbosity::Errors),

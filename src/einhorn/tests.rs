@@ -1,6 +1,5 @@
 use super::*;
-use crate::protocol::{Args, Value};
-use serde_json::json;
+use crate::protocol::{Args, Value, json};
 
 fn around() -> Surroundings {
     Surroundings {
@@ -527,7 +526,7 @@ fn config_changes_the_verbosity_and_nothing_by_half() {
         json!(["{"]),
         json!(["{}"]),
     ] {
-        assert_eq!(config(&args(given.clone())).0, None, "{given}");
+        assert_eq!(config(&args(given.clone())).0, None, "{given:?}");
     }
     let (none, text) = config(&args(json!(["{:verbosity: 1, :respawn: false}"])));
     assert_eq!(

@@ -2,9 +2,10 @@
 //! YAML 1.1 as Psych understands them. It must never build an object of a type the sender chose:
 //! no anchors, no aliases, no tags but those of plain data.
 
-use super::{MAX_DEPTH, Unparsable};
+use super::{MAX_DEPTH, Unparsable, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
-use serde_json::{Map, Number, Value};
+
+const FOREIGN: &str = "a tag of something else than plain data";
 
 /// Parses one document. Dates, symbols and everything else that JSON has no type for are strings;
 /// `!binary` is decoded, and what is not UTF-8 in it replaced.
@@ -30,8 +31,8 @@ pub fn parse(text: &str) -> Result<Value, Unparsable> {
     Ok(value)
 }
 
-fn refuse<T>(why: &str) -> Result<T, Unparsable> {
-    Err(Unparsable(why.into()))
+fn refuse<T>(why: &'static str) -> Result<T, Unparsable> {
+    Err(Unparsable(why))
 }
 
 struct Reader<'a> {
@@ -42,7 +43,7 @@ impl<'a> Reader<'a> {
     fn next(&mut self) -> Result<Event<'a>, Unparsable> {
         match self.parser.next_event() {
             Some(Ok((event, _))) => Ok(event),
-            Some(Err(error)) => Err(Unparsable(error.to_string())),
+            Some(Err(_)) => refuse("not YAML"),
             None => refuse("ends early"),
         }
     }
@@ -88,27 +89,27 @@ impl<'a> Reader<'a> {
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Value, Unparsable> {
-        let mut map = Map::new();
+        let mut fields = Vec::new();
         loop {
             let key = match self.next()? {
-                Event::MappingEnd => return Ok(Value::Object(map)),
+                Event::MappingEnd => return Ok(Value::Object(fields)),
                 event => key(self.node(event, depth)?)?,
             };
             let event = self.next()?;
             let value = self.node(event, depth)?;
-            map.insert(key, value);
+            fields.push((key, value));
         }
     }
 }
 
 fn check_collection(tag: Option<&Tag>, wanted: &str, depth: usize) -> Result<(), Unparsable> {
     if depth >= MAX_DEPTH {
-        return Err(Unparsable(format!("nested deeper than {MAX_DEPTH}")));
+        return refuse("nested too deep");
     }
     match tag.map(tag_name) {
         None => Ok(()),
         Some(name) if name == wanted => Ok(()),
-        Some(name) => Err(Unparsable(format!("tag {name}"))),
+        Some(_) => refuse(FOREIGN),
     }
 }
 
@@ -134,13 +135,13 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, Un
     let name = tag.map(tag_name);
     match (name.as_deref(), style) {
         (None, ScalarStyle::Plain) => Ok(plain(text)),
-        (None | Some("str" | "!str" | "!"), _) => Ok(text.into()),
+        (None | Some("str" | "!str" | "!"), _) => Ok(Value::String(text.to_owned())),
         (Some("binary" | "!binary"), _) => match base64(text) {
-            Some(bytes) => Ok(String::from_utf8_lossy(&bytes).into()),
+            Some(bytes) => Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned())),
             None => refuse("bad base64"),
         },
         (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
-        (Some(name), _) => Err(Unparsable(format!("tag {name}"))),
+        (Some(_), _) => refuse(FOREIGN),
     }
 }
 
@@ -157,12 +158,12 @@ fn plain(text: &str) -> Value {
     if is(&["false", "no", "off"]) {
         return Value::Bool(false);
     }
-    number(text).map_or_else(|| text.into(), Value::Number)
+    number(text).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
 /// YAML 1.1's integers (decimal, 0 octal, 0x, 0b, with `_` and Psych's `,`) and floats. What does
 /// not fit 64 bits is no number to us.
-fn number(text: &str) -> Option<Number> {
+fn number(text: &str) -> Option<Value> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -173,12 +174,13 @@ fn number(text: &str) -> Option<Number> {
     }
     if let Some(value) = unsigned(digits) {
         return match (negative, i64::try_from(value)) {
-            (false, _) => Some(value.into()),
-            (true, Ok(value)) => Some((-value).into()),
+            (false, _) => Some(Value::Number(value.to_string())),
+            (true, Ok(value)) => Some(Value::Number((-value).to_string())),
             (true, Err(_)) => None,
         };
     }
-    float(digits).and_then(|float| Number::from_f64(if negative { -float } else { float }))
+    let float = float(digits).filter(|float| float.is_finite())?;
+    Some(Value::float(if negative { -float } else { float }))
 }
 
 fn unsigned(digits: &str) -> Option<u64> {

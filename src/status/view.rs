@@ -6,7 +6,7 @@ use super::{
 };
 use crate::protocol::json::write_string;
 use crate::supervisor::{ChildId, Instant, Outcome, Phase, Supervisor, Verdict, Worker};
-use std::fmt::{Display, Write};
+use std::fmt::Write;
 use std::time::Duration;
 
 /// A verdict that was given.
@@ -66,10 +66,9 @@ impl View<'_> {
         }
         self.write_coming(&mut text);
         text.push('\n');
-        columns(&mut text, ["SOCKET", "QUEUE"], &self.socket_rows());
+        columns(&mut text, &self.socket_rows());
         text.push('\n');
-        let heads = ["PID", "GENERATION", "STATE", "AGE", "RESTARTS", ""];
-        columns(&mut text, heads, &self.worker_rows());
+        columns(&mut text, &self.worker_rows());
         text
     }
 
@@ -86,102 +85,126 @@ impl View<'_> {
         if self.core.has_pending_reload() {
             text.push_str("one more reload will follow\n");
         }
-        let waits = self.core.backoffs().map(|due| due - self.now);
-        if let Some(longest) = waits.max() {
-            let count = self.core.backoffs().count();
+        let (mut count, mut longest) = (0, Duration::ZERO);
+        for due in self.core.backoffs() {
+            count += 1;
+            longest = longest.max(due - self.now);
+        }
+        if count > 0 {
             let (count, longest) = (workers_text(count), duration_text(longest));
             let _ = writeln!(text, "{count} to be started within {longest}");
         }
     }
 
-    fn socket_rows(&self) -> Vec<[String; 2]> {
-        let queue = |socket: &SocketView| {
-            let shown = socket.queue.map(|(waits, may)| format!("{waits}/{may}"));
-            shown.unwrap_or_else(|| "-".to_owned())
-        };
-        let sockets = self.sockets.iter();
-        sockets
-            .map(|socket| [socket.address.clone(), queue(socket)])
-            .collect()
+    fn socket_rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![heads(&["SOCKET", "QUEUE"])];
+        for socket in self.sockets {
+            let queue = match socket.queue {
+                Some((waits, may)) => format!("{waits}/{may}"),
+                None => "-".to_owned(),
+            };
+            rows.push(vec![socket.address.clone(), queue]);
+        }
+        rows
     }
 
-    fn worker_rows(&self) -> Vec<[String; 6]> {
-        let row = |(id, worker): (ChildId, &Worker)| {
+    fn worker_rows(&self) -> Vec<Vec<String>> {
+        let all = ["PID", "GENERATION", "STATE", "AGE", "RESTARTS", ""];
+        let mut rows = vec![heads(&all)];
+        for (id, worker) in self.core.workers().iter() {
             let process = (self.process)(id);
-            [
-                process
-                    .pid
-                    .map_or_else(|| "-".to_owned(), |p| p.to_string()),
+            rows.push(vec![
+                match process.pid {
+                    Some(pid) => pid.to_string(),
+                    None => "-".to_owned(),
+                },
                 worker.generation.to_string(),
                 state_word(worker).to_owned(),
                 duration_text(worker.age(self.now)),
                 worker.restarts.to_string(),
                 process.says.unwrap_or_default().to_owned(),
-            ]
-        };
-        self.core.workers().iter().map(row).collect()
+            ]);
+        }
+        rows
     }
 
     /// For programs: one object on one line. Durations are milliseconds.
     pub fn json(&self) -> String {
         let core = self.core;
-        let mut object = Object::new();
-        object.text("version", env!("CARGO_PKG_VERSION"));
-        object.plain("pid", self.pid);
-        object.plain("uptime_ms", millis(self.now - self.began));
-        object.text("command", self.command);
-        object.plain("workers_wanted", core.policy().workers);
-        object.plain("live_generation", core.live_generation());
-        object.option("reload_generation", core.rolling_out());
-        object.plain("reload_pending", core.has_pending_reload());
-        object.plain("stopping", core.is_stopping());
-        object.list("sockets", self.sockets.iter().map(socket_json));
-        let generations = core.workers().generations();
-        object.list(
-            "generations",
-            generations.map(|(generation, tally)| {
-                let mut object = Object::new();
-                object.plain("generation", generation);
-                object.plain("starting", tally.unready);
-                object.plain("ready", tally.ready);
-                object.plain("stopping", tally.stopping);
-                object.end()
-            }),
-        );
-        let workers = core.workers().iter();
-        object.list(
-            "workers",
-            workers.map(|(id, worker)| self.worker_json(id, worker)),
-        );
-        let backoffs = core
-            .backoffs()
-            .map(|due| millis(due - self.now).to_string());
-        object.list("replacements_due_ms", backoffs);
-        object.option("last_verdict", self.last.map(|told| self.last_json(told)));
-        object.end()
-    }
-
-    fn worker_json(&self, id: ChildId, worker: &Worker) -> String {
-        let process = (self.process)(id);
-        let mut object = Object::new();
-        object.option("pid", process.pid);
-        object.plain("generation", worker.generation);
-        object.plain("index", worker.index);
-        object.text("state", state_word(worker));
-        object.plain("age_ms", millis(worker.age(self.now)));
-        object.plain("restarts", worker.restarts);
-        match process.says {
-            Some(says) => object.text("status", says),
-            None => object.plain("status", "null"),
+        let mut json = Json::default();
+        json.begin('{');
+        json.text("version", env!("CARGO_PKG_VERSION"));
+        json.number("pid", self.pid.into());
+        json.number("uptime_ms", millis(self.now - self.began));
+        json.text("command", self.command);
+        json.number("workers_wanted", core.policy().workers.into());
+        json.number("live_generation", core.live_generation());
+        json.option("reload_generation", core.rolling_out());
+        json.truth("reload_pending", core.has_pending_reload());
+        json.truth("stopping", core.is_stopping());
+        self.write_sockets(&mut json);
+        self.write_generations(&mut json);
+        self.write_workers(&mut json);
+        json.list("replacements_due_ms");
+        for due in core.backoffs() {
+            json.plain(&millis(due - self.now).to_string());
         }
-        object.end()
+        json.end(']');
+        json.key("last_verdict");
+        match self.last {
+            Some(told) => {
+                told.write(&mut json);
+                json.number("ago_ms", millis(self.now - told.at));
+                json.end('}');
+            }
+            None => json.plain("null"),
+        }
+        json.end('}');
+        json.0
     }
 
-    fn last_json(&self, told: &Told) -> String {
-        let mut json = told.json();
-        json.pop();
-        let _ = write!(json, ", \"ago_ms\": {}}}", millis(self.now - told.at));
-        json
+    fn write_sockets(&self, json: &mut Json) {
+        json.list("sockets");
+        for socket in self.sockets {
+            json.begin('{');
+            json.text("uri", &socket.uri);
+            json.text("address", &socket.address);
+            json.text("name", &socket.name);
+            json.option("queue", socket.queue.map(|(waits, _)| waits.into()));
+            json.option("backlog", socket.queue.map(|(_, may)| may.into()));
+            json.end('}');
+        }
+        json.end(']');
+    }
+
+    fn write_generations(&self, json: &mut Json) {
+        json.list("generations");
+        for (generation, tally) in self.core.workers().generations() {
+            json.begin('{');
+            json.number("generation", generation);
+            json.number("starting", tally.unready.into());
+            json.number("ready", tally.ready.into());
+            json.number("stopping", tally.stopping.into());
+            json.end('}');
+        }
+        json.end(']');
+    }
+
+    fn write_workers(&self, json: &mut Json) {
+        json.list("workers");
+        for (id, worker) in self.core.workers().iter() {
+            let process = (self.process)(id);
+            json.begin('{');
+            json.option("pid", process.pid.map(pid_number));
+            json.number("generation", worker.generation);
+            json.number("index", worker.index.into());
+            json.text("state", state_word(worker));
+            json.number("age_ms", millis(worker.age(self.now)));
+            json.number("restarts", worker.restarts.into());
+            json.optional_text("status", process.says);
+            json.end('}');
+        }
+        json.end(']');
     }
 }
 
@@ -193,24 +216,34 @@ impl Told {
 
     /// For programs: one object.
     pub fn json(&self) -> String {
+        let mut json = Json::default();
+        self.write(&mut json);
+        json.end('}');
+        json.0
+    }
+
+    /// The object without its end.
+    fn write(&self, json: &mut Json) {
         let Told {
             verdict, culprit, ..
         } = self;
-        let mut object = Object::new();
-        object.plain("generation", verdict.generation);
-        object.text("outcome", outcome_word(verdict.outcome));
-        object.plain("ready", verdict.ready);
-        object.plain("wanted", verdict.wanted);
-        object.option("serving", self.serving());
-        object.plain("took_ms", millis(verdict.took));
-        object.text("text", &verdict_sentence(verdict, culprit.pid));
-        match &verdict.failure {
-            Some(failure) => object.text("reason", &failure_text(failure, culprit.pid)),
-            None => object.plain("reason", "null"),
+        let reason = verdict.failure.as_ref();
+        let reason = reason.map(|failure| failure_text(failure, culprit.pid));
+        json.begin('{');
+        json.number("generation", verdict.generation);
+        json.text("outcome", outcome_word(verdict.outcome));
+        json.number("ready", verdict.ready.into());
+        json.number("wanted", verdict.wanted.into());
+        json.option("serving", self.serving());
+        json.number("took_ms", millis(verdict.took));
+        json.text("text", &verdict_sentence(verdict, culprit.pid));
+        json.optional_text("reason", reason.as_deref());
+        json.option("pid", culprit.pid.map(pid_number));
+        json.list("lines");
+        for line in &culprit.last_lines {
+            json.string(line);
         }
-        object.option("pid", culprit.pid);
-        object.list("lines", culprit.last_lines.iter().map(|line| quoted(line)));
-        object.end()
+        json.end(']');
     }
 
     /// The newest generation that serves after it.
@@ -218,16 +251,6 @@ impl Told {
         let this = (self.verdict.outcome == Outcome::Live).then_some(self.verdict.generation);
         this.or(self.verdict.serving)
     }
-}
-
-fn socket_json(socket: &SocketView) -> String {
-    let mut object = Object::new();
-    object.text("uri", &socket.uri);
-    object.text("address", &socket.address);
-    object.text("name", &socket.name);
-    object.option("queue", socket.queue.map(|(waits, _)| waits));
-    object.option("backlog", socket.queue.map(|(_, may)| may));
-    object.end()
 }
 
 /// A worker's phase in one word.
@@ -240,24 +263,28 @@ fn state_word(worker: &Worker) -> &'static str {
     }
 }
 
-fn millis(duration: Duration) -> u128 {
-    duration.as_millis()
+fn millis(duration: Duration) -> u64 {
+    duration.as_secs() * 1000 + u64::from(duration.subsec_millis())
 }
 
-fn quoted(text: &str) -> String {
-    let mut out = String::new();
-    write_string(&mut out, text);
-    out
+fn pid_number(pid: i32) -> u64 {
+    pid as u64
 }
 
-/// A table with its heads, each column as wide as it has to be, the last one as it is.
-fn columns<const N: usize>(text: &mut String, heads: [&str; N], rows: &[[String; N]]) {
-    let heads = heads.map(str::to_owned);
-    let all = || std::iter::once(&heads).chain(rows);
-    let widths: Vec<usize> = (0..N)
-        .map(|n| all().map(|row| row[n].chars().count()).max().unwrap_or(0))
-        .collect();
-    for row in all() {
+fn heads(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// A table whose first row are its heads, each column as wide as it has to be, the last one as
+/// it is.
+fn columns(text: &mut String, rows: &[Vec<String>]) {
+    let mut widths = [0; 6];
+    for row in rows {
+        for (cell, width) in row.iter().zip(&mut widths) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{cell:width$}  ");
@@ -267,50 +294,75 @@ fn columns<const N: usize>(text: &mut String, heads: [&str; N], rows: &[[String;
     }
 }
 
-/// A JSON object in the making, its keys in the order in which they come.
-struct Object(String);
+/// JSON in the making, on one line, the keys in the order in which they come.
+#[derive(Default)]
+struct Json(String);
 
-impl Object {
-    fn new() -> Object {
-        Object(String::from("{"))
+impl Json {
+    /// Whatever comes next is parted from what came before it.
+    fn separate(&mut self) {
+        if !matches!(self.0.as_bytes().last(), None | Some(b'{' | b'[' | b' ')) {
+            self.0.push_str(", ");
+        }
+    }
+
+    /// A value, or what a key has.
+    fn plain(&mut self, json: &str) {
+        self.separate();
+        self.0.push_str(json);
+    }
+
+    fn string(&mut self, text: &str) {
+        self.separate();
+        write_string(&mut self.0, text);
+    }
+
+    fn begin(&mut self, bracket: char) {
+        self.separate();
+        self.0.push(bracket);
+    }
+
+    fn end(&mut self, bracket: char) {
+        self.0.push(bracket);
     }
 
     fn key(&mut self, key: &str) {
-        let comma = if self.0.len() > 1 { ", " } else { "" };
-        let _ = write!(self.0, "{comma}\"{key}\": ");
+        self.string(key);
+        self.0.push_str(": ");
+    }
+
+    fn list(&mut self, key: &str) {
+        self.key(key);
+        self.begin('[');
     }
 
     fn text(&mut self, key: &str, value: &str) {
         self.key(key);
-        write_string(&mut self.0, value);
+        self.string(value);
     }
 
-    /// What is JSON already.
-    fn plain(&mut self, key: &str, value: impl Display) {
-        self.key(key);
-        let _ = write!(self.0, "{value}");
-    }
-
-    fn option(&mut self, key: &str, value: Option<impl Display>) {
+    fn optional_text(&mut self, key: &str, value: Option<&str>) {
         match value {
-            Some(value) => self.plain(key, value),
-            None => self.plain(key, "null"),
+            Some(value) => self.text(key, value),
+            None => self.option(key, None),
         }
     }
 
-    fn list(&mut self, key: &str, values: impl Iterator<Item = String>) {
+    fn truth(&mut self, key: &str, value: bool) {
         self.key(key);
-        self.0.push('[');
-        for (n, value) in values.enumerate() {
-            self.0.push_str(if n == 0 { "" } else { ", " });
-            self.0.push_str(&value);
-        }
-        self.0.push(']');
+        self.plain(if value { "true" } else { "false" });
     }
 
-    fn end(mut self) -> String {
-        self.0.push('}');
-        self.0
+    fn number(&mut self, key: &str, value: u64) {
+        self.option(key, Some(value));
+    }
+
+    fn option(&mut self, key: &str, value: Option<u64>) {
+        self.key(key);
+        match value {
+            Some(value) => self.plain(&value.to_string()),
+            None => self.plain("null"),
+        }
     }
 }
 

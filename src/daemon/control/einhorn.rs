@@ -232,7 +232,7 @@ impl Daemon {
 
     /// A line about the upgrade that is running, for those who asked for it.
     fn stream(&mut self, generation: u64, line: &str) {
-        self.control.progress(line, |wish| {
+        self.control.progress(line, &|wish| {
             matches!(wish, Wish::Upgrade { .. }) && wish.is_for(Some(generation))
         });
     }
@@ -245,7 +245,7 @@ impl Daemon {
                 generation: Some(generation),
                 smooth,
             };
-            self.control.progress(&line, |wish| wish == bound);
+            self.control.progress(&line, &|wish| wish == bound);
         }
     }
 
@@ -283,7 +283,7 @@ impl Daemon {
                 smooth: true,
             };
             let line = answers::culling_smoothly(1);
-            self.control.progress(&line, |wish| wish == smooth);
+            self.control.progress(&line, &|wish| wish == smooth);
         }
         let name = crate::args::signal_name(signal);
         let name = name.strip_prefix("SIG").unwrap_or(&name);
@@ -301,7 +301,7 @@ impl Daemon {
         let verdict = &told.verdict;
         if verdict.outcome == Outcome::Superseded {
             // The one that begins now is newer still: theirs is done when that is.
-            self.control.progress(&told.text(), is_meant);
+            self.control.progress(&told.text(), &is_meant);
             for waiter in &mut self.control.waiters {
                 match &mut waiter.wish {
                     Wish::Upgrade { generation, .. } if *generation == bound => *generation = None,
@@ -310,11 +310,12 @@ impl Daemon {
             }
         } else if verdict.outcome == Outcome::Live {
             let line = answers::upgraded(verdict.generation.saturating_sub(1));
-            self.control.progress(&line, is_meant);
-            self.control.conclude(answers::UPGRADE_DONE, None, is_meant);
+            self.control.progress(&line, &is_meant);
+            self.control
+                .conclude(answers::UPGRADE_DONE, None, &is_meant);
         } else {
             let line = answers::upgrade_failed(&told.text());
-            self.control.conclude(&line, None, is_meant);
+            self.control.conclude(&line, None, &is_meant);
         }
     }
 }

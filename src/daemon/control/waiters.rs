@@ -59,7 +59,7 @@ pub(in crate::daemon) struct State {
     /// Of the connections, and under 0 of the socket itself.
     pub(super) tickets: Vec<(u64, Ticket)>,
     /// Requests that wait for their place in the turn.
-    pub(super) heard: VecDeque<Incoming>,
+    pub(super) heard: VecDeque<Box<Incoming>>,
     pub(super) waiters: Vec<Waiter>,
     /// The last generation that began to come up.
     pub(super) begun: u64,
@@ -141,7 +141,7 @@ impl State {
     }
 
     /// One more answer, not the last, to all whose wish is meant.
-    pub(super) fn progress(&mut self, message: &str, is_meant: impl Fn(Wish) -> bool) {
+    pub(super) fn progress(&mut self, message: &str, is_meant: &dyn Fn(Wish) -> bool) {
         let Some(socket) = &mut self.socket else {
             return;
         };
@@ -161,12 +161,12 @@ impl State {
         &mut self,
         message: &str,
         field: Option<(&str, &str)>,
-        is_meant: impl Fn(Wish) -> bool,
+        is_meant: &dyn Fn(Wish) -> bool,
     ) {
         let Some(socket) = &mut self.socket else {
             return;
         };
-        self.waiters.retain(|waiter| {
+        keep(&mut self.waiters, &mut |waiter| {
             let meant = is_meant(waiter.wish);
             if meant {
                 let answer = Answer {
@@ -192,8 +192,13 @@ impl State {
             if let Some((_, ticket)) = place.map(|place| self.tickets.swap_remove(place)) {
                 watch.remove(&stream, ticket);
             }
-            self.waiters.retain(|waiter| waiter.connection != id);
+            keep(&mut self.waiters, &mut |waiter| waiter.connection != id);
             self.heard.retain(|incoming| incoming.connection != id);
         }
     }
+}
+
+#[inline(never)]
+fn keep(waiters: &mut Vec<Waiter>, is_kept: &mut dyn FnMut(&Waiter) -> bool) {
+    waiters.retain(is_kept);
 }

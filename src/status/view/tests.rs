@@ -1,8 +1,8 @@
 //! What a status looks like, from a core that was driven through a life.
 
 use super::*;
-use crate::protocol::Value;
 use crate::supervisor::{Action, End, Event, Gate, Policy};
+use serde_json::Value;
 
 const MS: u64 = 1_000_000;
 
