@@ -98,15 +98,12 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, UsageErr
     if words.help {
         return Ok(Call::Help(flags::help()));
     }
-    let mut asked = Asked::nothing(words.arguments);
-    for setting in settings(&words.flags)? {
-        asked.set(setting);
-    }
-    if asked.version {
+    let mut values = values(&words.flags)?;
+    if values.version.pop().unwrap_or(false) {
         return Ok(Call::Version);
     }
-    let check = asked.check;
-    let config = config(asked)?;
+    let check = values.check.pop().unwrap_or(false);
+    let config = config(values, words.arguments)?;
     Ok(if check {
         Call::Check(config)
     } else {
@@ -114,158 +111,70 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, UsageErr
     })
 }
 
-/// What argh reads: `--flag NAME=VALUE` for each flag, in their order.
+/// The values as argh collects them. Each flag may repeat and each value is checked; the last wins.
 #[derive(FromArgs)]
-struct Given {
-    #[argh(option, from_str_fn(setting))]
-    flag: Vec<Setting>,
+struct Values {
+    #[argh(option, from_str_fn(text))]
+    command: Vec<OsString>,
+    #[argh(option, from_str_fn(uri))]
+    listen: Vec<Uri>,
+    #[argh(option, from_str_fn(millis))]
+    start: Vec<Duration>,
+    #[argh(option, from_str_fn(login))]
+    user: Vec<String>,
+    #[argh(option, from_str_fn(flags::boolean))]
+    syslog: Vec<bool>,
+    #[argh(option, from_str_fn(path))]
+    syslog_socket: Vec<PathBuf>,
+    #[argh(option, from_str_fn(workers))]
+    workers: Vec<u32>,
+    #[argh(option, from_str_fn(extra))]
+    max_extra: Vec<u32>,
+    #[argh(option, from_str_fn(gate))]
+    ready: Vec<Gate>,
+    #[argh(option, from_str_fn(signal))]
+    stop_signal: Vec<i32>,
+    #[argh(option, from_str_fn(millis))]
+    stop: Vec<Duration>,
+    #[argh(option, from_str_fn(flags::boolean))]
+    respawn: Vec<bool>,
+    #[argh(option, from_str_fn(protocols))]
+    protocol: Vec<Protocols>,
+    #[argh(option, from_str_fn(output))]
+    output: Vec<Output>,
+    #[argh(option, from_str_fn(path))]
+    control: Vec<PathBuf>,
+    #[argh(option, from_str_fn(path))]
+    pidfile: Vec<PathBuf>,
+    #[argh(option, from_str_fn(pid))]
+    takeover: Vec<i32>,
+    #[argh(option, from_str_fn(flags::boolean))]
+    die_with_parent: Vec<bool>,
+    #[argh(option, from_str_fn(flags::boolean))]
+    check: Vec<bool>,
+    #[argh(option, from_str_fn(flags::boolean))]
+    version: Vec<bool>,
 }
 
-/// One flag with its value, which is checked.
-enum Setting {
-    Command(OsString),
-    Listen(Uri),
-    Start(Duration),
-    User(String),
-    Syslog(bool),
-    SyslogSocket(PathBuf),
-    Workers(u32),
-    MaxExtra(u32),
-    Ready(Gate),
-    StopSignal(i32),
-    Stop(Duration),
-    Respawn(bool),
-    Protocol(Protocols),
-    Output(Output),
-    Control(PathBuf),
-    Pidfile(PathBuf),
-    Takeover(i32),
-    DieWithParent(bool),
-    Check(bool),
-    Version(bool),
-}
-
-fn setting(given: &str) -> Result<Setting, String> {
-    let (name, value) = given.split_once('=').unwrap_or((given, ""));
-    Ok(match name {
-        "command" => Setting::Command(narrow(value)),
-        "listen" => Setting::Listen(uri(value)?),
-        "start" => Setting::Start(millis(value)?),
-        "user" => Setting::User(login(value)?),
-        "syslog" => Setting::Syslog(flags::boolean(value)?),
-        "syslog-socket" => Setting::SyslogSocket(narrow(value).into()),
-        "workers" => Setting::Workers(workers(value)?),
-        "max-extra" => Setting::MaxExtra(extra(value)?),
-        "ready" => Setting::Ready(gate(value)?),
-        "stop-signal" => Setting::StopSignal(signal(value)?),
-        "stop" => Setting::Stop(millis(value)?),
-        "respawn" => Setting::Respawn(flags::boolean(value)?),
-        "protocol" => Setting::Protocol(protocols(value)?),
-        "output" => Setting::Output(output(value)?),
-        "control" => Setting::Control(narrow(value).into()),
-        "pidfile" => Setting::Pidfile(narrow(value).into()),
-        "takeover" => Setting::Takeover(pid(value)?),
-        "die-with-parent" => Setting::DieWithParent(flags::boolean(value)?),
-        "check" => Setting::Check(flags::boolean(value)?),
-        "version" => Setting::Version(flags::boolean(value)?),
-        _ => return Err(UNKNOWN.into()),
-    })
-}
-
-/// Of a flag that stands in the table and not in `setting`: there is none.
-const UNKNOWN: &str = "not a flag";
-
-fn settings(given: &[(&Flag, OsString)]) -> Result<Vec<Setting>, UsageError> {
+fn values(given: &[(&Flag, OsString)]) -> Result<Values, UsageError> {
     let mut words = Vec::with_capacity(2 * given.len());
     for (flag, value) in given {
-        words.push("--flag".to_owned());
-        words.push(format!("{}={}", flag.name, widen(value)));
+        words.push(format!("--{}", flag.name));
+        words.push(widen(value));
     }
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    match Given::from_args(&["socketmaster"], &words) {
-        Ok(settings) => Ok(settings.flag),
-        Err(exit) => Err(refusal(given, &exit.output)),
-    }
+    Values::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
 }
 
 /// argh's sentence about a bad value in our form.
 fn refusal(given: &[(&Flag, OsString)], sentence: &str) -> UsageError {
-    for (flag, value) in given {
+    let ours = given.iter().find_map(|(flag, value)| {
         let (name, widened) = (flag.name, widen(value));
-        let start = format!("Error parsing option '--flag' with value '{name}={widened}': ");
-        if let Some(reason) = sentence.strip_prefix(&start) {
-            return UsageError::value(name, value, reason.trim_end());
-        }
-    }
-    UsageError::new(sentence.trim_end())
-}
-
-/// The flags put together: what is given again replaces what was given, but for `-listen`.
-struct Asked {
-    config: Config,
-    max_extra: Option<u32>,
-    syslog: bool,
-    syslog_socket: Option<PathBuf>,
-    check: bool,
-    version: bool,
-}
-
-impl Asked {
-    fn nothing(arguments: Vec<OsString>) -> Asked {
-        Asked {
-            config: Config {
-                command: OsString::new(),
-                arguments,
-                listen: Vec::new(),
-                start: Duration::from_secs(3),
-                user: None,
-                log: LogTarget::Stderr,
-                workers: 1,
-                max_extra: 1,
-                ready: Gate::Timer,
-                stop_signal: Signal::SIGTERM as i32,
-                stop: None,
-                respawn: false,
-                protocols: EINHORN,
-                output: Output::Prefix,
-                control: None,
-                pidfile: None,
-                takeover: None,
-                die_with_parent: false,
-            },
-            max_extra: None,
-            syslog: false,
-            syslog_socket: None,
-            check: false,
-            version: false,
-        }
-    }
-
-    fn set(&mut self, setting: Setting) {
-        let config = &mut self.config;
-        match setting {
-            Setting::Command(command) => config.command = command,
-            Setting::Listen(uri) => config.listen.push(uri),
-            Setting::Start(start) => config.start = start,
-            Setting::User(login) => config.user = Some(login).filter(|login| !login.is_empty()),
-            Setting::Syslog(syslog) => self.syslog = syslog,
-            Setting::SyslogSocket(path) => self.syslog_socket = named(path),
-            Setting::Workers(workers) => config.workers = workers,
-            Setting::MaxExtra(extra) => self.max_extra = Some(extra),
-            Setting::Ready(gate) => config.ready = gate,
-            Setting::StopSignal(signal) => config.stop_signal = signal,
-            Setting::Stop(stop) => config.stop = Some(stop).filter(|stop| !stop.is_zero()),
-            Setting::Respawn(respawn) => config.respawn = respawn,
-            Setting::Protocol(protocols) => config.protocols = protocols,
-            Setting::Output(output) => config.output = output,
-            Setting::Control(path) => config.control = named(path),
-            Setting::Pidfile(path) => config.pidfile = named(path),
-            Setting::Takeover(pid) => config.takeover = Some(pid),
-            Setting::DieWithParent(die) => config.die_with_parent = die,
-            Setting::Check(check) => self.check = check,
-            Setting::Version(version) => self.version = version,
-        }
-    }
+        let start = format!("Error parsing option '--{name}' with value '{widened}': ");
+        let reason = sentence.strip_prefix(&start)?;
+        Some(UsageError::value(name, value, reason.trim_end()))
+    });
+    ours.unwrap_or_else(|| UsageError::new(sentence.trim_end()))
 }
 
 /// argh takes only `str`, and a path may be any bytes: each byte travels as the character of the
@@ -283,10 +192,10 @@ fn narrow(value: &str) -> OsString {
     OsString::from_vec(value.chars().map(|c| c as u8).collect())
 }
 
-fn config(asked: Asked) -> Result<Config, UsageError> {
-    let mut config = asked.config;
-    if config.command.is_empty() {
-        let message = match config.arguments.first() {
+fn config(mut values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError> {
+    let command = values.command.pop().filter(|command| !command.is_empty());
+    let Some(command) = command else {
+        let message = match arguments.first() {
             None => "no command given: -command is required; see socketmaster -help".into(),
             Some(word) => format!(
                 "no command given: -command is required, before {}, where the flags end; \
@@ -295,34 +204,56 @@ fn config(asked: Asked) -> Result<Config, UsageError> {
             ),
         };
         return Err(UsageError { message, status: 1 });
+    };
+    let workers = values.workers.pop().unwrap_or(1);
+    let ready = values.ready.pop().unwrap_or(Gate::Timer);
+    let control = named(values.control);
+    if ready == Gate::Ack && control.is_none() {
+        let reason = "needs -control, the socket on which workers report";
+        return Err(UsageError::value("ready", OsStr::new("ack"), reason));
     }
-    if config.ready == Gate::Ack {
-        let reason = match (&config.control, config.protocols.einhorn) {
-            (None, _) => "needs -control, the socket on which workers report",
-            (_, false) => "needs einhorn in -protocol, which tells workers where to report",
-            _ => "",
-        };
-        if !reason.is_empty() {
-            return Err(UsageError::value("ready", OsStr::new("ack"), reason));
-        }
+    let protocols = values.protocol.pop().unwrap_or(EINHORN);
+    if ready == Gate::Ack && !protocols.einhorn {
+        let reason = "needs einhorn in -protocol, which tells workers where to report";
+        return Err(UsageError::value("ready", OsStr::new("ack"), reason));
     }
-    config.max_extra = asked
-        .max_extra
-        .unwrap_or(config.workers)
-        .min(config.workers);
-    if asked.syslog {
-        let socket = asked.syslog_socket.unwrap_or_else(|| "/dev/log".into());
-        config.log = LogTarget::Syslog(socket);
-    }
-    if config.listen.is_empty() {
-        config.listen.push(everywhere());
-    }
-    Ok(config)
+    let stop = values.stop.pop().filter(|stop| !stop.is_zero());
+    Ok(Config {
+        command,
+        arguments,
+        start: values.start.pop().unwrap_or(Duration::from_secs(3)),
+        user: values.user.pop().filter(|login| !login.is_empty()),
+        log: log_target(values.syslog.pop(), named(values.syslog_socket)),
+        workers,
+        max_extra: values.max_extra.pop().unwrap_or(workers).min(workers),
+        ready,
+        stop_signal: values.stop_signal.pop().unwrap_or(Signal::SIGTERM as i32),
+        stop,
+        respawn: values.respawn.pop().unwrap_or(false),
+        protocols,
+        output: values.output.pop().unwrap_or(Output::Prefix),
+        control,
+        pidfile: named(values.pidfile),
+        takeover: values.takeover.pop(),
+        die_with_parent: values.die_with_parent.pop().unwrap_or(false),
+        listen: if values.listen.is_empty() {
+            vec![everywhere()]
+        } else {
+            values.listen
+        },
+    })
 }
 
 /// An empty path is none, as an unset variable in a unit file makes it.
-fn named(path: PathBuf) -> Option<PathBuf> {
-    Some(path).filter(|path| !path.as_os_str().is_empty())
+fn named(mut given: Vec<PathBuf>) -> Option<PathBuf> {
+    given.pop().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn log_target(syslog: Option<bool>, socket: Option<PathBuf>) -> LogTarget {
+    match syslog {
+        Some(true) => LogTarget::Syslog(socket.unwrap_or_else(|| "/dev/log".into())),
+        _ => LogTarget::Stderr,
+    }
 }
 
 const EINHORN: Protocols = Protocols {
@@ -347,6 +278,14 @@ fn everywhere() -> Uri {
 }
 
 // What each kind of value may be. Every `Err` is the reason alone: flag and value are put before it.
+
+fn text(value: &str) -> Result<OsString, String> {
+    Ok(narrow(value))
+}
+
+fn path(value: &str) -> Result<PathBuf, String> {
+    Ok(narrow(value).into())
+}
 
 fn login(value: &str) -> Result<String, String> {
     narrow(value).into_string().map_err(|_| "not UTF-8".into())
