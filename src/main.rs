@@ -26,11 +26,7 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let called = words.next().unwrap_or_default();
-    let mut rest = Vec::new();
-    for word in words {
-        rest.push(word);
-    }
-    let status = face(Path::new(&called), rest);
+    let status = face(Path::new(&called), words.collect());
     ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
