@@ -6,8 +6,8 @@ use crate::sys::datagram::{self, Received, Sender};
 use crate::sys::io::out_of_the_way;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -62,7 +62,7 @@ pub enum Watchdog {
 impl WorkerSocket {
     /// Opens the socket for a worker that will run as this uid.
     pub fn bind(worker: u32) -> io::Result<WorkerSocket> {
-        let address = SocketAddr::from_abstract_name(unguessable_name())?;
+        let address = SocketAddr::from_abstract_name(unguessable_name()?)?;
         let socket = UnixDatagram::bind_addr(&address)?.into();
         WorkerSocket::adopt(out_of_the_way(socket), worker)
     }
@@ -117,15 +117,13 @@ impl AsFd for WorkerSocket {
     }
 }
 
-/// 128 bits from std's hash keys, which the system's random source fills without ever blocking a
-/// boot. The credentials are the guard: /proc/net/unix shows every name to everybody.
-fn unguessable_name() -> String {
-    let keys = RandomState::new();
-    format!(
-        "socketmaster-{:016x}{:016x}",
-        keys.hash_one(0u8),
-        keys.hash_one(1u8)
-    )
+/// 128 bits from the random source that never blocks a boot. The credentials are the guard:
+/// /proc/net/unix shows every name to everybody.
+fn unguessable_name() -> io::Result<String> {
+    let mut bits = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bits)?;
+    let hex = bits.iter().map(|byte| format!("{byte:02x}"));
+    Ok(format!("socketmaster-{}", hex.collect::<String>()))
 }
 
 impl Report {
