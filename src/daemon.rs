@@ -186,12 +186,16 @@ impl Daemon {
             capacity: capacity(setup.nofile.1, listeners.len(), &setup.manners),
             ..setup.policy
         };
+        let mut inherited = Vec::new();
+        for variable in std::env::vars_os() {
+            inherited.push(variable);
+        }
         let mut daemon = Daemon {
             core: Supervisor::new(policy),
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
             stdin: registered.stdin,
             directory: crate::program::logical_directory(std::env::var_os("PWD")),
-            inherited: std::env::vars_os().collect(),
+            inherited,
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
             parting: crate::sys::process::probe_parting(),
@@ -243,6 +247,8 @@ impl Daemon {
                 };
                 info!(self.logger, "{why}: exiting with status {status}");
                 self.finish();
+                // What is still open the kernel closes, with all the rest.
+                std::mem::forget(self);
                 return status;
             }
             self.turn();
