@@ -7,7 +7,7 @@
 use crate::environment::{Environment, FIRST_FD};
 use crate::strings::Strings;
 use crate::supervisor::End;
-use crate::sys::io::out_of_the_way;
+use crate::sys::io::{out_of_the_way, standard};
 use crate::sys::process;
 use crate::user::User;
 use nix::errno::Errno;
@@ -207,9 +207,9 @@ fn report_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 /// to be shared (a process group that is not in the foreground would be stopped reading it).
 /// Close-on-exec, above 2.
 pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
-    let stdin = std::io::stdin();
+    let stdin = standard(0);
     if share_terminal || !stdin.is_terminal() {
-        if let Ok(fd) = fcntl(&stdin, FcntlArg::F_DUPFD_CLOEXEC(FIRST_FD as RawFd)) {
+        if let Ok(fd) = fcntl(stdin, FcntlArg::F_DUPFD_CLOEXEC(FIRST_FD as RawFd)) {
             // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
         }

@@ -12,7 +12,7 @@ use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
 use crate::status::{Culprit, end_text};
 use crate::supervisor::{ChildId, End, Event};
-use crate::sys::io::out_of_the_way;
+use crate::sys::io::{out_of_the_way, standard};
 use crate::sys::{clock, process};
 use crate::table::Table;
 use crate::{error, info, warn};
@@ -122,7 +122,6 @@ impl Daemon {
             fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
         });
         let environment = self.environment(generation, notify.as_ref(), told);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
         let mut descriptors: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         if let Some((_, theirs)) = &line {
@@ -133,8 +132,8 @@ impl Daemon {
             arguments: &self.config.arguments,
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: theirs.unwrap_or(stdout.as_fd()),
-            stderr: theirs.unwrap_or(stderr.as_fd()),
+            stdout: theirs.unwrap_or(standard(1)),
+            stderr: theirs.unwrap_or(standard(2)),
             descriptors: &descriptors,
             user: self.user.as_ref(),
             directory: at,

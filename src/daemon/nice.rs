@@ -6,6 +6,7 @@ use crate::environment::{Environment, Extras};
 use crate::error;
 use crate::spawn::{self, Order};
 use crate::status::end_text;
+use crate::sys::io::standard;
 use crate::sys::process;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -31,14 +32,13 @@ impl Daemon {
         let extras = Extras::default();
         let environment =
             Environment::build(self.inherited.iter(), &[], Protocols::default(), &extras);
-        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
         let order = Order {
             program: shell,
             arguments: &["-c".into(), command.into()],
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
+            stdout: standard(1),
+            stderr: standard(2),
             descriptors: &[],
             user: None,
             directory: None,

@@ -5,6 +5,7 @@
 use super::file::{Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::{Bound, Error, Kind, Listener, cannot};
+use crate::sys::io::standard;
 use crate::sys::socket::{inherit, listen, resolve};
 use crate::uri::{Address, Scheme, Uri};
 use nix::errno::Errno;
@@ -13,10 +14,10 @@ use nix::sys::socket::{
 };
 use nix::unistd::dup2_stdin;
 use std::fmt::Write;
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
-use std::{fs, io};
 
 /// What `open_all` made of the addresses.
 #[derive(Debug, Default)]
@@ -307,7 +308,7 @@ impl Opening<'_> {
 /// `fd://0`, as inetd hands a socket over: moved above 2 (std does so), for a worker gets our stdin
 /// as its own.
 fn copy_of_stdin() -> Result<OwnedFd, Errno> {
-    io::stdin().as_fd().try_clone_to_owned().map_err(word)
+    standard(0).try_clone_to_owned().map_err(word)
 }
 
 fn empty_stdin() -> Result<(), Errno> {

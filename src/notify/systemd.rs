@@ -151,7 +151,9 @@ impl Systemd {
 
     /// Closes the descriptors that wait to be stored: nobody is to hold them any more.
     pub fn forget_stores(&mut self) {
-        drop_those(&mut self.queue, &mut |old| matches!(old.kind, Kind::Store(_)));
+        drop_those(&mut self.queue, &mut |old| {
+            matches!(old.kind, Kind::Store(_))
+        });
     }
 
     /// Whether something waits for systemd to read.

@@ -81,6 +81,13 @@ pub fn widen_pipe(pipe: BorrowedFd<'_>) -> bool {
     is_narrow && fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE)).is_ok()
 }
 
+/// Descriptor 0, 1 or 2, which the start has made sure are open. (std's handles come with buffers.)
+pub fn standard(number: RawFd) -> BorrowedFd<'static> {
+    debug_assert!((0..3).contains(&number));
+    // SAFETY: nothing of ours closes or owns these three.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
 /// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
 /// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
 pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
