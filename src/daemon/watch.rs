@@ -149,7 +149,6 @@ impl Watch {
         self.remove_raw(fd.as_fd().as_raw_fd(), ticket);
     }
 
-    #[inline(never)]
     pub fn remove_raw(&mut self, fd: RawFd, ticket: Ticket) {
         let _ = SourceFd(&fd).deregister(self.poll.registry());
         if let Some(source) = self.sources.remove(&ticket.0) {
