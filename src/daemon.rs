@@ -327,13 +327,13 @@ impl Daemon {
 
     fn take_up_stops(&mut self) {
         let wish = self.manners.wish;
-        let is_stop = |signal: &i32| matches!(wish(*signal), Wish::Stop(_) | Wish::Leave);
-        for signal in self.waiting.iter().filter(is_stop).collect::<Vec<_>>() {
-            self.waiting.remove(&signal);
+        for signal in self.waiting.to_vec() {
             match wish(signal) {
                 Wish::Stop(forwarded) => self.on_stop_signal(signal_name(signal), forwarded),
-                _ => self.leave(signal),
+                Wish::Leave => self.leave(signal),
+                _ => continue,
             }
+            self.waiting.remove(&signal);
         }
     }
 
@@ -372,11 +372,12 @@ impl Daemon {
     }
 
     fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
-        let taken: Vec<_> = self.watch.inbox.iter().filter(is_meant).collect();
-        for source in &taken {
+        let mut sources = self.watch.inbox.to_vec();
+        sources.retain(is_meant);
+        for source in &sources {
             self.watch.inbox.remove(source);
         }
-        taken
+        sources
     }
 
     // ---- signals ----
@@ -575,10 +576,12 @@ impl Daemon {
     }
 
     fn say_what_we_wait_for(&self, coming: Option<u64>) {
-        let awaited = (self.core.workers().iter())
-            .filter(|(_, worker)| coming.is_none() || worker.is_unready())
-            .filter_map(|(id, _)| self.children.pid(id));
-        let pids: Vec<_> = awaited.map(|pid| pid.to_string()).collect();
+        let mut pids = Vec::new();
+        for (id, worker) in self.core.workers().iter() {
+            if coming.is_none() || worker.is_unready() {
+                pids.extend(self.children.pid(id).map(|pid| pid.to_string()));
+            }
+        }
         let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
         match coming {
             None => info!(self.logger, "waiting for {workers} to finish: {pids}"),

@@ -309,7 +309,7 @@ impl Log {
         core.flush(now);
         let large = core.queue.is_large() || self.memory.len() > LARGE;
         if core.rest_at.is_none() && large {
-            core.rest_at = Some(after(now, REST));
+            core.rest_at = Some(now + REST);
         }
     }
 
@@ -362,7 +362,7 @@ impl Core {
     }
 
     fn may_drop(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
-        let stuck_from = after(self.slow_since, PATIENCE);
+        let stuck_from = self.slow_since + PATIENCE;
         match self.state {
             State::Full | State::Absent { .. } if now < stuck_from => Err(stuck_from),
             _ => self.dropping.ask(now, bytes),
@@ -439,7 +439,7 @@ impl Core {
             Way::Stderr(stderr) => stderr.flush(&mut self.queue),
             Way::Syslog(syslog) => syslog.flush(&mut self.queue),
         };
-        let retry = after(now, RETRY);
+        let retry = now + RETRY;
         self.state = match outcome {
             Outcome::Open => State::Open,
             Outcome::Full => State::Full,
@@ -462,13 +462,13 @@ impl Core {
             1 => ("line", "was"),
             _ => ("lines", "were"),
         };
-        self.next_note = after(now, RETRY);
+        self.next_note = now + RETRY;
         let text = format!("{lost} {lines} {were} lost: the log did not take more");
         self.say(Level::Warning, &text);
     }
 
     fn finish(&mut self, limit: Duration) -> bool {
-        let deadline = after(clock::now(), limit);
+        let deadline = clock::now() + limit;
         loop {
             let now = clock::now();
             self.next_note = Instant::default();
@@ -479,7 +479,7 @@ impl Core {
             if self.queue.is_empty() && self.lost == 0 {
                 return true;
             }
-            let left = Duration::from_nanos(deadline.0.saturating_sub(now.0));
+            let left = deadline - now;
             let failed = matches!(self.state, State::Broken { .. });
             if left.is_zero() || failed {
                 return false;
@@ -495,21 +495,18 @@ impl Core {
             State::Full => (self.fd(), left),
             _ => (None, left.min(Duration::from_millis(100))),
         };
-        let mut watched: Vec<PollFd> = fd
-            .into_iter()
-            .map(|fd| PollFd::new(fd, PollFlags::POLLOUT))
-            .collect();
+        let mut watched = fd.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
         // At least a millisecond, or the last one would be spent spinning.
         let millis = left.as_millis().clamp(1, 60_000) as u16;
         // EINTR is as good as an event: the caller looks again.
-        let _ = poll(&mut watched, PollTimeout::from(millis));
+        let _ = poll(watched.as_mut_slice(), PollTimeout::from(millis));
     }
 }
 
 impl Dropping {
     fn ask(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
         if now >= self.until {
-            self.until = after(now, DROP_TIME);
+            self.until = now + DROP_TIME;
             self.bytes = 0;
         }
         if self.bytes >= DROP_BYTES {
@@ -518,11 +515,6 @@ impl Dropping {
         self.bytes += bytes;
         Ok(())
     }
-}
-
-/// A moment later by a span.
-fn after(now: Instant, span: Duration) -> Instant {
-    Instant(now.0.saturating_add(span.as_nanos() as u64))
 }
 
 #[cfg(test)]

@@ -270,8 +270,8 @@ fn fork(parting: bool) -> Result<i32, Errno> {
 /// Waits until the child has a descriptor table of its own: before that, what we open or close is
 /// opened or closed for it too. If it is killed on the way, its end will say so.
 fn await_parting(pid: i32, report: BorrowedFd, pidfd: Option<&OwnedFd>) -> Result<(), Failure> {
-    let mut watched = vec![PollFd::new(report, PollFlags::POLLIN)];
-    watched.extend(pidfd.map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)));
+    let end = pidfd.map_or(report, AsFd::as_fd);
+    let mut watched = [report, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     let found = loop {
         match poll(&mut watched, PollTimeout::from(PARTING)) {
             Err(Errno::EINTR) => {}
@@ -311,25 +311,21 @@ const LISTEN_PID_ROOM: usize = LISTEN_PID.len() + 11;
 
 impl<'a> Plan<'a> {
     fn new(order: &'a Order<'a>, report: &OwnedFd) -> Self {
-        let program = order.program.as_os_str();
         let mut words = Strings::default();
-        for word in std::iter::once(program).chain(order.arguments.iter().map(|word| &**word)) {
+        words.push(&[order.program.as_os_str().as_bytes()]);
+        for word in order.arguments {
             words.push(&[word.as_bytes()]);
         }
         let nulls = 1 + usize::from(order.environment.wants_listen_pid());
-        let standard = [order.stdin, order.stdout, order.stderr];
-        let sources = standard
-            .iter()
-            .chain(order.descriptors)
-            .map(AsRawFd::as_raw_fd)
-            .collect();
+        let mut sources = vec![order.stdin, order.stdout, order.stderr];
+        sources.extend_from_slice(order.descriptors);
         Plan {
             order,
             argv: words.pointers(1),
             _words: words,
             envp: order.environment.entries().pointers(nulls),
             listen_pid: vec![0; LISTEN_PID_ROOM],
-            sources,
+            sources: sources.iter().map(AsRawFd::as_raw_fd).collect(),
             report: report.as_raw_fd(),
             parent: std::process::id() as i32,
             user: order.user.filter(|_| unistd::geteuid().is_root()),

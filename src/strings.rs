@@ -42,8 +42,12 @@ impl Strings {
     /// The array that execve(2) takes: a pointer to each, and this many nulls. It is good until
     /// the next `push`.
     pub fn pointers(&self, nulls: usize) -> Vec<*const libc::c_char> {
-        let nulls = std::iter::repeat_n(std::ptr::null(), nulls);
-        self.iter().map(CStr::as_ptr).chain(nulls).collect()
+        let mut pointers = Vec::new();
+        for start in &self.starts {
+            pointers.push(self.bytes[*start..].as_ptr().cast());
+        }
+        pointers.resize(self.len() + nulls, std::ptr::null());
+        pointers
     }
 }
 

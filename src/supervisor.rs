@@ -470,7 +470,7 @@ impl Supervisor {
             Some(generation) => self.resize_rollout(now, generation),
             None if self.has_begun() => {
                 self.fill(now);
-                self.trim(now, |_| true);
+                self.trim(now, &|_| true);
             }
             None => {}
         }

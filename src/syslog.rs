@@ -131,7 +131,7 @@ impl Syslog {
 
 /// The same socket at a number that no listener will want.
 fn copy(socket: &UnixDatagram) -> nix::Result<UnixDatagram> {
-    Ok(copy_above(socket, OWN_FDS_FROM)?.into())
+    Ok(copy_above(socket.as_fd(), OWN_FDS_FROM)?.into())
 }
 
 fn errno_of(error: io::Error) -> Errno {

@@ -103,23 +103,39 @@ impl Index {
 
     #[inline(never)]
     fn keys<K: Key>(&self) -> Vec<K> {
-        self.walk().map(|(key, _)| K::from_raw(key)).collect()
+        let mut keys = Vec::with_capacity(self.len);
+        for (key, _) in self.walk() {
+            keys.push(K::from_raw(key));
+        }
+        keys
     }
 
     fn walk(&self) -> Walk<'_> {
-        Walk(self.runs.iter().flatten())
+        Walk {
+            run: &[],
+            later: &self.runs,
+        }
     }
 }
 
 /// The keys in their order, each with its slot.
-struct Walk<'a>(std::iter::Flatten<std::slice::Iter<'a, Vec<(Raw, u32)>>>);
+struct Walk<'a> {
+    run: &'a [(Raw, u32)],
+    later: &'a [Vec<(Raw, u32)>],
+}
 
 impl Iterator for Walk<'_> {
     type Item = (Raw, usize);
 
     #[inline(never)]
     fn next(&mut self) -> Option<(Raw, usize)> {
-        self.0.next().map(|(key, slot)| (*key, *slot as usize))
+        if self.run.is_empty() {
+            let (run, later) = self.later.split_first()?;
+            (self.run, self.later) = (run, later);
+        }
+        let (&(key, slot), rest) = self.run.split_first()?;
+        self.run = rest;
+        Some((key, slot as usize))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::table::Table;
 use crate::{error, info, warn};
 use mio::Interest;
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ pub(super) struct Children {
 impl Children {
     /// What is known of a worker, alive or not long dead.
     pub fn culprit(&self, id: ChildId) -> Culprit {
-        if let Some((_, culprit)) = self.graves.iter().rev().find(|(dead, _)| *dead == id) {
+        if let Some(culprit) = self.buried(id) {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
@@ -70,16 +70,15 @@ impl Children {
     }
 
     pub fn pid(&self, id: ChildId) -> Option<i32> {
-        self.culprit_pid(id)
-            .or_else(|| self.alive.get(&id).map(|child| child.pid))
+        match self.buried(id) {
+            Some(culprit) => culprit.pid,
+            None => Some(self.alive.get(&id)?.pid),
+        }
     }
 
-    fn culprit_pid(&self, id: ChildId) -> Option<i32> {
-        self.graves
-            .iter()
-            .rev()
-            .find(|(dead, _)| *dead == id)
-            .and_then(|(_, c)| c.pid)
+    fn buried(&self, id: ChildId) -> Option<&Culprit> {
+        let mut graves = self.graves.iter().rev();
+        Some(&graves.find(|(dead, _)| *dead == id)?.1)
     }
 
     fn last_lines(&self, id: ChildId) -> Vec<String> {
@@ -123,19 +122,18 @@ impl Daemon {
             fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
         });
         let environment = self.environment(generation, notify.as_ref(), told);
-        let (stdout, stderr) = (io::stdout(), io::stderr());
         let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
-        let listeners = self.listeners.iter().map(AsFd::as_fd);
-        let descriptors: Vec<BorrowedFd> = listeners
-            .chain(line.as_ref().map(|(_, theirs)| theirs.as_fd()))
-            .collect();
+        let mut descriptors: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
+        if let Some((_, theirs)) = &line {
+            descriptors.push(theirs.as_fd());
+        }
         let order = Order {
             program: &program,
             arguments: &self.config.arguments,
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: theirs.unwrap_or(stdout.as_fd()),
-            stderr: theirs.unwrap_or(stderr.as_fd()),
+            stdout: theirs.unwrap_or(io::stdout()),
+            stderr: theirs.unwrap_or(io::stderr()),
             descriptors: &descriptors,
             user: self.user.as_ref(),
             directory: at,
@@ -208,11 +206,11 @@ impl Daemon {
     }
 
     fn announce_start(&self, program: &Path) {
-        let arguments = self.config.arguments.iter().map(|word| word.as_os_str());
-        let words: Vec<_> = std::iter::once(program.as_os_str())
-            .chain(arguments)
-            .collect();
-        let words = words.join(OsStr::new(" "));
+        let mut words = program.as_os_str().to_owned();
+        for word in &self.config.arguments {
+            words.push(" ");
+            words.push(word);
+        }
         info!(
             self.logger,
             "Starting {} [{}]",

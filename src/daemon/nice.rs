@@ -31,14 +31,13 @@ impl Daemon {
         let extras = Extras::default();
         let environment =
             Environment::build(self.inherited.iter(), &[], Protocols::default(), &extras);
-        let (stdout, stderr) = (io::stdout(), io::stderr());
         let order = Order {
             program: shell,
             arguments: &["-c".into(), command.into()],
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: stdout.as_fd(),
-            stderr: stderr.as_fd(),
+            stdout: io::stdout(),
+            stderr: io::stderr(),
             descriptors: &[],
             user: None,
             directory: None,

@@ -106,14 +106,12 @@ impl Daemon {
     /// Reads the pipes that have something, beginning after the one that found room last: each may
     /// fill the log's queue.
     pub(super) fn take_up_outputs(&mut self) {
-        let ready = self.take(|source| matches!(source, Source::Output(_)));
-        let mut ids: Vec<ChildId> = ready
-            .into_iter()
-            .filter_map(|source| match source {
-                Source::Output(id) => Some(id),
-                _ => None,
-            })
-            .collect();
+        let mut ids = Vec::new();
+        for source in self.take(|source| matches!(source, Source::Output(_))) {
+            if let Source::Output(id) = source {
+                ids.push(id);
+            }
+        }
         let last = self.children.outputs.last_read;
         let before = ids.partition_point(|id| Some(*id) <= last);
         ids.rotate_left(before);
@@ -157,10 +155,11 @@ impl Daemon {
             _ => false,
         };
         let parked = &mut self.children.outputs.parked;
-        let leaving = parked.iter().filter(|(_, until)| !stays(until));
-        for id in leaving.map(|(id, _)| id).collect::<Vec<_>>() {
-            parked.remove(&id);
-            self.watch.inbox.insert(Source::Output(id));
+        for id in parked.keys() {
+            if parked.get(&id).is_some_and(|until| !stays(until)) {
+                parked.remove(&id);
+                self.watch.inbox.insert(Source::Output(id));
+            }
         }
     }
 

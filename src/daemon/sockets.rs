@@ -57,18 +57,19 @@ impl GuardState {
                 .iter()
                 .for_each(|listener| _ = guard.watch(listener));
         }
-        let tickets = listeners.iter().enumerate().map(|(index, listener)| {
+        let mut tickets = Vec::new();
+        for (index, listener) in listeners.iter().enumerate() {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
-            let stream = listener.kind().listens();
             let source = Source::Listener(index);
-            if stream {
-                watch.add(listener, source, Interest::WRITABLE).ok()
-            } else {
-                None
-            }
-        });
-        let listeners = tickets.collect();
-        Ok(GuardState { guard, listeners })
+            tickets.push(match listener.kind().listens() {
+                true => watch.add(listener, source, Interest::WRITABLE).ok(),
+                false => None,
+            });
+        }
+        Ok(GuardState {
+            guard,
+            listeners: tickets,
+        })
     }
 }
 
@@ -136,18 +137,17 @@ impl Daemon {
 
     /// Who was starting or stopping when a listener was harmed.
     fn suspects(&self) -> String {
-        let pids: Vec<String> = (self.core.workers().iter())
-            .filter(|(_, worker)| !matches!(worker.phase, Phase::Ready { .. }))
-            .filter_map(|(id, worker)| {
-                let verb = if worker.is_asked() {
-                    "stopping"
-                } else {
-                    "starting"
-                };
-                Some(format!("{} ({verb})", self.children.pid(id)?))
-            })
-            .take(8)
-            .collect();
+        let mut pids = Vec::new();
+        for (id, worker) in self.core.workers().iter() {
+            let verb = match worker.phase {
+                Phase::Ready { .. } => continue,
+                Phase::Stopping { .. } => "stopping",
+                _ => "starting",
+            };
+            if pids.len() < 8 {
+                pids.extend(self.children.pid(id).map(|pid| format!("{pid} ({verb})")));
+            }
+        }
         match pids.is_empty() {
             true => " while no worker was starting or stopping".to_owned(),
             false => format!(" while these workers came or went: {}", pids.join(", ")),

@@ -65,20 +65,18 @@ impl Outer {
         for name in forget {
             systemd.remove(name);
         }
-        let fresh: Vec<_> = (listeners.iter())
-            .filter(|listener| !listener.is_stored())
-            .filter_map(|listener| Some((listener.as_fd(), listener.store_name()?)))
-            .collect();
+        let mut fresh = Vec::new();
+        for listener in listeners.iter().filter(|listener| !listener.is_stored()) {
+            fresh.extend(listener.store_name().map(|name| (listener.as_fd(), name)));
+        }
         match hand_over(systemd, already.saturating_sub(forget.len()), &fresh)? {
             HandOver::Done(_) if fresh.is_empty() => Ok(None),
             HandOver::Done(stored) => Ok(Some(stored)),
             HandOver::Asking(check) => {
-                let add = |fd| watch.add(fd, Source::Store, Interest::READABLE);
-                let tickets = check
-                    .fds()
-                    .into_iter()
-                    .map(add)
-                    .collect::<io::Result<_>>()?;
+                let mut tickets = Vec::new();
+                for fd in check.fds() {
+                    tickets.push(watch.add(fd, Source::Store, Interest::READABLE)?);
+                }
                 self.asking = Some((check, tickets));
                 Ok(None)
             }

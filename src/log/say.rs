@@ -1,17 +1,13 @@
-//! slog's macros, for messages without values: each of slog's makes a record of its place in the
-//! source, 200 bytes that no line shows. Here a level has one. It must never change the text.
+//! The way of a message to slog, and macros like slog's: each of those makes a record of its place
+//! in the source, 200 bytes that no line shows. Here all have one. It must never change the text.
 
-use slog::{Level, Logger};
+use slog::{Level, Logger, Record, b, record_static};
 use std::fmt::Arguments;
 
-/// Logs `text`; anything but `Info` and `Warning` is an error.
+/// Logs `text`, a message without values.
 #[inline(never)]
 pub fn say(logger: &Logger, level: Level, text: Arguments) {
-    match level {
-        Level::Info => slog::info!(logger, "{text}"),
-        Level::Warning => slog::warn!(logger, "{text}"),
-        _ => slog::error!(logger, "{text}"),
-    }
+    logger.log(&Record::new(&record_static!(level, ""), &text, b!()));
 }
 
 /// `info!(logger, "text {with} {}", arguments)`

@@ -57,7 +57,7 @@ impl Stderr {
         };
         if let Some(own) = reopened {
             return Ok(Stderr {
-                fd: copy_above(&own, OWN_FDS_FROM).unwrap_or(own),
+                fd: copy_above(own.as_fd(), OWN_FDS_FROM).unwrap_or(own),
                 way: Way::Reopened,
                 was_full: false,
             });

@@ -157,7 +157,7 @@ impl StoreCheck {
         if !hung_up(self.round().barrier.as_fd())? {
             return Ok(None);
         }
-        let deadline = *self.deadline.get_or_insert(after(now, GRACE));
+        let deadline = *self.deadline.get_or_insert(now + GRACE);
         if now < deadline {
             return Ok(None);
         }
@@ -235,10 +235,6 @@ fn store_text(name: &str) -> String {
 
 fn remove_text(name: &str) -> String {
     format!("FDSTOREREMOVE=1\nFDNAME={name}")
-}
-
-fn after(now: Instant, time: Duration) -> Instant {
-    Instant(now.0 + time.as_nanos() as u64)
 }
 
 fn hung_up(pipe: BorrowedFd<'_>) -> io::Result<bool> {

@@ -151,8 +151,9 @@ impl Systemd {
 
     /// Closes the descriptors that wait to be stored: nobody is to hold them any more.
     pub fn forget_stores(&mut self) {
-        let stores = |pending: &Pending| matches!(pending.kind, Kind::Store(_));
-        self.queue.retain(|pending| !stores(pending));
+        drop_those(&mut self.queue, &mut |old| {
+            matches!(old.kind, Kind::Store(_))
+        });
     }
 
     /// Whether something waits for systemd to read.
@@ -269,9 +270,9 @@ fn enqueue(queue: &mut VecDeque<Pending>, new: Pending) {
         Kind::Reloading => {
             if let Some(begun) = queue.iter().position(|old| old.kind == Kind::Reloading) {
                 let mut index = 0;
-                queue.retain(|old| {
+                drop_those(queue, &mut |old| {
                     index += 1;
-                    index <= begun || !matches!(old.kind, Kind::Reloading | Kind::Ready)
+                    index > begun && matches!(old.kind, Kind::Reloading | Kind::Ready)
                 });
             }
         }
@@ -283,14 +284,18 @@ fn enqueue(queue: &mut VecDeque<Pending>, new: Pending) {
         }
         Kind::Remove(name) => {
             let stored = Kind::Store(name.clone());
-            queue.retain(|old| old.kind != new.kind && old.kind != stored);
+            drop_those(queue, &mut |old| old.kind == new.kind || old.kind == stored);
         }
         Kind::Status | Kind::Watchdog | Kind::ExtendTimeout | Kind::Store(_) => {
-            queue.retain(|old| old.kind != new.kind);
+            drop_those(queue, &mut |old| old.kind == new.kind);
         }
         Kind::Barrier => {}
     }
     queue.push_back(new);
+}
+
+fn drop_those(queue: &mut VecDeque<Pending>, is_meant: &mut dyn FnMut(&Pending) -> bool) {
+    queue.retain(|old| !is_meant(old));
 }
 
 impl Kind {

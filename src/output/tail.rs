@@ -31,13 +31,18 @@ impl Tail {
     pub fn lines(mut self) -> Vec<String> {
         self.trim();
         let text = String::from_utf8_lossy(&self.bytes);
-        let mut lines: Vec<&str> = text.lines().collect();
-        if self.cut && lines.len() > 1 {
-            lines.remove(0);
+        let whole = match text.split_once('\n') {
+            Some((_, whole)) if self.cut && !whole.is_empty() => whole,
+            _ => &text,
+        };
+        let mut lines = Vec::new();
+        for line in whole.lines().filter(|line| !line.trim().is_empty()) {
+            if lines.len() == LINES {
+                lines.remove(0);
+            }
+            lines.push(line.to_owned());
         }
-        lines.retain(|line| !line.trim().is_empty());
-        let from = lines.len().saturating_sub(LINES);
-        lines[from..].iter().map(|line| line.to_string()).collect()
+        lines
     }
 
     fn trim(&mut self) {

@@ -98,9 +98,8 @@ impl Supervisor {
     }
 
     /// Asks those of `group` beyond N to stop: who is not ready first, then the oldest.
-    pub(super) fn trim(&mut self, now: Instant, group: impl Fn(&Worker) -> bool) {
-        let group = (self.workers.unasked_in_order()).filter(|(_, worker)| group(worker));
-        let ids: Vec<_> = group.map(|(id, _)| id).collect();
+    pub(super) fn trim(&mut self, now: Instant, group: &dyn Fn(&Worker) -> bool) {
+        let ids = self.unasked_where(group);
         let excess = ids.len().saturating_sub(self.policy.workers as usize);
         for &id in &ids[..excess] {
             self.ask(now, id);
@@ -184,11 +183,9 @@ impl Supervisor {
         if self.workers.tally(generation).unready >= pace.max_unready.max(1) {
             return None;
         }
-        let factor = 1.5f64.powi(self.early_deaths.min(30) as i32);
-        let longer = Duration::try_from_secs_f64(pace.interval.as_secs_f64() * factor);
-        let interval = longer
-            .unwrap_or(Duration::MAX)
-            .min(BACKOFF_MAX.max(pace.interval));
+        let longest = BACKOFF_MAX.max(pace.interval);
+        let longer = |it: Duration, _| it.saturating_add(it / 2).min(longest);
+        let interval = (0..self.early_deaths.min(30)).fold(pace.interval, longer);
         Some((last + interval).max(now))
     }
 

@@ -182,7 +182,7 @@ impl Supervisor {
         if self.mode == Mode::Serving {
             let coming_up = self.rolling_out();
             if self.is_overfull() {
-                self.trim(now, |worker| Some(worker.generation) != coming_up);
+                self.trim(now, &|worker| Some(worker.generation) != coming_up);
             }
             self.ask_dispensable(now);
             self.promote(now);
@@ -230,7 +230,7 @@ impl Supervisor {
         };
         self.vacancies = std::mem::take(&mut rollout.vacancies);
         self.unfilled = false;
-        for id in self.unasked_where(|worker| worker.generation != generation) {
+        for id in self.unasked_where(&|worker| worker.generation != generation) {
             self.ask(now, id);
         }
         let whole = self.workers.tally(generation).ready >= self.policy.workers;
@@ -253,7 +253,7 @@ impl Supervisor {
 
     /// Asks the workers of a generation to stop, those that are ready only if not `keep_ready`.
     fn withdraw(&mut self, now: Instant, generation: u64, keep_ready: bool) {
-        for id in self.unasked_where(|worker| {
+        for id in self.unasked_where(&|worker| {
             worker.generation == generation && !(keep_ready && worker.is_ready())
         }) {
             self.dismiss(now, id);
@@ -290,8 +290,8 @@ impl Supervisor {
             rollout.vacancies.clear();
         }
         self.unfilled = true;
-        self.trim(now, |worker| worker.generation == generation);
-        self.trim(now, |worker| worker.generation != generation);
+        self.trim(now, &|worker| worker.generation == generation);
+        self.trim(now, &|worker| worker.generation != generation);
         self.vacancies.truncate(workers.saturating_sub(self.old()));
     }
 
@@ -304,14 +304,14 @@ impl Supervisor {
             self.withdraw(now, generation, rolling);
         } else {
             // Nobody older serves: who does not serve yet of older ones never will be needed.
-            for id in self.unasked_where(|worker| worker.generation != generation) {
+            for id in self.unasked_where(&|worker| worker.generation != generation) {
                 self.dismiss(now, id);
             }
             if has_ready {
                 self.withdraw(now, generation, true);
             }
             self.vacancies.clear();
-            for id in self.unasked_where(Worker::is_unready) {
+            for id in self.unasked_where(&Worker::is_unready) {
                 self.workers.mark_superseded(id);
             }
         }
@@ -382,7 +382,7 @@ impl Supervisor {
         self.outbox.push_back(Action::Verdict(verdict));
     }
 
-    fn unasked_where(&self, is_meant: impl Fn(&Worker) -> bool) -> Vec<ChildId> {
+    pub(super) fn unasked_where(&self, is_meant: &dyn Fn(&Worker) -> bool) -> Vec<ChildId> {
         let unasked = self.workers.unasked_in_order();
         let meant = unasked.filter(|(_, worker)| is_meant(worker));
         meant.map(|(id, _)| id).collect()

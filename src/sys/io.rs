@@ -114,9 +114,9 @@ pub fn widen_pipe(pipe: BorrowedFd<'_>) -> bool {
 
 /// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
 /// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
-pub fn copy_above(fd: impl AsFd, least: RawFd) -> nix::Result<OwnedFd> {
-    let copy = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(least))
-        .or_else(|_| fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
+pub fn copy_above(fd: BorrowedFd, least: RawFd) -> nix::Result<OwnedFd> {
+    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))
+        .or_else(|_| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
     // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
@@ -128,7 +128,7 @@ const WORKERS_FDS_FROM: RawFd = 64;
 
 /// A descriptor that we keep for a worker, at a number where it does not cost the next one time.
 pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
-    copy_above(&fd, WORKERS_FDS_FROM).unwrap_or(fd)
+    copy_above(fd.as_fd(), WORKERS_FDS_FROM).unwrap_or(fd)
 }
 
 /// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_copy_lies_above_the_numbers_that_must_stay_free() {
         let (end, _start) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        assert!(copy_above(&end, 40).unwrap().as_raw_fd() >= 40);
+        assert!(copy_above(end.as_fd(), 40).unwrap().as_raw_fd() >= 40);
     }
 
     #[test]
