@@ -1,7 +1,8 @@
-//! Tables and sets in the order of their keys. All of them find their keys by the same code, in one
-//! index of plain numbers: std's B-tree is compiled anew for each pair of types, at six kilobytes
-//! each. It must never know what the keys mean, and nobody may pay for the size but who walks over all.
+//! Tables and sets in the order of their keys. All of them stand on one B-tree, of plain numbers:
+//! std's is compiled anew for each pair of types, at six kilobytes each. It must never know what
+//! the keys mean, and no operation may cost more than the logarithm of the size.
 
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -35,35 +36,19 @@ impl Key for i32 {
     }
 }
 
-/// A run that gets so many keys becomes two.
-const RUN: usize = 64;
-
-/// Which keys there are, and a slot for each: a number below the most keys that there ever were.
-/// The keys stand in runs, none of them empty: one that comes or goes moves those of its run only,
-/// and the list of runs where it makes or empties one. What is not to be inlined is there once.
+/// The one B-tree: which keys there are, and a slot for each, a number below the most keys that
+/// there ever were. What is not to be inlined is there once.
 #[derive(Clone, Default)]
 struct Index {
-    runs: Vec<Vec<(Raw, u32)>>,
-    len: usize,
+    tree: BTreeMap<Raw, u32>,
     /// Slots that no key has.
     free: Vec<u32>,
 }
 
 impl Index {
-    /// The run to which the key belongs, and where it stands there or would stand.
-    #[inline(never)]
-    fn place(&self, key: Raw) -> (usize, usize) {
-        let begins_before = |run: &Vec<(Raw, u32)>| run.first().is_some_and(|(it, _)| *it <= key);
-        let run = self.runs.partition_point(begins_before).saturating_sub(1);
-        let keys = self.runs.get(run).map_or(&[][..], Vec::as_slice);
-        (run, keys.partition_point(|(it, _)| *it < key))
-    }
-
     #[inline(never)]
     fn find(&self, key: Raw) -> Option<usize> {
-        let (run, at) = self.place(key);
-        let (found, slot) = self.runs.get(run)?.get(at)?;
-        (*found == key).then_some(*slot as usize)
+        self.tree.get(&key).map(|slot| *slot as usize)
     }
 
     /// The slot of a key that may be new.
@@ -72,70 +57,38 @@ impl Index {
         if let Some(slot) = self.find(key) {
             return slot;
         }
-        // While none is free, those below `len` are taken, and no other.
-        let slot = self.free.pop().unwrap_or(self.len as u32);
-        self.len += 1;
-        let (run, at) = self.place(key);
-        if self.runs.is_empty() {
-            self.runs.push(Vec::new());
-        }
-        let keys = &mut self.runs[run];
-        keys.insert(at, (key, slot));
-        if keys.len() == RUN {
-            let later = keys.split_off(RUN / 2);
-            self.runs.insert(run + 1, later);
-        }
+        // While none is free, those below the number of keys are taken, and no other.
+        let slot = self.free.pop().unwrap_or(self.tree.len() as u32);
+        self.tree.insert(key, slot);
         slot as usize
     }
 
     #[inline(never)]
     fn leave(&mut self, key: Raw) -> Option<usize> {
-        let slot = self.find(key)?;
-        let (run, at) = self.place(key);
-        self.runs[run].remove(at);
-        if self.runs[run].is_empty() {
-            self.runs.remove(run);
-        }
-        self.len -= 1;
-        self.free.push(slot as u32);
-        Some(slot)
+        let slot = self.tree.remove(&key)?;
+        self.free.push(slot);
+        Some(slot as usize)
     }
 
     #[inline(never)]
     fn keys<K: Key>(&self) -> Vec<K> {
-        let mut keys = Vec::with_capacity(self.len);
-        for (key, _) in self.walk() {
-            keys.push(K::from_raw(key));
-        }
-        keys
+        self.walk().map(|(key, _)| K::from_raw(key)).collect()
     }
 
     fn walk(&self) -> Walk<'_> {
-        Walk {
-            run: &[],
-            later: &self.runs,
-        }
+        Walk(self.tree.iter())
     }
 }
 
 /// The keys in their order, each with its slot.
-struct Walk<'a> {
-    run: &'a [(Raw, u32)],
-    later: &'a [Vec<(Raw, u32)>],
-}
+struct Walk<'a>(btree_map::Iter<'a, Raw, u32>);
 
 impl Iterator for Walk<'_> {
     type Item = (Raw, usize);
 
     #[inline(never)]
     fn next(&mut self) -> Option<(Raw, usize)> {
-        if self.run.is_empty() {
-            let (run, later) = self.later.split_first()?;
-            (self.run, self.later) = (run, later);
-        }
-        let (&(key, slot), rest) = self.run.split_first()?;
-        self.run = rest;
-        Some((key, slot as usize))
+        self.0.next().map(|(key, slot)| (*key, *slot as usize))
     }
 }
 
@@ -186,7 +139,7 @@ impl<K: Key, V> Table<K, V> {
     }
 
     pub fn len(&self) -> usize {
-        self.index.len
+        self.index.tree.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -220,9 +173,9 @@ pub struct Set<K> {
 impl<K: Key> Set<K> {
     /// Returns whether it is new.
     pub fn insert(&mut self, key: K) -> bool {
-        let before = self.index.len;
+        let before = self.index.tree.len();
         self.index.enter(key.to_raw());
-        self.index.len > before
+        self.index.tree.len() > before
     }
 
     /// Returns whether it was there.
@@ -250,7 +203,7 @@ impl<K: Key> Set<K> {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.index.len == 0
+        self.index.tree.is_empty()
     }
 }
 
@@ -288,7 +241,7 @@ impl<K: Key + fmt::Debug> fmt::Debug for Set<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     /// Numbers that look random, the same at each run.
     fn numbers() -> impl Iterator<Item = u32> {
@@ -299,11 +252,10 @@ mod tests {
     fn checked(index: &Index) {
         let keys: Vec<_> = index.walk().map(|(key, _)| key).collect();
         assert!(keys.is_sorted());
-        assert_eq!(keys.len(), index.len);
-        assert!(index.runs.iter().all(|run| (1..RUN).contains(&run.len())));
         let slots: BTreeSet<_> = index.walk().map(|(_, slot)| slot as u32).collect();
         let free: BTreeSet<_> = index.free.iter().copied().collect();
-        assert_eq!((slots.len(), free.len()), (index.len, index.free.len()));
+        let lengths = (index.tree.len(), index.free.len());
+        assert_eq!((slots.len(), free.len()), lengths);
         let all = 0..(slots.len() + free.len()) as u32;
         assert!(slots.union(&free).copied().eq(all));
     }
@@ -360,7 +312,6 @@ mod tests {
         checked(&table.index);
         assert!(table.keys().into_iter().eq(9_500..10_000));
         assert_eq!(table.slots.len(), 501);
-        assert!(table.index.runs.len() <= 500 / (RUN / 2) + 2);
     }
 
     #[test]
