@@ -260,6 +260,7 @@ impl Daemon {
         self.tell_at(now, Event::Tick);
         self.settle();
         self.take_up_the_rest();
+        self.retry_to_mend(now);
         self.tidy_control();
         self.log.flush(clock::now());
         self.unpark();
@@ -276,6 +277,7 @@ impl Daemon {
             self.children.outputs.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
+            self.guard.retry_at(),
             self.reminder,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()

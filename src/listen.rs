@@ -223,6 +223,11 @@ impl Listener {
         self.uri.scheme.is_inherited()
     }
 
+    /// It is cut off, and what was tried has not mended it.
+    pub fn is_harmed(&self) -> bool {
+        self.trouble.is_some()
+    }
+
     /// The bound address as the log shows it: `tcp://[::]:8080`, `unix:///run/x.sock`.
     pub fn address(&self) -> String {
         match self.bound.address() {

@@ -154,3 +154,22 @@ fn a_worker_that_shuts_the_listener_down_does_not_cut_the_others_off() {
     daemon.wait_until("an answer", || daemon.address().get().is_ok());
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn a_path_that_cannot_be_restored_is_tried_again_every_second() {
+    let dir = TempDir::new();
+    fs::create_dir(dir.join("run")).expect("it can be made");
+    let daemon = Run::bare()
+        .args(&[&format!("-listen=unix://{}", dir.word("run/s"))])
+        .args(&["-start=0", &format!("-command={}", worker()), "http"])
+        .start();
+    daemon.worker_that_said("up");
+    // Moved first: what is taken out of it one by one would be put back meanwhile.
+    fs::rename(dir.join("run"), dir.join("gone")).expect("the directory is ours");
+    fs::remove_dir_all(dir.join("gone")).expect("the directory is ours");
+    let line = daemon.wait_for_line("trying again every second");
+    assert!(line.contains("No such file or directory"), "{line}");
+    fs::create_dir(dir.join("run")).expect("it can be made");
+    daemon.wait_until("an answer", || daemon.address().get().is_ok());
+    assert_eq!(daemon.stop(), 0);
+}

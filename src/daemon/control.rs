@@ -293,17 +293,25 @@ impl Daemon {
     }
 
     fn on_stop_asked(&mut self, incoming: &Incoming, wait: bool) {
-        let wait = wait && !self.control.is_crowded();
+        // A stop is obeyed whoever asks: only the wait needs room.
+        let crowded = wait && self.control.is_crowded();
+        let wait = wait && !crowded;
         if wait {
             self.control.wait(incoming, Wish::End);
         }
         let workers = workers_text(self.core.workers().len());
-        if self.core.is_stopping() {
-            let text = format!("stopping already, {workers} left");
-            return self.control.say_and_wait(incoming, &text, wait);
+        let stopping = self.core.is_stopping();
+        let mut text = match stopping {
+            true => format!("stopping already, {workers} left"),
+            false => format!("stopping, {workers} asked to finish"),
+        };
+        if crowded {
+            text += " (not waiting for the end: too many clients wait already)";
         }
-        let text = format!("stopping, {workers} asked to finish");
         self.control.say_and_wait(incoming, &text, wait);
+        if stopping {
+            return;
+        }
         self.log_request(incoming, "stop");
         self.on_stop_signal("stop", SIGTERM);
     }

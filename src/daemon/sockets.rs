@@ -6,11 +6,13 @@ use super::watch::{Source, Ticket, Watch};
 use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
-use crate::supervisor::{Event, Phase};
+use crate::supervisor::{Event, Instant, Phase};
+use crate::sys::clock;
 use crate::{error, info, warn};
 use mio::Interest;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 /// A listener as the environment's protocols write it; it does not change while we live.
 pub(super) struct Texts {
@@ -40,10 +42,15 @@ impl Texts {
     }
 }
 
+/// How long after a failed attempt to mend a listener the next one follows.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// What the guard has registered.
 pub(super) struct GuardState {
     guard: Option<Guard>,
     listeners: Vec<Option<Ticket>>,
+    /// When to look again at a listener that could not be mended.
+    retry_at: Option<Instant>,
 }
 
 impl GuardState {
@@ -69,7 +76,12 @@ impl GuardState {
         Ok(GuardState {
             guard,
             listeners: tickets,
+            retry_at: None,
         })
+    }
+
+    pub fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 }
 
@@ -81,6 +93,15 @@ impl Daemon {
         }
         for index in 0..self.listeners.len() {
             self.mend(index);
+        }
+        let harmed = self.listeners.iter().any(Listener::is_harmed);
+        self.guard.retry_at = harmed.then(|| clock::now() + RETRY);
+    }
+
+    /// Looks again at what could not be mended: the reason may be gone.
+    pub(super) fn retry_to_mend(&mut self, now: Instant) {
+        if self.guard.retry_at.is_some_and(|at| at <= now) {
+            self.on_listeners_in_doubt();
         }
     }
 
@@ -107,7 +128,13 @@ impl Daemon {
                 );
             }
             Healing::Rebound(old) => self.on_rebound(index, old),
-            Healing::Failed(error) => error!(self.logger, "{error}{}", self.suspects()),
+            Healing::Failed(error) => {
+                let next = match listener.is_inherited() {
+                    true => "clients are refused until whoever passed it makes it anew",
+                    false => "clients are refused, trying again every second",
+                };
+                error!(self.logger, "{error}{}; {next}", self.suspects());
+            }
         }
     }
 
@@ -158,6 +185,7 @@ impl Daemon {
     /// holds the sockets.
     pub(super) fn close_listeners(&mut self) {
         self.guard.guard = None;
+        self.guard.retry_at = None;
         let tickets = std::mem::take(&mut self.guard.listeners);
         for (mut listener, ticket) in self.listeners.drain(..).zip(tickets) {
             // Workers hold copies: epoll would go on telling of those.
