@@ -60,7 +60,8 @@ pub struct Config {
     pub user: Option<String>,
     pub log: LogTarget,
     pub workers: u32,
-    pub max_extra: u32,
+    /// `None`: as many as there are workers, also when their number changes.
+    pub max_extra: Option<u32>,
     pub ready: Gate,
     pub stop_signal: i32,
     /// `None`: never killed.
@@ -225,7 +226,7 @@ fn config(mut values: Values, arguments: Vec<OsString>) -> Result<Config, UsageE
         user: values.user.pop().filter(|login| !login.is_empty()),
         log: log_target(values.syslog.pop(), named(values.syslog_socket)),
         workers,
-        max_extra: values.max_extra.pop().unwrap_or(workers).min(workers),
+        max_extra: values.max_extra.pop(),
         ready,
         stop_signal: values.stop_signal.pop().unwrap_or(Signal::SIGTERM as i32),
         stop,

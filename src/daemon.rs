@@ -150,7 +150,7 @@ pub fn capacity(hard_limit: u64, listeners: usize, manners: &Manners) -> u32 {
 pub fn policy(config: &Config) -> supervisor::Policy {
     supervisor::Policy {
         workers: config.workers,
-        max_extra: Some(config.max_extra),
+        max_extra: config.max_extra,
         style: None,
         gate: match config.ready {
             Gate::Timer => supervisor::Gate::Timer,

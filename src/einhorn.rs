@@ -415,7 +415,7 @@ impl Face {
             user: None,
             log: LogTarget::Stderr,
             workers: self.number,
-            max_extra: self.max_extra(self.number),
+            max_extra: self.max_extra(),
             ready: match self.ack {
                 Ack::Manual => Gate::Ack,
                 Ack::Timer(_) => Gate::Timer,
@@ -439,7 +439,7 @@ impl Face {
     pub fn policy(&self, capacity: u32) -> supervisor::Policy {
         supervisor::Policy {
             workers: self.number,
-            max_extra: self.max_upgrade_additional.map(|extra| extra.max(1)),
+            max_extra: self.max_extra(),
             style: Some(supervisor::Style::Rolling),
             gate: match self.ack {
                 Ack::Manual => supervisor::Gate::Report,
@@ -482,9 +482,8 @@ impl Face {
     }
 
     /// An upgrade without a single extra worker could not begin.
-    fn max_extra(&self, workers: u32) -> u32 {
-        self.max_upgrade_additional
-            .map_or(workers, |extra| extra.clamp(1, workers))
+    fn max_extra(&self) -> Option<u32> {
+        self.max_upgrade_additional.map(|extra| extra.max(1))
     }
 }
 

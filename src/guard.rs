@@ -36,8 +36,8 @@ pub enum Healing {
     /// A new socket stands at the address, and running workers do not have it: reload once. The old
     /// one is to be deregistered and then closed, the new one to be watched, registered and stored.
     Rebound(OwnedFd),
-    /// Said once until it changes; try again when a worker ends.
-    Failed(Error),
+    /// Said once until it changes. Where it is not `hopeless`, trying again may help.
+    Failed { error: Error, hopeless: bool },
 }
 
 /// Looks at a listener; changes nothing, waits for nothing. For the end of every worker, and for
@@ -81,9 +81,16 @@ pub fn heal(listener: &mut Listener) -> Healing {
         Err(error) if listener.trouble.as_ref() == Some(&error) => Healing::Nothing,
         Err(error) => {
             listener.trouble = Some(error.clone());
-            Healing::Failed(error)
+            let hopeless = is_hopeless(listener);
+            Healing::Failed { error, hopeless }
         }
     }
+}
+
+/// Whether only a new socket could help, and that is not ours to make.
+pub fn is_hopeless(listener: &Listener) -> bool {
+    let is_inet = matches!(listener.bound, Bound::Inet(_));
+    listener.is_inherited() && !is_inet && check(listener) == Harm::ShutDown
 }
 
 /// EINVAL: the socket still has its port, as it has after a shutdown when we had asked for one.

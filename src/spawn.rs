@@ -1,7 +1,7 @@
 //! Starting a worker: fork, the child's steps up to execve, and the report of the step that
 //! failed. Everything is allocated before the fork; the child only calls the kernel, and tells
 //! (step, errno) over a close-on-exec pipe. It decides nothing: what to run, as whom and with
-//! which descriptors is in the `Order`. It never waits for a child.
+//! which descriptors is in the `Order`. It waits for no more than a child's first step.
 #![allow(unsafe_code)]
 
 use crate::environment::{Environment, FIRST_FD};
@@ -49,7 +49,8 @@ pub struct Order<'a> {
     pub nofile: Option<(rlim_t, rlim_t)>,
     /// Whether to open a pidfd, as `probe_pidfd` found.
     pub pidfd: bool,
-    /// Whether to fork without copying our descriptor table, as `probe_parting` found.
+    /// Whether to fork without copying our descriptor table, as `probe_parting` found. No other
+    /// thread may open or close descriptors that the child needs meanwhile.
     pub parting: bool,
 }
 
@@ -222,7 +223,7 @@ pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// Forks a worker and sends it on its way to `order.program`, without waiting for it to get
-/// there. An error: there is no child. The descriptors 0, 1 and 2 must be open in us (or the
+/// there. An error: there is no child, or one that ends and is nobody's. The descriptors 0, 1 and 2 must be open in us (or the
 /// pipes made here would take their numbers).
 pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
     let (report, writer) = Step::Pipe.at(report_pipe())?;
@@ -247,41 +248,40 @@ pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
 /// fork(2), or the same with one descriptor table for both. A copy costs both sides time for each
 /// descriptor that we have, three for every worker; the child needs a handful.
 fn fork(parting: bool) -> Result<i32, Errno> {
-    // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock, so
-    // whatever state other threads' locks are in does not matter to it. CLONE_FILES, the one
-    // thing that the second call does otherwise, is safe because `become_worker` does nothing to
-    // a descriptor before it has a table of its own, and `spawn` waits for that. Both take
-    // integers; a null stack is a copy of ours (clone(2)).
-    Errno::result(unsafe {
-        match parting {
-            false => libc::fork(),
-            true => libc::syscall(
-                libc::SYS_clone,
-                libc::CLONE_FILES | libc::SIGCHLD,
-                0,
-                0,
-                0,
-                0,
-            ) as libc::c_int,
-        }
-    })
+    if !parting {
+        // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock,
+        // so whatever state other threads' locks are in does not matter to it.
+        return Errno::result(unsafe { libc::fork() });
+    }
+    let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
+    let none: libc::c_long = 0;
+    // SAFETY: this process has one thread, so no lock is held by another (a raw clone(2) puts
+    // nothing in order as fork(3) does). The call takes integers, and a null stack is a copy of
+    // ours. The shared table is safe because `become_worker` touches no descriptor before it has
+    // one of its own, and `spawn` waits for that.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    Errno::result(pid).map(|pid| pid as i32)
 }
 
 /// Waits until the child has a descriptor table of its own: before that, what we open or close is
-/// opened or closed for it too. If it is killed on the way, its end will say so.
+/// opened or closed for it too. If it is killed on the way, its pidfd tells, and its end will say
+/// so; only where there was no descriptor left for a pidfd, the time has to pass. A child that
+/// does not get there is killed: it would write to numbers that mean something else by then.
 fn await_parting(pid: i32, report: BorrowedFd, pidfd: Option<&OwnedFd>) -> Result<(), Failure> {
     let end = pidfd.map_or(report, AsFd::as_fd);
     let mut watched = [report, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let found = loop {
+    let heard = loop {
         match poll(&mut watched, PollTimeout::from(PARTING)) {
+            Ok(0) => break Err(Errno::ETIMEDOUT),
+            Ok(_) => break Ok(()),
             Err(Errno::EINTR) => {}
-            found => break Step::Fork.at(found)?,
+            Err(errno) => break Err(errno),
         }
     };
-    if found == 0 {
+    if heard.is_err() {
         let _ = process::signal(pid, libc::SIGKILL);
-        return Step::Fork.at(Err(Errno::ETIMEDOUT));
     }
+    Step::Fork.at(heard)?;
     let mut bytes = [0; 8];
     match unistd::read(report, &mut bytes) {
         Ok(8) if bytes != PARTED => Err(Failure::from_bytes(bytes)),
@@ -378,7 +378,8 @@ fn part(plan: &Plan) -> Result<(), Errno> {
     let directory = plan.order.directory.map(|directory| directory.as_raw_fd());
     let needed = plan.sources.iter().chain(&directory);
     let last = needed.fold(plan.report, |last, fd| last.max(*fd));
-    process::leave_descriptors_from(last + 1)?;
+    // SAFETY: this child owns nothing, and what it needs is below.
+    unsafe { process::leave_descriptors_from(last + 1) }?;
     // SAFETY: PARTED is a constant of eight bytes.
     Errno::result(unsafe { libc::write(plan.report, PARTED.as_ptr().cast(), PARTED.len()) })
         .map(drop)
@@ -435,7 +436,7 @@ fn write_listen_pid(plan: &mut Plan) {
     if !plan.order.environment.wants_listen_pid() {
         return;
     }
-    listen_pid(std::process::id(), &mut plan.listen_pid);
+    listen_pid(process::own_pid(), &mut plan.listen_pid);
     let slot = plan.order.environment.entries().len();
     plan.envp[slot] = plan.listen_pid.as_ptr().cast();
 }

@@ -232,6 +232,14 @@ fn workers_changes_how_many_there_are() {
     let daemon = place.live(&["-start=500", "-workers=2"]);
     assert_said(&place.ctl(&["workers", "4"]), 0, &["4 workers"]);
     daemon.wait_until("four workers", || daemon.workers().len() == 4);
+    // Without -max-extra there are as many more as there are workers now, not as at the start.
+    let mark = daemon.mark();
+    assert_said(&place.ctl(&["reload", "-wait"]), 0, &["4 of 4 workers"]);
+    daemon.verdict_after(mark);
+    let log = daemon.log_after(mark);
+    let log = log.split("4 of 4 workers").next().unwrap_or_default();
+    assert_eq!(log.matches("Starting ").count(), 4, "{log}");
+    assert!(!log.contains("exit status"), "{log}");
     assert_said(
         &place.ctl(&["workers", "1"]),
         0,

@@ -84,7 +84,8 @@ fn descriptor(listen: &[Uri], index: usize) -> String {
 
 impl Config {
     fn life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (workers, extra) = (self.workers, self.max_extra);
+        let workers = self.workers;
+        let extra = self.max_extra.map_or(workers, |extra| extra.min(workers));
         let manner = if extra < workers {
             "rolling"
         } else {

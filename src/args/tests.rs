@@ -40,7 +40,7 @@ fn the_defaults_are_those_of_the_table() {
         user: None,
         log: LogTarget::Stderr,
         workers: 1,
-        max_extra: 1,
+        max_extra: None,
         ready: Gate::Timer,
         stop_signal: libc::SIGTERM,
         stop: None,
@@ -55,9 +55,9 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(plain, expected);
     for flag in FLAGS {
         let value = match flag.default {
-            "required" | "none" | "" => continue,
+            // N: whatever number that is.
+            "required" | "none" | "" | "N" => continue,
             "off" => "false",
-            "N" => "1",
             default => default,
         };
         let word = format!("-{}={value}", flag.name);
@@ -143,9 +143,11 @@ fn times_are_milliseconds() {
 
 #[test]
 fn workers_and_extra_workers_are_bounded() {
-    assert_eq!(config_of(&["-workers=10000"]).max_extra, 10_000);
-    assert_eq!(config_of(&["-workers=4", "-max-extra=2"]).max_extra, 2);
-    assert_eq!(config_of(&["-max-extra=9", "-workers=4"]).max_extra, 4);
+    assert_eq!(config_of(&["-workers=10000"]).max_extra, None);
+    let extra = config_of(&["-workers=4", "-max-extra=2"]).max_extra;
+    assert_eq!(extra, Some(2));
+    let text = config_of(&["-max-extra=9", "-workers=4"]).to_string();
+    assert!(text.contains("all at once with at most 4 more"), "{text}");
     assert_eq!(
         refused(&["-workers=0"]),
         "-workers 0: out of range, 1 to 10000"

@@ -94,8 +94,9 @@ impl Daemon {
         for index in 0..self.listeners.len() {
             self.mend(index);
         }
-        let harmed = self.listeners.iter().any(Listener::is_harmed);
-        self.guard.retry_at = harmed.then(|| clock::now() + RETRY);
+        let may_be_mended = |it: &Listener| it.is_harmed() && !guard::is_hopeless(it);
+        let again = self.listeners.iter().any(may_be_mended);
+        self.guard.retry_at = again.then(|| clock::now() + RETRY);
     }
 
     /// Looks again at what could not be mended: the reason may be gone.
@@ -128,8 +129,8 @@ impl Daemon {
                 );
             }
             Healing::Rebound(old) => self.on_rebound(index, old),
-            Healing::Failed(error) => {
-                let next = match listener.is_inherited() {
+            Healing::Failed { error, hopeless } => {
+                let next = match hopeless {
                     true => "clients are refused until whoever passed it makes it anew",
                     false => "clients are refused, trying again every second",
                 };

@@ -295,7 +295,10 @@ fn the_face_says_to_the_core_what_einhorn_does() {
         (12, Some(Duration::from_secs(5)))
     );
     assert!(config.respawn && config.die_with_parent && config.protocols.einhorn);
-    assert_eq!((config.max_extra, config.output), (4, Output::Inherit));
+    assert_eq!(
+        (config.max_extra, config.output),
+        (Some(9), Output::Inherit)
+    );
     let policy = face("-n 4 -s 2 --max-unacked 0 --max-upgrade-additional 0 prog").policy(50);
     assert_eq!(policy.max_extra, Some(1));
     assert_eq!(policy.style, Some(supervisor::Style::Rolling));

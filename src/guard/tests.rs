@@ -15,7 +15,7 @@ fn shut_down(listener: &Listener, how: Shutdown) {
 
 fn failure(healing: Healing) -> String {
     match healing {
-        Healing::Failed(error) => error.to_string(),
+        Healing::Failed { error, .. } => error.to_string(),
         other => panic!("{other:?} instead of a failure"),
     }
 }

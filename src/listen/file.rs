@@ -328,7 +328,8 @@ fn links(path: &Path) -> Vec<(PathBuf, Pid)> {
         return Vec::new();
     };
     let mut links = Vec::new();
-    for entry in folder.iter().flatten() {
+    // An error would come again at each call.
+    for entry in folder.iter().map_while(Result::ok) {
         let entry = OsStr::from_bytes(entry.file_name().to_bytes());
         if let Some(pid) = link_pid(entry, name) {
             links.push((path.with_file_name(entry), pid));

@@ -15,7 +15,7 @@ pub enum Value {
     Number(String),
     String(String),
     Array(Vec<Value>),
-    /// In the order of the text. Of two with one key, the later one counts.
+    /// In the order of the text. Of two with one key, `get` finds the later one.
     Object(Vec<(String, Value)>),
 }
 

@@ -4,6 +4,7 @@
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -52,13 +53,18 @@ pub fn stderr() -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }
 }
 
-/// Writes it all, waiting as long as it takes (write(2)). Errors: the system's, EINTR excepted.
+/// Writes it all, waiting as long as it takes (write(2)), also where O_NONBLOCK is set. Errors: the
+/// system's, but for EINTR and EAGAIN.
 pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(fd, bytes) {
             Ok(0) => return Err(Errno::EIO),
             Ok(count) => bytes = &bytes[count..],
             Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut watched = [PollFd::new(fd, PollFlags::POLLOUT)];
+                let _ = poll(&mut watched, PollTimeout::NONE);
+            }
             Err(errno) => return Err(errno),
         }
     }
