@@ -28,6 +28,7 @@ use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 pub use signal_hook_mio::v1_0::Signals;
 use std::ffi::OsString;
@@ -40,9 +41,9 @@ use watch::{Source, Ticket, Watch};
 /// How long the last lines may take to be written before we end without them.
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
-const PER_WORKER: u64 = 4;
+const PER_WORKER: rlim_t = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
-const OUR_OWN: u64 = 48 + MAX_CLIENTS as u64;
+const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -64,7 +65,7 @@ pub struct Setup {
     pub opened: Opened,
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
-    pub nofile: (u64, u64),
+    pub nofile: (rlim_t, rlim_t),
     pub systemd: Option<crate::notify::Systemd>,
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
@@ -128,7 +129,7 @@ pub struct Daemon {
     directory: Option<PathBuf>,
     /// The environment that we were started with.
     inherited: Vec<(OsString, OsString)>,
-    nofile: Option<(u64, u64)>,
+    nofile: Option<(rlim_t, rlim_t)>,
     pidfds: bool,
     parting: bool,
     last_verdict: String,
@@ -140,9 +141,9 @@ pub struct Daemon {
 }
 
 /// The number of workers that a limit of descriptors suffices for.
-pub fn capacity(hard_limit: u64, listeners: usize, manners: &Manners) -> u32 {
-    let left = hard_limit.saturating_sub(OUR_OWN + listeners as u64);
-    let each = PER_WORKER + u64::from(manners.control_fd);
+pub fn capacity(hard_limit: rlim_t, listeners: usize, manners: &Manners) -> u32 {
+    let left = hard_limit.saturating_sub(OUR_OWN + listeners as rlim_t);
+    let each = PER_WORKER + rlim_t::from(manners.control_fd);
     u32::try_from(left / each).unwrap_or(u32::MAX)
 }
 

@@ -319,7 +319,8 @@ impl AsFd for Listener {
 }
 
 fn unix_diag(fd: BorrowedFd<'_>) -> Option<UnixDiag> {
-    socket::unix_diag(fstat(fd).ok()?.st_ino).ok()
+    // Sockets have inodes of 32 bits, as their diagnosis.
+    socket::unix_diag(fstat(fd).ok()?.st_ino as u32).ok()
 }
 
 /// Whether workers can do something with a socket that we did not open.

@@ -1,6 +1,7 @@
 //! `socketmaster`: arguments, log, sockets, loop, exit status; the faces by the name we are called.
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::rlim_t;
 use slog::Level;
 use socketmaster::args::{self, Call, Config};
 use socketmaster::control::{Access, Control, Face as Voice};
@@ -323,7 +324,7 @@ fn takeover(config: &Config) -> Result<(), String> {
 }
 
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit.
-fn raise_limit(config: &Config, manners: &Manners) -> Result<(u64, u64), String> {
+fn raise_limit(config: &Config, manners: &Manners) -> Result<(rlim_t, rlim_t), String> {
     let nofile = sys::process::raise_nofile()
         .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
     let workers = config.workers;

@@ -161,7 +161,8 @@ pub struct LocalTime {
 /// Local time of a moment given in seconds since 1970, by `TZ` or `/etc/localtime`
 /// (localtime_r(3)); all zeros for a year that does not fit an int.
 pub fn local_time(seconds: i64) -> LocalTime {
-    let time = seconds as libc::time_t;
+    // time_t, whose name is deprecated where it is about to change its size.
+    let time = seconds as _;
     let mut parts = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are to live values of the right type. A zeroed `tm` is a valid one
     // (integers, and a null pointer), so it may be read whether localtime_r succeeds or not.

@@ -154,13 +154,13 @@ const REQUEST_WORDS: usize = 10;
 /// descriptor). The answer is there when the question has been sent: this never waits.
 ///
 /// Errors: no netlink in this sandbox, no unix_diag in this kernel, no such socket.
-pub fn unix_diag(inode: u64) -> Result<UnixDiag, Errno> {
+pub fn unix_diag(inode: u32) -> Result<UnixDiag, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let protocol = SockProtocol::NetlinkSockDiag;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     send(
         netlink.as_raw_fd(),
-        unix_diag_request(inode as u32).as_flattened(),
+        unix_diag_request(inode).as_flattened(),
         MsgFlags::empty(),
     )?;
     let mut answer = [0; 512];
@@ -270,7 +270,7 @@ mod tests {
         listen(listener.as_fd(), 9).unwrap();
         let _client = UnixStream::connect(&path).unwrap();
         let inode = nix::sys::stat::fstat(&listener).unwrap().st_ino;
-        let diag = match unix_diag(inode) {
+        let diag = match unix_diag(inode as u32) {
             Ok(diag) => diag,
             Err(errno) => return eprintln!("skipped: sock_diag: {errno}"),
         };
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn sock_diag_of_no_socket_is_an_error() {
-        assert!(unix_diag(u64::from(u32::MAX)).is_err());
+        assert!(unix_diag(u32::MAX).is_err());
         assert_eq!(parse_unix_diag(&[]), Err(Errno::UnknownErrno));
     }
 
