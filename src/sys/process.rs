@@ -63,13 +63,22 @@ fn kernel() -> Option<(u32, u32)> {
 /// # Safety
 /// The caller must own those descriptors, or be a child that goes on to exec or to its end.
 pub(crate) unsafe fn leave_descriptors_from(first: RawFd) -> Result<(), Errno> {
-    // SAFETY: close_range takes three integers; what it closes is the caller's to lose.
+    // SAFETY: what it closes is the caller's to lose.
+    unsafe { close_range(first, libc::CLOSE_RANGE_UNSHARE) }
+}
+
+/// close_range(2) from `first` on.
+///
+/// # Safety
+/// It closes what it is given, unless `flags` say otherwise.
+unsafe fn close_range(first: RawFd, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: it takes three integers; the rest is the caller's word.
     let done = unsafe {
         libc::syscall(
             libc::SYS_close_range,
             first as libc::c_long,
             libc::c_long::from(i32::MAX),
-            libc::CLOSE_RANGE_UNSHARE as libc::c_long,
+            flags as libc::c_long,
         )
     };
     Errno::result(done).map(drop)
@@ -218,16 +227,9 @@ pub(crate) fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
 /// missing (before Linux 5.11) or forbidden, by /proc/self/fd; without that, one by one.
 /// It allocates nothing, so that a forked child may call it.
 pub fn cloexec_from(first: RawFd) {
-    // SAFETY: close_range takes three integers and, with this flag, closes nothing.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first as libc::c_long,
-            libc::c_long::from(i32::MAX),
-            libc::CLOSE_RANGE_CLOEXEC as libc::c_long,
-        )
-    };
-    if done != 0 && cloexec_by_proc(first).is_err() {
+    // SAFETY: with this flag it closes nothing.
+    let done = unsafe { close_range(first, libc::CLOSE_RANGE_CLOEXEC) };
+    if done.is_err() && cloexec_by_proc(first).is_err() {
         let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         // A limit of a thousand million must not become a loop of that length.
         (first..soft.min(65_536) as RawFd).for_each(set_cloexec);
