@@ -202,8 +202,12 @@ impl<K: Key> Set<K> {
         self.index.walk().map(|(key, _)| K::from_raw(key))
     }
 
+    pub fn len(&self) -> usize {
+        self.index.tree.len()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.index.tree.is_empty()
+        self.len() == 0
     }
 }
 
@@ -321,6 +325,7 @@ mod tests {
         assert!(set.remove(&2) && !set.remove(&2));
         assert_eq!(format!("{set:?}"), "{1, 3, 15, 17}");
         assert_eq!((set.first(), set.pop_first()), (Some(1), Some(1)));
+        assert_eq!(set.len(), 3);
         assert_eq!(set.to_vec(), [3, 15, 17]);
         assert!(set.iter().eq([3, 15, 17]));
         while set.pop_first().is_some() {}

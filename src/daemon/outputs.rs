@@ -9,7 +9,7 @@ use crate::log::Room;
 use crate::output::{Drained, Pipe, TURN};
 use crate::supervisor::{ChildId, Instant};
 use crate::sys::clock;
-use crate::table::Table;
+use crate::table::{Set, Table};
 use crate::{info, warn};
 use std::os::fd::OwnedFd;
 
@@ -30,16 +30,12 @@ struct Stream {
     reported: bool,
 }
 
-impl Stream {
-    fn is_of_the_dead(&self) -> bool {
-        self.reported || self.end.is_some()
-    }
-}
-
 /// The output of all workers.
 #[derive(Default)]
 pub(super) struct Outputs {
     streams: Table<ChildId, Stream>,
+    /// Those of workers that are gone.
+    dead: Set<ChildId>,
     /// Streams that are not read now: until the log moves, or (if lines may be dropped) until then.
     parked: Table<ChildId, Option<Instant>>,
     /// Whose pipe was the last to be read while the log had room.
@@ -97,6 +93,7 @@ impl Daemon {
             Some(stream) => {
                 stream.pipe.mark_death();
                 stream.end = Some(end);
+                self.children.outputs.dead.insert(id);
                 self.on_output(id);
                 self.limit_pipes_of_the_dead();
             }
@@ -177,6 +174,7 @@ impl Daemon {
     fn drop_stream(&mut self, id: ChildId) {
         let outputs = &mut self.children.outputs;
         outputs.parked.remove(&id);
+        outputs.dead.remove(&id);
         if let Some(stream) = outputs.streams.remove(&id) {
             self.watch.remove(stream.pipe.fd(), stream.ticket);
             if let Some(child) = self.children.alive.get_mut(&id) {
@@ -189,16 +187,14 @@ impl Daemon {
     /// is lost, and counted.
     fn limit_pipes_of_the_dead(&mut self) {
         let most = PIPES_OF_THE_DEAD + self.core.policy().workers as usize;
-        let streams = &mut self.children.outputs.streams;
-        let dead = streams.values().filter(|stream| stream.is_of_the_dead());
-        if dead.count() <= most {
+        let outputs = &mut self.children.outputs;
+        if outputs.dead.len() <= most {
             return;
         }
-        let oldest = streams.iter().find(|(_, stream)| stream.is_of_the_dead());
-        let Some(id) = oldest.map(|(id, _)| id) else {
+        let Some(id) = outputs.dead.first() else {
             return;
         };
-        let Some(stream) = streams.get_mut(&id) else {
+        let Some(stream) = outputs.streams.get_mut(&id) else {
             return;
         };
         match stream.end.take() {
