@@ -1,8 +1,8 @@
 //! The command line: Go's and GNU's spelling normalised, argh, and validation into a `Config`.
 //! Pure: it opens nothing and asks the system nothing.
 
+pub use crate::flags::UsageError;
 use crate::flags::{self, Flag};
-pub use crate::flags::{FLAGS, UsageError};
 use crate::uri::{Address, Scheme, Uri};
 use argh::FromArgs;
 use nix::sys::signal::Signal;

@@ -1,20 +1,49 @@
 //! `socketmaster`: arguments, log, sockets, loop, exit status; the faces by the name we are called.
 
+#![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
+
+mod args;
+mod control;
+mod ctl;
+mod daemon;
+#[cfg(feature = "einhorn")]
+mod einhorn;
+#[cfg(feature = "einhorn")]
+mod einhornsh;
+mod environment;
+mod flags;
+mod guard;
+mod listen;
+mod log;
+mod manners;
+mod notify;
+mod output;
+mod pidfile;
+mod program;
+mod protocol;
+mod spawn;
+mod status;
+mod strings;
+mod supervisor;
+mod sys;
+mod syslog;
+mod table;
+mod uri;
+mod user;
+
+use crate::args::{Call, Config};
+use crate::control::{Access, Control, Face as Voice};
+use crate::daemon::{Daemon, Setup};
+use crate::listen::{Inherited, Opened};
+use crate::log::Log;
+use crate::manners::Manners;
+use crate::notify::Systemd;
+use crate::pidfile::PidFile;
+use crate::supervisor::Policy;
+use crate::user::User;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use slog::Level;
-use socketmaster::args::{self, Call, Config};
-use socketmaster::control::{Access, Control, Face as Voice};
-use socketmaster::daemon::{self, Daemon, Setup};
-use socketmaster::listen::{self, Inherited, Opened};
-use socketmaster::log::Log;
-use socketmaster::manners::Manners;
-use socketmaster::notify::Systemd;
-use socketmaster::pidfile::PidFile;
-use socketmaster::supervisor::Policy;
-use socketmaster::user::User;
-use socketmaster::{ctl, program, sys, user};
-use socketmaster::{error, info, warn};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -59,7 +88,7 @@ fn face(called: &Path, mut words: Vec<OsString>) -> i32 {
 
 #[cfg(feature = "einhorn")]
 fn einhorn(words: Vec<OsString>) -> i32 {
-    use socketmaster::einhorn::{Call, Surroundings, parse};
+    use crate::einhorn::{Call, Surroundings, parse};
     let signals = first_things(&[libc::SIGALRM]);
     let face = match parse(words, &Surroundings::look()) {
         Ok(Call::Run(face)) => face,
@@ -77,7 +106,7 @@ fn einhorn(words: Vec<OsString>) -> i32 {
 
 #[cfg(feature = "einhorn")]
 fn einhornsh(words: Vec<OsString>) -> i32 {
-    socketmaster::einhornsh::run(words)
+    crate::einhornsh::run(words)
 }
 
 #[cfg(not(feature = "einhorn"))]
@@ -178,7 +207,7 @@ impl Plan {
     }
 
     #[cfg(feature = "einhorn")]
-    fn of_einhorn(face: socketmaster::einhorn::Face) -> Result<Plan, String> {
+    fn of_einhorn(face: crate::einhorn::Face) -> Result<Plan, String> {
         let config = face.config()?;
         let binds = face.binds.iter().enumerate();
         Ok(Plan {
@@ -228,7 +257,7 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
 enum Files {
     Own(#[allow(dead_code, reason = "held")] Option<PidFile>),
     #[cfg(feature = "einhorn")]
-    Einhorn(socketmaster::einhorn::files::Files),
+    Einhorn(crate::einhorn::files::Files),
 }
 
 impl Files {
@@ -236,7 +265,7 @@ impl Files {
     fn take(plan: &Plan, pid: u32) -> Result<Files, String> {
         #[cfg(feature = "einhorn")]
         if let (Some(lock), Some(path)) = (&plan.lockfile, &plan.config.pidfile) {
-            return socketmaster::einhorn::files::Files::lock(lock, path, pid).map(Files::Einhorn);
+            return crate::einhorn::files::Files::lock(lock, path, pid).map(Files::Einhorn);
         }
         let path = plan.config.pidfile.as_deref();
         let pidfile = path.map(|path| PidFile::take(path, pid)).transpose();

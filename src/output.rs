@@ -5,7 +5,7 @@
 mod lines;
 mod tail;
 
-pub use lines::{Line, LineBuffer, MAX_LINE};
+pub use lines::{Line, LineBuffer};
 
 use crate::log::{Log, Room};
 use crate::supervisor::Instant;

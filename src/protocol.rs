@@ -8,7 +8,7 @@ mod value;
 #[cfg(feature = "einhorn")]
 pub mod yaml;
 
-pub use line::{LineReader, TooLong};
+pub use line::LineReader;
 use std::fmt;
 pub use value::Value;
 #[cfg(test)]

@@ -60,7 +60,7 @@ mod tests;
 
 pub use policy::{ChildId, Gate, Instant, Pace, Policy, Style};
 pub use verdict::{Cause, End, Failure, Note, Outcome, Verdict};
-pub use workers::{Patience, Phase, Tally, Worker, Workers};
+pub use workers::{Patience, Phase, Worker, Workers};
 
 use places::Vacancies;
 use rollout::Rollout;

@@ -6,8 +6,8 @@ mod inbound;
 mod store;
 mod systemd;
 
-pub use inbound::{Message, Report, Watchdog, WorkerSocket};
-pub use store::{HandOver, PROBE, StoreCheck, Stored, fd_name, hand_over};
+pub use inbound::{Message, WorkerSocket};
+pub use store::{HandOver, StoreCheck, Stored, hand_over};
 pub use systemd::Systemd;
 
 /// The text with each control character as a space and none at its ends: one line of a log, or
