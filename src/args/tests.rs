@@ -1,3 +1,4 @@
+use crate::flags::FLAGS;
 use super::*;
 
 fn call(words: &[&str]) -> Result<Call, UsageError> {

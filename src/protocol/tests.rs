@@ -1,3 +1,4 @@
+use super::line::TooLong;
 use super::*;
 
 fn request(line: &str) -> Request {

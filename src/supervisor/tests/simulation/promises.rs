@@ -3,7 +3,8 @@
 
 use super::books::{Seen, State};
 use super::witness::{Result, Witness, promise};
-use crate::supervisor::{ChildId, Event, Outcome, Phase, Tally, Verdict};
+use crate::supervisor::workers::Tally;
+use crate::supervisor::{ChildId, Event, Outcome, Phase, Verdict};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
