@@ -5,7 +5,7 @@
 mod common;
 
 use common::sink::{
-    Stuck, Text, acts, first_worker, lost, numbered, numbers, rests, stops, takes_a_bounded_share,
+    Stuck, Text, acts, first_worker, lost, numbered, numbers, reads_at_a_bounded_rate, rests, stops,
 };
 use common::terminal::Terminal;
 use common::{Daemon, Run, TempDir, facts, root_or_skip};
@@ -237,7 +237,7 @@ fn a_flood_onto_a_full_disk_stalls_no_signal() {
     let disk = TempDir::new();
     let daemon = on_a_small_disk(Run::worker(&["-start=0"], &["flood"]), &disk);
     first_worker(&daemon);
-    takes_a_bounded_share(&daemon);
+    reads_at_a_bounded_rate(&daemon);
     acts(&daemon);
     stops(&daemon);
 }
@@ -255,7 +255,7 @@ fn a_reader_that_leaves_stalls_nothing_and_the_next_one_hears_what_was_lost() {
     let daemon = Run::worker(&["-start=0"], &["flood"]).start_with_stderr(Stdio::from(writer));
     first_worker(&daemon);
     drop(first);
-    takes_a_bounded_share(&daemon);
+    reads_at_a_bounded_rate(&daemon);
     acts(&daemon);
     let text = Text::default();
     let second = open_fifo(&path);

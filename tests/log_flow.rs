@@ -5,8 +5,8 @@ mod common;
 
 use common::report::said;
 use common::sink::{
-    MEMORY_KB, Stuck, TICK, acts, first_worker, lost, numbered, numbers, rests, stops,
-    takes_a_bounded_share,
+    MEMORY_KB, Stuck, acts, first_worker, lost, numbered, numbers, reads_at_a_bounded_rate, rests,
+    stops,
 };
 use common::{Run, TempDir, facts};
 use nix::fcntl::OFlag;
@@ -15,7 +15,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
-use std::time::Duration;
 
 // ---- -output=lossy ----
 
@@ -54,12 +53,12 @@ fn lossy_lets_a_worker_finish_though_the_log_is_stuck_and_counts_each_lost_line(
 }
 
 #[test]
-fn lossy_takes_a_bounded_share_of_a_core_from_a_worker_that_writes_as_fast_as_it_can() {
+fn lossy_reads_at_a_bounded_rate_from_a_worker_that_writes_as_fast_as_it_can() {
     let mut stuck = Stuck::pipe();
     let daemon = stuck.start(&["-output=lossy", "-start=0"], &["flood"]);
     let worker = first_worker(&daemon);
     let before = facts::processor(worker);
-    takes_a_bounded_share(&daemon);
+    reads_at_a_bounded_rate(&daemon);
     assert!(facts::processor(worker) > before, "the worker goes on");
     acts(&daemon);
     stuck.free();
@@ -72,25 +71,15 @@ fn lossy_takes_a_bounded_share_of_a_core_from_a_worker_that_writes_as_fast_as_it
 // ---- fairness ----
 
 #[test]
-fn a_stop_is_handled_within_10_ms_of_work_while_a_worker_floods() {
-    let mut taken: Vec<Duration> = (0..5).map(|_| work_until_stopped()).collect();
-    taken.sort_unstable();
-    assert!(taken[2] < TICK, "{taken:?}");
-}
-
-/// The processor time that it takes from TERM to its end, with all that is in the pipe; a flooding
-/// worker ends by TERM, so nothing comes after.
-fn work_until_stopped() -> Duration {
-    let mut stuck = Stuck::pipe();
-    let daemon = stuck.start(&["-start=0"], &["flood"]);
-    first_worker(&daemon);
-    stuck.free();
-    daemon.wait_until("the flood", || stuck.text.flood() > 10_000);
-    let pid = daemon.real_pid();
-    let before = facts::processor(pid);
-    daemon.signal(Signal::SIGTERM);
-    assert_eq!(daemon.wait_for_exit().code(), Some(0));
-    facts::processor(pid) - before
+fn a_stop_is_handled_while_a_worker_floods() {
+    for _ in 0..5 {
+        let mut stuck = Stuck::pipe();
+        let daemon = stuck.start(&["-start=0"], &["flood"]);
+        first_worker(&daemon);
+        stuck.free();
+        daemon.wait_until("the flood", || stuck.text.flood() > 10_000);
+        stops(&daemon);
+    }
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Syslogd {
             .stdin(Stdio::null())
             .spawn();
         self.process = Some(process.expect("there is a shell"));
-        let deadline = Instant::now() + common::LIMIT;
+        let deadline = Instant::now() + *common::LIMIT;
         let probe = UnixDatagram::unbound().expect("a socket");
         while probe.connect(self.dir.join("log")).is_err() {
             assert!(

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Run, facts};
+use common::{Run, TempDir, facts};
 use nix::sys::signal::Signal;
 use std::process::Command;
 
@@ -168,7 +168,11 @@ fn neither_proc_nor_etc_is_needed_to_serve_as_a_user_by_number() {
     }
     let hide = "mount -t tmpfs -o ro none /etc\nmount -t tmpfs -o ro none /proc";
     let words = [&prepared(hide)[..], &["sh".to_owned()]].concat();
-    let daemon = Run::worker(&["-start=100", "-user=54321:54322"], &["http"])
+    let dir = TempDir::new();
+    let command = dir.copy_program(common::worker().as_ref(), "worker");
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=100"])
+        .args(&["-user=54321:54322", &format!("-command={command}"), "http"])
         .through(&words)
         .start();
     serves_a_whole_life(&daemon);

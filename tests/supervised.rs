@@ -111,7 +111,7 @@ impl Supervisor {
                 return found;
             }
             assert!(
-                start.elapsed() < LIMIT,
+                start.elapsed() < *LIMIT,
                 "waited for {what}; log:\n{}",
                 self.log()
             );
@@ -151,7 +151,7 @@ impl Drop for Supervisor {
             let up = matches!(self.child.try_wait(), Ok(None));
             up || below.iter().any(|pid| facts::alive(*pid))
         };
-        while is_up() && start.elapsed() < LIMIT {
+        while is_up() && start.elapsed() < *LIMIT {
             std::thread::park_timeout(Duration::from_millis(10));
         }
         for pid in below.into_iter().filter(|pid| facts::alive(*pid)) {

@@ -1,5 +1,5 @@
-use crate::flags::FLAGS;
 use super::*;
+use crate::flags::FLAGS;
 
 fn call(words: &[&str]) -> Result<Call, UsageError> {
     parse(words.iter().map(OsString::from))

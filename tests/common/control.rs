@@ -105,10 +105,10 @@ impl Client {
     pub fn connect(path: &str) -> Client {
         let stream = UnixStream::connect(path).expect("the control socket accepts");
         stream
-            .set_read_timeout(Some(LIMIT))
+            .set_read_timeout(Some(*LIMIT))
             .expect("a limit can be set");
         stream
-            .set_write_timeout(Some(LIMIT))
+            .set_write_timeout(Some(*LIMIT))
             .expect("a limit can be set");
         Client {
             stream: BufReader::new(stream),

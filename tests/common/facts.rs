@@ -31,18 +31,6 @@ pub fn group(pid: i32) -> Option<i32> {
     stat(pid)?.get(2)?.parse().ok()
 }
 
-/// User and system time, in clock ticks (a hundredth of a second).
-pub fn cpu_ticks(pid: i32) -> u64 {
-    let fields = stat(pid).unwrap_or_default();
-    let field = |n: usize| {
-        fields
-            .get(n)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    field(11) + field(12)
-}
-
 /// Processor time of its main thread so far, exactly (/proc/PID/schedstat); a zombie's too.
 pub fn processor(pid: i32) -> Duration {
     let text = fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
@@ -50,9 +38,16 @@ pub fn processor(pid: i32) -> Duration {
     Duration::from_nanos(nanos.unwrap_or(0))
 }
 
-/// How often it has gone to sleep by itself.
-pub fn sleeps(pid: i32) -> u64 {
-    number(pid, "status", "voluntary_ctxt_switches:").unwrap_or(0)
+/// How often it has gone to sleep or was made to wait for the processor: a process that is asleep
+/// and has run in between has one more.
+pub fn switches(pid: i32) -> u64 {
+    let count = |key| number(pid, "status", key).unwrap_or(0);
+    count("voluntary_ctxt_switches:") + count("nonvoluntary_ctxt_switches:")
+}
+
+/// How many bytes it has read, from whatever it was.
+pub fn bytes_read(pid: i32) -> u64 {
+    number(pid, "io", "rchar:").unwrap_or(0)
 }
 
 /// A line of a file in /proc/PID; memory is in kB.

@@ -26,14 +26,19 @@ use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+/// How many times slower this machine is than usual: an emulator may say 10.
+static SLOWNESS: LazyLock<u32> = LazyLock::new(|| {
+    let text = std::env::var("SOCKETMASTER_TEST_SLOWNESS").unwrap_or_default();
+    text.parse().unwrap_or(1).max(1)
+});
 /// How long a fact may take before the test fails; far more than it ever needs.
-pub const LIMIT: Duration = Duration::from_secs(30);
+pub static LIMIT: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(30) * *SLOWNESS);
 /// How long a fact may take when the program has ended.
-const AFTERWARDS: Duration = Duration::from_secs(10);
+static AFTERWARDS: LazyLock<Duration> = LazyLock::new(|| Duration::from_secs(10) * *SLOWNESS);
 /// How often a fact is looked at that nothing announces.
 const GLANCE: Duration = Duration::from_millis(10);
 
@@ -337,7 +342,7 @@ impl Daemon {
     /// Waits until the fact yields something. The log waking us is only a hint. When the program
     /// has ended and its log too, not much can become true any more.
     pub fn wait_for<T>(&self, what: &str, mut fact: impl FnMut() -> Option<T>) -> T {
-        let mut deadline = Instant::now() + LIMIT;
+        let mut deadline = Instant::now() + *LIMIT;
         let mut over = false;
         loop {
             if let Some(found) = fact() {
@@ -347,7 +352,7 @@ impl Daemon {
             let state = self.shared.lock();
             if !over && state.status.is_some() && state.log_ended {
                 over = true;
-                deadline = deadline.min(Instant::now() + AFTERWARDS);
+                deadline = deadline.min(Instant::now() + *AFTERWARDS);
             }
             drop(self.shared.changed.wait_timeout(state, GLANCE));
         }
@@ -513,6 +518,20 @@ impl Daemon {
             eprintln!("{}", facts::describe(pid));
         }
         eprintln!("--- its descriptors: {:#?}", facts::open_fds(self.pid()));
+    }
+
+    /// Waits until it has slept for half a second without being woken: whatever keeps it busy, or
+    /// wakes it again and again, makes this fail.
+    pub fn wait_until_idle(&self) {
+        let pid = self.real_pid();
+        let (mut switches, mut since) = (0, Instant::now());
+        self.wait_until("half a second without a wake-up", || {
+            let now = facts::switches(pid);
+            if now != switches || facts::state(pid).as_deref() != Some("S") {
+                (switches, since) = (now, Instant::now());
+            }
+            since.elapsed() >= Duration::from_millis(500)
+        });
     }
 
     /// Waits until one of its workers sleeps and uses no processor any more: it is blocked.

@@ -59,13 +59,13 @@ impl Address {
     /// A new connection.
     pub fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let stream: Box<dyn Stream> = match self {
-            Address::Tcp(address) => Box::new(TcpStream::connect_timeout(address, LIMIT)?),
+            Address::Tcp(address) => Box::new(TcpStream::connect_timeout(address, *LIMIT)?),
             Address::Path(path) => Box::new(UnixStream::connect(path)?),
             Address::Abstract(name) => Box::new(UnixStream::connect_addr(
                 &UnixAddr::from_abstract_name(name)?,
             )?),
         };
-        stream.limit(LIMIT)?;
+        stream.limit(*LIMIT)?;
         Ok(stream)
     }
 

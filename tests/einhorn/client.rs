@@ -14,7 +14,7 @@ pub struct Client {
 impl Client {
     pub fn connect(path: &str) -> Client {
         let stream = UnixStream::connect(path).expect("the control socket accepts");
-        let limit = Some(common::LIMIT);
+        let limit = Some(*common::LIMIT);
         stream.set_read_timeout(limit).expect("a limit can be set");
         stream.set_write_timeout(limit).expect("a limit can be set");
         Client {

@@ -122,13 +122,13 @@ fn type_line(terminal: &mut Terminal, line: &str) {
 
 /// Reads what the terminal shows until the text is there.
 fn wait_for(terminal: &mut Terminal, seen: &mut String, wanted: &str) {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + *LIMIT;
     while !seen.contains(wanted) {
         let left = deadline.saturating_duration_since(Instant::now());
         let wait = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
         let mut fds = [PollFd::new(terminal.master.as_fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, wait).expect("the terminal can be waited for");
-        assert!(ready > 0, "waited {LIMIT:?} for {wanted:?}: {seen}");
+        assert!(ready > 0, "waited {:?} for {wanted:?}: {seen}", *LIMIT);
         let mut chunk = [0; 4096];
         let count = terminal
             .master

@@ -157,12 +157,12 @@ fn a_second_upgrade_during_the_first_stops_nobody_who_serves() {
     place.next(&format!("einhorn when {}", place.dir.word("go")));
     let mut first = place.client();
     first.order("upgrade", &[]);
-    daemon.wait_until("two un-acked workers", || daemon.workers().len() == 4);
+    // A worker that is superseded may be asked to stop before it has said anything.
+    daemon.wait_for_count("] up", 4);
     let mut second = place.client();
     second.order("upgrade", &[]);
     daemon.wait_for_line("superseded");
     daemon.wait_for_line("reload 3");
-    daemon.wait_for_count("] up", 6);
     assert_eq!(oldest(&daemon, &old), 2, "both old ones serve");
     daemon.address().get().expect("they serve");
     daemon.signal(Signal::SIGHUP);

@@ -223,7 +223,7 @@ impl Seen {
 fn client(address: &Address, fetch: Fetch, end: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     let mut fine_until = Instant::now();
-    while !end.load(Ordering::Relaxed) && seen.slowest < LIMIT {
+    while !end.load(Ordering::Relaxed) && seen.slowest < *LIMIT {
         let start = Instant::now();
         seen.requests += 1;
         match fetch(address) {
