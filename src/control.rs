@@ -13,7 +13,7 @@ pub use command::Command;
 pub use connection::{Answer, Next};
 pub use peer::Peer;
 
-use crate::listen::file::SocketFile;
+use crate::listen::file::{self, SocketFile};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
@@ -156,9 +156,9 @@ impl Control {
             options,
         };
         let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
-        let mut bound = open::bind_path(&uri, path, Kind::Stream).map_err(named)?;
-        // Workers know this socket by its path alone: one name is enough.
-        bound.file.forget_link();
+        let mut bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
+        // Workers know this socket by its path alone: one name is enough, and no reason to fail.
+        let _ = bound.file.forget_link();
         let control = Control {
             listener: bound.fd.into(),
             file: bound.file,
@@ -383,8 +383,14 @@ impl Control {
 
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
-    pub fn end(mut self) {
+    ///
+    /// Errors: "cannot remove the control socket PATH: Read-only file system".
+    pub fn end(mut self) -> Result<(), String> {
         std::mem::forget(std::mem::take(&mut self.clients));
+        self.file.remove().map_err(|errno| {
+            let path = self.file.path().display();
+            format!("cannot remove the control socket {path}: {}", errno.desc())
+        })
     }
 
     /// The connections that were closed since the last call: to be deregistered, then dropped.
@@ -393,8 +399,9 @@ impl Control {
     }
 }
 
+/// For a start that fails after all; at a stop `end` was called and had its say.
 impl Drop for Control {
     fn drop(&mut self) {
-        self.file.remove();
+        let _ = self.file.remove();
     }
 }

@@ -18,6 +18,7 @@ use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::manners::{Manners, Wish};
+use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
@@ -70,6 +71,7 @@ pub struct Setup {
     /// How many sockets systemd's fd store holds of ours already.
     pub stored: usize,
     pub control: Option<Control>,
+    pub pidfile: Option<PidFile>,
 }
 
 /// What the system may still refuse.
@@ -125,6 +127,7 @@ pub struct Daemon {
     systemd: systemd::Outer,
     control: control::State,
     user: Option<User>,
+    pidfile: Option<PidFile>,
     stdin: OwnedFd,
     directory: Option<PathBuf>,
     /// The environment that we were started with.
@@ -211,6 +214,7 @@ impl Daemon {
             systemd: registered.systemd,
             control: registered.control,
             user: setup.user,
+            pidfile: setup.pidfile,
             last_verdict: String::new(),
             reminder: None,
             asked_to_stop: false,
@@ -242,6 +246,9 @@ impl Daemon {
                 } else {
                     "the workers left"
                 };
+                if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::remove) {
+                    warn!(self.logger, "{reason}; it stays behind");
+                }
                 info!(self.logger, "{why}: exiting with status {status}");
                 self.finish();
                 return status;
@@ -357,7 +364,7 @@ impl Daemon {
             match source {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
-                Source::Listener(_) | Source::Paths => self.on_listeners_in_doubt(),
+                Source::Listener(_) | Source::Paths => self.on_listener_event(),
                 // Flushed and asked at the end of each turn.
                 Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
                 Source::Output(_) => {} // below, in their own order

@@ -3,14 +3,15 @@
 //! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
 //! socket that answers, and closes nothing that the loop still has registered.
 
-use crate::listen::file::{Place, SocketFile};
+use crate::listen::file::{self, Place, SocketFile};
 use crate::listen::open::{bind_abstract, bind_path};
 use crate::listen::{Bound, Error, Listener, cannot};
 use crate::sys::socket::{hung_up, listen};
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
 use nix::unistd::read;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -130,7 +131,7 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
     }
     let fd = match &listener.bound {
         Bound::Path(path) => {
-            let bound = bind_path(&listener.uri, path, listener.kind)?;
+            let bound = bind_path(&listener.uri, path, listener.kind, file::ONCE)?;
             listener.file = Some(bound.file);
             bound.fd
         }
@@ -147,6 +148,8 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
 #[derive(Debug)]
 pub struct Guard {
     inotify: Inotify,
+    /// By the listener's index.
+    watches: BTreeMap<usize, WatchDescriptor>,
 }
 
 impl Guard {
@@ -154,13 +157,17 @@ impl Guard {
     /// a worker is still the moment to `check`.
     pub fn new() -> Result<Guard, Errno> {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
-        Inotify::init(flags).map(|inotify| Guard { inotify })
+        Ok(Guard {
+            inotify: Inotify::init(flags)?,
+            watches: BTreeMap::new(),
+        })
     }
 
-    /// Watches the listener's file, if it has one. Again after `Rebound`: it is another file.
+    /// Watches the listener's file, if it has one, and the one that it had before no more.
     ///
     /// Errors: no right to read the file, no watch left, the path is lost at this moment.
-    pub fn watch(&self, listener: &Listener) -> Result<(), Errno> {
+    pub fn watch(&mut self, index: usize, listener: &Listener) -> Result<(), Errno> {
+        self.unwatch(index);
         let Some(file) = &listener.file else {
             return Ok(());
         };
@@ -169,7 +176,22 @@ impl Guard {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_DONT_FOLLOW;
         let path = file.link().unwrap_or(file.path());
-        self.inotify.add_watch(path, events).map(drop)
+        let watch = self.inotify.add_watch(path, events)?;
+        self.watches.insert(index, watch);
+        Ok(())
+    }
+
+    fn unwatch(&mut self, index: usize) {
+        if let Some(watch) = self.watches.remove(&index) {
+            // The kernel has removed it already if the file is gone altogether.
+            let _ = self.inotify.rm_watch(watch);
+        }
+    }
+
+    /// Hears of nothing, until each listener is watched again.
+    pub fn pause(&mut self) {
+        let indexes: Vec<usize> = self.watches.keys().copied().collect();
+        indexes.into_iter().for_each(|index| self.unwatch(index));
     }
 
     /// Takes the events away until there is none, and forgets them: `heal` every listener now.

@@ -163,7 +163,7 @@ impl Listener {
         if let Bound::Path(path) = &listener.bound {
             let inode = unix_diag(listener.as_fd()).and_then(|diag| diag.file);
             listener.file = match listener.is_inherited() {
-                true => SocketFile::guest(path, inode),
+                true => SocketFile::guest(path, inode, kind),
                 false => Some(SocketFile::reclaim(path, inode, kind)),
             };
         }
@@ -305,10 +305,10 @@ impl Listener {
 
     /// Removes the unix path if it is still ours, and the hidden link beside it. For the final
     /// stop; what is left of an inherited socket is its owner's.
-    pub fn remove(&mut self) {
-        if let Some(file) = &mut self.file {
-            file.remove();
-        }
+    ///
+    /// Errors: unlink(2)'s; what could not be removed stays.
+    pub fn remove(&mut self) -> Result<(), Errno> {
+        self.file.as_mut().map_or(Ok(()), SocketFile::remove)
     }
 }
 

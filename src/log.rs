@@ -10,10 +10,12 @@
 
 mod drain;
 mod form;
+mod limit;
 mod queue;
 mod say;
 mod stderr;
 
+pub use limit::RateLimit;
 pub use queue::Queue;
 pub use say::say;
 

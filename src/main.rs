@@ -11,6 +11,7 @@ mod einhorn;
 #[cfg(feature = "einhorn")]
 mod einhornsh;
 mod environment;
+mod files;
 mod flags;
 mod guard;
 mod listen;
@@ -186,7 +187,6 @@ struct Plan {
     /// The listeners, by index, that get O_NONBLOCK when they are made.
     nonblocking: Vec<usize>,
     /// Of the face that takes a lock while it starts.
-    #[cfg(feature = "einhorn")]
     lockfile: Option<std::path::PathBuf>,
 }
 
@@ -200,7 +200,6 @@ impl Plan {
             least: Level::Info,
             warnings: Vec::new(),
             nonblocking: Vec::new(),
-            #[cfg(feature = "einhorn")]
             lockfile: None,
             config,
         }
@@ -242,52 +241,10 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
     };
     match set_up(plan, signals, &logger) {
         Err(reason) => refuse(log, reason),
-        Ok((setup, files)) => {
-            let status = match Daemon::new(setup, log) {
-                Ok(daemon) => daemon.run(),
-                Err((error, log)) => refuse(log, format!("cannot start: {error}")),
-            };
-            drop(files);
-            status
-        }
-    }
-}
-
-/// The files that say who we are. They go when this is dropped.
-enum Files {
-    Own(#[allow(dead_code, reason = "held")] Option<PidFile>),
-    #[cfg(feature = "einhorn")]
-    Einhorn(crate::einhorn::files::Files),
-}
-
-impl Files {
-    /// What makes us the only one, before anything else is taken.
-    fn take(plan: &Plan, pid: u32) -> Result<Files, String> {
-        #[cfg(feature = "einhorn")]
-        if let (Some(lock), Some(path)) = (&plan.lockfile, &plan.config.pidfile) {
-            return crate::einhorn::files::Files::lock(lock, path, pid).map(Files::Einhorn);
-        }
-        let path = plan.config.pidfile.as_deref();
-        let pidfile = path.map(|path| PidFile::take(path, pid)).transpose();
-        pidfile.map(Files::Own).map_err(|error| error.0)
-    }
-
-    /// The control socket is ours.
-    fn name_us(&mut self) -> Result<(), String> {
-        match self {
-            Files::Own(_) => Ok(()),
-            #[cfg(feature = "einhorn")]
-            Files::Einhorn(files) => files.write_pid(),
-        }
-    }
-
-    /// All sockets are open.
-    fn unlock(&mut self) {
-        match self {
-            Files::Own(_) => {}
-            #[cfg(feature = "einhorn")]
-            Files::Einhorn(files) => files.unlock(),
-        }
+        Ok(setup) => match Daemon::new(setup, log) {
+            Ok(daemon) => daemon.run(),
+            Err((error, log)) => refuse(log, format!("cannot start: {error}")),
+        },
     }
 }
 
@@ -296,7 +253,7 @@ fn set_up(
     plan: Plan,
     signals: std::io::Result<daemon::Signals>,
     logger: &slog::Logger,
-) -> Result<(Setup, Files), String> {
+) -> Result<Setup, String> {
     for warning in &plan.warnings {
         warn!(logger, "{warning}");
     }
@@ -306,14 +263,21 @@ fn set_up(
     let user = look_up_user(&plan.config)?;
     let nofile = raise_limit(&plan.config, &plan.manners)?;
     let pid = std::process::id();
-    let mut files = Files::take(&plan, pid)?;
+    let lock = plan.lockfile.as_deref().map(lock).transpose()?;
+    let path = plan.config.pidfile.as_deref();
+    // einhorn's says who has the control socket, and is written when that is known.
+    let own = path.filter(|_| lock.is_none());
+    let mut pidfile = own.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
     let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
         warn!(logger, "cannot notify systemd: {error}; going on without");
         None
     });
     let control = open_control(&plan, user.as_ref())?;
-    files.name_us()?;
+    #[cfg(feature = "einhorn")]
+    if let (Some(_), Some(path)) = (&lock, path) {
+        pidfile = Some(PidFile::unlocked(path, pid)?);
+    }
     let inherited = Inherited::parse(pid, &variable);
     let stored = inherited
         .passed
@@ -321,7 +285,7 @@ fn set_up(
         .filter(|passed| passed.is_stored())
         .count();
     let opened = open_listeners(&plan, &inherited)?;
-    files.unlock();
+    drop(lock);
     announce(logger, &opened);
     let Plan {
         config,
@@ -340,8 +304,17 @@ fn set_up(
         systemd,
         stored,
         control,
+        pidfile,
     };
-    Ok((setup, files))
+    Ok(setup)
+}
+
+#[cfg(feature = "einhorn")]
+use crate::einhorn::files::lock;
+
+#[cfg(not(feature = "einhorn"))]
+fn lock(_: &Path) -> Result<crate::files::OwnFile, String> {
+    Err("only einhorn's command line takes a lock".to_owned())
 }
 
 fn takeover(config: &Config) -> Result<(), String> {

@@ -1,160 +1,126 @@
-//! `-pidfile`: a file that names our pid and is locked (flock(2)) while we live, so that a second
-//! instance fails and a file left behind by a crash does not matter. A file that another instance
-//! holds is never written to or removed.
+//! The pid file: our pid for people and scripts, and with socketmaster's own command line a lock
+//! that keeps a second instance out. It must never remove what another process wrote.
 
-use crate::sys::io::write_all;
-use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
-use nix::unistd::{ftruncate, read};
-use std::fmt;
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use crate::files::{OwnFile, Refusal};
+use std::path::Path;
 
-/// Each round is lost only to another instance that came or went in the same instant.
-const ROUNDS: u32 = 100;
-
-/// Why the pid file cannot be had: verb, object, the system's word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error(pub String);
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
-
-fn cannot(verb: &str, path: &Path, word: &str) -> Error {
-    Error(format!("cannot {verb} pid file {}: {word}", path.display()))
-}
-
-/// Our pid file. Dropping it removes the file, if it is still ours, and lets the lock go.
+/// Our pid file.
 #[derive(Debug)]
 pub struct PidFile {
-    path: PathBuf,
-    file: Flock<File>,
+    file: OwnFile,
+    pid: u32,
 }
 
 impl PidFile {
     /// Creates the file or takes a stale one over, locks it, and writes `pid` and a newline.
     ///
     /// Errors: "cannot lock pid file PATH: another instance runs (pid 812)".
-    pub fn take(path: &Path, pid: u32) -> Result<PidFile, Error> {
-        for _ in 0..ROUNDS {
-            let file = open(path).map_err(|error| cannot("open", path, &word(&error)))?;
-            let file = lock(path, file)?;
-            // Its owner may have removed it after we opened it: then we hold a file without a name.
-            if is_same(&file, fs::metadata(path)) {
-                return write(path, file, pid);
+    pub fn lock(path: &Path, pid: u32) -> Result<PidFile, String> {
+        let file = OwnFile::lock(path, 0o644).map_err(|refusal| match refusal {
+            Refusal::Locked(_) => cannot("lock", path, &refusal.to_string()),
+            _ => cannot("open", path, &refusal.to_string()),
+        })?;
+        PidFile::write(file, pid, &format!("{pid}\n"))
+    }
+
+    /// The same without the lock and the newline, as einhorn has it.
+    ///
+    /// Errors: "cannot open pid file PATH: it is a symbolic link" and the like.
+    #[cfg(feature = "einhorn")]
+    pub fn unlocked(path: &Path, pid: u32) -> Result<PidFile, String> {
+        let file = OwnFile::open(path, 0o644);
+        let file = file.map_err(|refusal| cannot("open", path, &refusal.to_string()))?;
+        PidFile::write(file, pid, &pid.to_string())
+    }
+
+    fn write(file: OwnFile, pid: u32, text: &str) -> Result<PidFile, String> {
+        match file.write(text) {
+            Ok(()) => Ok(PidFile { file, pid }),
+            Err(errno) => {
+                // What it says is no pid: nobody is to read it. The write's failure is what counts.
+                let _ = file.remove();
+                Err(cannot("write", file.path(), errno.desc()))
             }
         }
-        Err(cannot("lock", path, "others keep replacing it"))
     }
 
-    /// Our own pid file again, after an exec: `fd` is what `as_fd` lent before it, the lock with it.
+    /// Removes the file if it is still the one that we wrote.
     ///
-    /// Errors: as `take`, when the lock was not ours after all.
-    pub fn resume(path: &Path, fd: OwnedFd) -> Result<PidFile, Error> {
-        fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-            .map_err(|errno| cannot("lock", path, errno.desc()))?;
-        let file = lock(path, File::from(fd))?;
-        Ok(PidFile {
-            path: path.to_owned(),
-            file,
-        })
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Errors: "cannot remove pid file PATH: Read-only file system".
+    pub fn remove(&self) -> Result<(), String> {
+        if self.file.pid() != Some(self.pid) {
+            return Ok(());
+        }
+        let removed = self.file.remove();
+        removed.map_err(|errno| cannot("remove", self.file.path(), errno.desc()))
     }
 }
 
-impl AsFd for PidFile {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
+/// For a start that fails after all; at a stop `remove` was called and had its say.
 impl Drop for PidFile {
     fn drop(&mut self) {
-        // The lock goes after this, with the field: nobody can take the file over in between.
-        // A symbolic link is somebody's arrangement, and stays.
-        if is_same(&self.file, fs::symlink_metadata(&self.path)) {
-            let _ = fs::remove_file(&self.path);
-        }
+        let _ = self.remove();
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o644);
-    // Not to wait in a FIFO that stands there by mistake, not to become a terminal's process.
-    let file = options
-        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
-        .open(path)?;
-    match file.metadata()?.is_file() {
-        true => Ok(file),
-        false => Err(Errno::EEXIST.into()),
-    }
-}
-
-fn lock(path: &Path, file: File) -> Result<Flock<File>, Error> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| match errno {
-        Errno::EWOULDBLOCK => cannot("lock", path, &holder(&file)),
-        errno => cannot("lock", path, errno.desc()),
-    })
-}
-
-/// Who holds it, if the file says so already.
-fn holder(file: &File) -> String {
-    let mut bytes = [0; 32];
-    let length = read(file, &mut bytes).unwrap_or(0);
-    let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
-    match text.trim().parse::<u32>() {
-        Ok(pid) => format!("another instance runs (pid {pid})"),
-        Err(_) => "another instance runs".to_owned(),
-    }
-}
-
-/// Whether what a path leads to is this very file.
-fn is_same(file: &File, there: io::Result<Metadata>) -> bool {
-    match (file.metadata(), there) {
-        (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
-        _ => false,
-    }
-}
-
-fn write(path: &Path, file: Flock<File>, pid: u32) -> Result<PidFile, Error> {
-    let text = format!("{pid}\n");
-    let written = ftruncate(&*file, 0).and_then(|()| write_all(file.as_fd(), text.as_bytes()));
-    match written {
-        Ok(()) => Ok(PidFile {
-            path: path.to_owned(),
-            file,
-        }),
-        Err(errno) => {
-            let _ = fs::remove_file(path);
-            Err(cannot("write", path, errno.desc()))
-        }
-    }
-}
-
-/// The system's words alone, without std's "(os error 13)".
-fn word(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(errno) => Errno::from_raw(errno).desc().to_owned(),
-        None => error.to_string(),
-    }
+fn cannot(verb: &str, path: &Path, reason: &str) -> String {
+    format!("cannot {verb} pid file {}: {reason}", path.display())
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::listen::tests::Folder;
+    use std::fs;
+
+    #[test]
+    fn the_file_holds_the_pid_and_is_removed() {
+        let folder = Folder::new();
+        let path = folder.join("x.pid");
+        let file = PidFile::lock(&path, 812).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "812\n");
+        file.remove().unwrap();
+        assert_eq!(folder.names(), [""; 0]);
+    }
+
+    #[test]
+    fn a_second_instance_fails_and_harms_nothing() {
+        let folder = Folder::new();
+        let path = folder.join("x.pid");
+        let _first = PidFile::lock(&path, 812).unwrap();
+        let error = PidFile::lock(&path, 813).unwrap_err();
+        let reason = "another instance runs (pid 812)";
+        assert_eq!(error, cannot("lock", &path, reason));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "812\n");
+    }
+
+    #[test]
+    fn a_stale_file_is_taken_over_whatever_it_says() {
+        let folder = Folder::new();
+        let path = folder.join("x.pid");
+        fs::write(&path, "999999 and a long line of something else\n").unwrap();
+        let _file = PidFile::lock(&path, 5).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "5\n");
+    }
+
+    #[test]
+    fn a_file_that_is_another_ones_by_now_stays() {
+        let folder = Folder::new();
+        let path = folder.join("x.pid");
+        let first = PidFile::lock(&path, 812).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _second = PidFile::lock(&path, 813).unwrap();
+        first.remove().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "813\n");
+    }
+
+    #[test]
+    fn a_missing_directory_is_said() {
+        let folder = Folder::new();
+        let error = PidFile::lock(&folder.join("no/x"), 5).unwrap_err();
+        assert!(
+            error.ends_with("no/x: No such file or directory"),
+            "{error}"
+        );
+    }
+}

@@ -65,6 +65,18 @@ fn find(text: &str) -> Result<User, UserError> {
     }
 }
 
+/// The uid of a user that is named, by name or by number, elsewhere than in `-user`.
+pub fn uid(login: &str) -> Result<Uid, UserError> {
+    let entry = find_entry(login)?.map(|entry| entry.uid);
+    let id = entry.or_else(|| number(login).map(Uid::from_raw));
+    id.ok_or_else(|| UserError(format!("cannot find user {login}")))
+}
+
+/// The same for a group.
+pub fn gid(group: &str) -> Result<Gid, UserError> {
+    find_group(group)
+}
+
 fn with_entry(entry: unistd::User, group: Option<Gid>) -> Result<User, UserError> {
     let gid = group.unwrap_or(entry.gid);
     let failed = |errno: nix::Error| {

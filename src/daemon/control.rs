@@ -489,7 +489,9 @@ impl Daemon {
         self.control.conclude(&text, abandoned, &|_| true);
         self.control.tidy(&mut self.watch);
         if let Some(socket) = self.control.socket.take() {
-            socket.end();
+            if let Err(reason) = socket.end() {
+                warn!(self.logger, "{reason}; it stays behind");
+            }
         }
     }
 }

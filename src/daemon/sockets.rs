@@ -6,6 +6,7 @@ use super::watch::{Source, Ticket, Watch};
 use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
+use crate::log::RateLimit;
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
 use crate::{error, info, warn};
@@ -45,24 +46,32 @@ impl Texts {
 /// How long after a failed attempt to mend a listener the next one follows.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How often in a second an event makes us look at the listeners.
+const LOOKS: u32 = 50;
+
 /// What the guard has registered.
 pub(super) struct GuardState {
     guard: Option<Guard>,
     listeners: Vec<Option<Ticket>>,
-    /// When to look again at a listener that could not be mended.
+    /// When to look again at a listener that could not be mended, or at all of them.
     retry_at: Option<Instant>,
+    /// How often an event made us look in the second that ends then.
+    looks: u32,
+    looks_until: Instant,
+    /// What was wrong with a listener is one line a second.
+    lines: RateLimit,
 }
 
 impl GuardState {
     pub fn new(watch: &mut Watch, listeners: &[Listener]) -> io::Result<GuardState> {
         // Without inotify, or for a file that we may not watch, the look at each worker's end
         // remains.
-        let guard = Guard::new().ok();
-        if let Some(guard) = &guard {
-            watch.add(guard, Source::Paths, Interest::READABLE)?;
-            listeners
-                .iter()
-                .for_each(|listener| _ = guard.watch(listener));
+        let mut guard = Guard::new().ok();
+        if let Some(guard) = &mut guard {
+            watch.add(&*guard, Source::Paths, Interest::READABLE)?;
+            for (index, listener) in listeners.iter().enumerate() {
+                let _ = guard.watch(index, listener);
+            }
         }
         let mut tickets = Vec::new();
         for (index, listener) in listeners.iter().enumerate() {
@@ -76,8 +85,27 @@ impl GuardState {
         Ok(GuardState {
             guard,
             listeners: tickets,
-            retry_at: None,
+            // Somebody may have taken a path between our bind and our watch.
+            retry_at: Some(clock::now()),
+            looks: 0,
+            looks_until: Instant(0),
+            lines: RateLimit::default(),
         })
+    }
+
+    /// Whether an event is one too many: who makes them as fast as they can makes us look a
+    /// bounded number of times, and is not heard again until the second is over.
+    fn is_flooded(&mut self, now: Instant) -> bool {
+        if now >= self.looks_until {
+            self.looks_until = now + RETRY;
+            self.looks = 0;
+        }
+        self.looks += 1;
+        let flooded = self.looks > LOOKS;
+        if let (true, Some(guard)) = (flooded, &mut self.guard) {
+            guard.pause();
+        }
+        flooded
     }
 
     pub fn retry_at(&self) -> Option<Instant> {
@@ -86,9 +114,37 @@ impl GuardState {
 }
 
 impl Daemon {
+    /// Something happened to a listener or its path: look, and mend it.
+    pub(super) fn on_listener_event(&mut self) {
+        if !self.guard.is_flooded(clock::now()) {
+            return self.on_listeners_in_doubt();
+        }
+        self.guard.retry_at = Some(self.guard.looks_until);
+        for (listener, ticket) in self.listeners.iter().zip(&mut self.guard.listeners) {
+            if let Some(ticket) = ticket.take() {
+                self.watch.remove(listener, ticket);
+            }
+        }
+    }
+
+    /// Hears of the listeners again, after a flood of events.
+    fn watch_listeners(&mut self) {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if let Some(guard) = &mut self.guard.guard {
+                // Not while its path is lost, which is looked at next.
+                let _ = guard.watch(index, listener);
+            }
+            let ticket = &mut self.guard.listeners[index];
+            if ticket.is_none() && listener.kind().listens() {
+                let source = Source::Listener(index);
+                *ticket = self.watch.add(listener, source, Interest::WRITABLE).ok();
+            }
+        }
+    }
+
     /// Something happened that may have cut clients off: look, and mend it.
     pub(super) fn on_listeners_in_doubt(&mut self) {
-        if let Some(guard) = &self.guard.guard {
+        if let Some(guard) = &mut self.guard.guard {
             guard.drain();
         }
         for index in 0..self.listeners.len() {
@@ -96,12 +152,15 @@ impl Daemon {
         }
         let may_be_mended = |it: &Listener| it.is_harmed() && !guard::is_hopeless(it);
         let again = self.listeners.iter().any(may_be_mended);
-        self.guard.retry_at = again.then(|| clock::now() + RETRY);
+        let asked = self.guard.retry_at.take();
+        let later = again.then(|| clock::now() + RETRY);
+        self.guard.retry_at = later.or(asked.filter(|at| *at > clock::now()));
     }
 
     /// Looks again at what could not be mended: the reason may be gone.
     pub(super) fn retry_to_mend(&mut self, now: Instant) {
         if self.guard.retry_at.is_some_and(|at| at <= now) {
+            self.watch_listeners();
             self.on_listeners_in_doubt();
         }
     }
@@ -111,36 +170,39 @@ impl Daemon {
             return;
         };
         let healing = guard::heal(listener);
+        if matches!(healing, Healing::Nothing) {
+            return;
+        }
         let address = listener.address();
-        match healing {
-            Healing::Nothing => {}
-            Healing::Relinked => {
+        let count = self.guard.lines.allow_with_count(clock::now());
+        let suspects = self.suspects();
+        match (healing, count) {
+            (Healing::Rebound(old), count) => self.on_rebound(index, old, count),
+            (_, None) | (Healing::Nothing, _) => {}
+            (Healing::Relinked, Some(count)) => {
                 info!(
                     self.logger,
-                    "{address} was removed{}: linked back",
-                    self.suspects()
+                    "{address} was removed{suspects}: linked back{count}"
                 );
             }
-            Healing::Revived => {
+            (Healing::Revived, Some(count)) => {
                 warn!(
                     self.logger,
-                    "{address} was shut down{}: listening again",
-                    self.suspects()
+                    "{address} was shut down{suspects}: listening again{count}"
                 );
             }
-            Healing::Rebound(old) => self.on_rebound(index, old),
-            Healing::Failed { error, hopeless } => {
+            (Healing::Failed { error, hopeless }, Some(count)) => {
                 let next = match hopeless {
                     true => "clients are refused until whoever passed it makes it anew",
                     false => "clients are refused, trying again every second",
                 };
-                error!(self.logger, "{error}{}; {next}", self.suspects());
+                error!(self.logger, "{error}{suspects}; {next}{count}");
             }
         }
     }
 
     /// A new socket stands at a listener's address, and the running workers do not have it.
-    fn on_rebound(&mut self, index: usize, old: OwnedFd) {
+    fn on_rebound(&mut self, index: usize, old: OwnedFd, count: Option<String>) {
         if let Some(ticket) = self.guard.listeners[index].take() {
             self.watch.remove(&old, ticket);
         }
@@ -150,16 +212,21 @@ impl Daemon {
             .watch
             .add(listener, Source::Listener(index), Interest::WRITABLE);
         self.guard.listeners[index] = added.ok();
-        if let Some(guard) = &self.guard.guard {
-            let _ = guard.watch(listener);
+        if let Some(guard) = &mut self.guard.guard {
+            // Its path may be lost again already: the next look finds that.
+            if guard.watch(index, listener).is_err() {
+                self.guard.retry_at = Some(clock::now() + RETRY);
+            }
         }
         self.systemd.store_again(listener);
-        warn!(
-            self.logger,
-            "{} was cut off{}: bound anew, reloading so that the workers get it",
-            listener.address(),
-            self.suspects()
-        );
+        if let Some(count) = count {
+            let (address, suspects) = (listener.address(), self.suspects());
+            warn!(
+                self.logger,
+                "{address} was cut off{suspects}: bound anew, reloading so that the workers get \
+                 it{count}"
+            );
+        }
         self.tell(Event::Rebound);
     }
 
@@ -193,7 +260,13 @@ impl Daemon {
             if let Some(ticket) = ticket {
                 self.watch.remove(&listener, ticket);
             }
-            listener.remove();
+            if let Err(errno) = listener.remove() {
+                let (address, word) = (listener.address(), errno.desc());
+                warn!(
+                    self.logger,
+                    "cannot remove {address}: {word}; it stays behind"
+                );
+            }
         }
         self.systemd.forget_listeners(&mut self.watch);
     }

@@ -80,7 +80,7 @@ fn a_removed_path_is_linked_back_and_the_queue_is_kept() {
     accepts(&listener);
     accepts(&listener);
     assert!(matches!(heal(&mut listener), Healing::Nothing));
-    listener.remove();
+    listener.remove().unwrap();
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -149,7 +149,7 @@ fn a_unix_socket_that_was_shut_down_is_bound_anew() {
         UnixStream::connect(&path).unwrap();
         accepts(&listener);
         assert!(matches!(heal(&mut listener), Healing::Nothing));
-        listener.remove();
+        listener.remove().unwrap();
         assert_eq!(folder.names(), [""; 0]);
     }
 }
@@ -220,8 +220,8 @@ fn the_guard_hears_of_a_removed_renamed_or_replaced_path_and_of_nothing_else() {
     let folder = Folder::new();
     let path = folder.join("s");
     let mut listener = open_unix(&path);
-    let guard = Guard::new().unwrap();
-    guard.watch(&listener).unwrap();
+    let mut guard = Guard::new().unwrap();
+    guard.watch(0, &listener).unwrap();
     fs::write(folder.join("other"), "noise").unwrap();
     fs::remove_file(folder.join("other")).unwrap();
     assert!(!guard.drain(), "other files are not ours to watch");
@@ -250,11 +250,11 @@ fn the_guard_watches_what_was_bound_anew() {
     let folder = Folder::new();
     let path = folder.join("s");
     let mut listener = open_unix(&path);
-    let guard = Guard::new().unwrap();
-    guard.watch(&listener).unwrap();
+    let mut guard = Guard::new().unwrap();
+    guard.watch(0, &listener).unwrap();
     shut_down(&listener, Shutdown::Both);
     assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
-    guard.watch(&listener).unwrap();
+    guard.watch(0, &listener).unwrap();
     guard.drain();
     fs::remove_file(&path).unwrap();
     assert!(guard.drain());
@@ -263,6 +263,6 @@ fn the_guard_watches_what_was_bound_anew() {
 
 #[test]
 fn sockets_without_a_path_need_no_watch() {
-    let guard = Guard::new().unwrap();
-    assert_eq!(guard.watch(&open("tcp://127.0.0.1:0")), Ok(()));
+    let mut guard = Guard::new().unwrap();
+    assert_eq!(guard.watch(0, &open("tcp://127.0.0.1:0")), Ok(()));
 }

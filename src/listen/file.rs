@@ -1,25 +1,37 @@
 //! The file of a unix socket. Its inode is what clients connect to, its path is what they know, and
 //! any process with the right to write the directory can take the two apart. So a second name, a
 //! hidden hard link, is kept beside it, from which the path can be restored with the same inode:
-//! for clients and workers the same socket. What is not ours is never removed: our inode, a socket
-//! that nobody answers on, and hidden links of processes that are gone, are all that is unlinked.
+//! for clients and workers the same socket. What is not ours is never removed or changed: a name is
+//! looked at and acted on in one directory that stays open meanwhile, no symbolic link at its end
+//! is followed, and the owner is set on the inode that was looked at and not on its name.
 
 use super::Kind;
+use crate::files::{OwnFile, Refusal};
+use crate::sys::socket::unix_diag;
+use crate::user;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, connect, socket};
-use nix::sys::stat::{Mode, fchmod};
-use nix::unistd::{Gid, Group, Pid, Uid, User, fchownat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
+};
+use nix::unistd::{Gid, Pid, Uid, UnlinkatFlags, fchownat, geteuid, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
-use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 const LINK_SUFFIX: &str = "socketmaster";
+/// How often a lock that another instance holds is asked for while we start. It holds it for as
+/// long as a bind takes.
+pub(crate) const PATIENT: u32 = 200;
+/// How often it is asked for while we serve: the guard comes again.
+pub(crate) const ONCE: u32 = 1;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Which file, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,25 +40,100 @@ pub struct FileId {
     inode: u64,
 }
 
+impl FileId {
+    fn of(found: &FileStat) -> FileId {
+        FileId {
+            device: found.st_dev,
+            inode: found.st_ino,
+        }
+    }
+}
+
 /// What stands at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Nothing,
-    Socket(FileId),
+    /// A socket, and who owns it.
+    Socket(FileId, Uid),
     Other,
 }
 
+/// A name in a directory that is open: what is looked at and what is acted on are in the same one,
+/// whatever is done to the path that leads there.
+struct Name<'a> {
+    directory: OwnedFd,
+    name: &'a OsStr,
+}
+
+impl Name<'_> {
+    fn of(path: &Path) -> Result<Name<'_>, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Name {
+            directory: open(folder(path), flags, Mode::empty())?,
+            name: path.file_name().unwrap_or_default(),
+        })
+    }
+
+    fn look(&self) -> Result<Found, Errno> {
+        match fstatat(&self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(found) if is_socket(&found) => Ok(Found::Socket(
+                FileId::of(&found),
+                Uid::from_raw(found.st_uid),
+            )),
+            Ok(_) => Ok(Found::Other),
+            Err(Errno::ENOENT) => Ok(Found::Nothing),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn unlink_if(&self, id: FileId) -> Result<(), Errno> {
+        match self.look()? {
+            Found::Socket(found, _) if found == id => {
+                unlinkat(&self.directory, self.name, UnlinkatFlags::NoRemoveDir)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes `target`, a name in the same directory, another name of what stands here.
+    fn link_to(&self, target: &OsStr) -> Result<(), Errno> {
+        let directory = &self.directory;
+        linkat(directory, self.name, directory, target, AtFlags::empty())
+    }
+
+    /// This very socket, to be changed without its name. Errors: ESTALE when it is another.
+    fn hold(&self, id: FileId) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.directory, self.name, flags, Mode::empty())?;
+        let found = fstat(&fd)?;
+        match is_socket(&found) && FileId::of(&found) == id {
+            true => Ok(fd),
+            false => Err(Errno::ESTALE),
+        }
+    }
+
+    /// In a sticky directory everybody may make names and nobody may take away another's.
+    fn is_in_a_sticky_directory(&self) -> bool {
+        fstat(&self.directory).is_ok_and(|found| found.st_mode & 0o1000 != 0)
+    }
+}
+
+fn is_socket(found: &FileStat) -> bool {
+    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
 fn look(path: &Path) -> Result<Found, Errno> {
-    match fs::symlink_metadata(path) {
-        Ok(file) if file.file_type().is_socket() => Ok(Found::Socket(FileId {
-            device: file.dev(),
-            inode: file.ino(),
-        })),
-        Ok(_) => Ok(Found::Other),
-        Err(error) => match word(error) {
-            Errno::ENOENT => Ok(Found::Nothing),
-            errno => Err(errno),
-        },
+    match Name::of(path) {
+        Ok(name) => name.look(),
+        Err(Errno::ENOENT) => Ok(Found::Nothing),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -56,9 +143,10 @@ pub(crate) fn word(error: io::Error) -> Errno {
 }
 
 fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
-    match look(path)? {
-        Found::Socket(found) if found == id => fs::remove_file(path).map_err(word),
-        _ => Ok(()),
+    match Name::of(path) {
+        Ok(name) => name.unlink_if(id),
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 
@@ -84,16 +172,65 @@ fn ask(path: &Path, kind: Kind) -> Result<Answer, Errno> {
 
 /// Makes room at a path where a socket is to be: a stale socket is removed. Says whether one was.
 ///
-/// Errors: EADDRINUSE when somebody lives there, EEXIST when it is no socket at all.
-pub(crate) fn clear(path: &Path, kind: Kind) -> Result<bool, Errno> {
-    match look(path)? {
+/// Errors: EADDRINUSE when somebody lives there, EEXIST when it is no socket at all, EPERM when
+/// it is another user's in a directory where everybody may make names.
+pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
+    let name = match Name::of(path) {
+        Ok(name) => name,
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    };
+    match name.look()? {
         Found::Nothing => Ok(false),
         Found::Other => Err(Errno::EEXIST),
-        Found::Socket(stale) => match ask(path, kind)? {
-            Answer::Nobody => unlink_if(path, stale).map(|()| true),
+        Found::Socket(stale, its_owner) => match ask(path, kind)? {
             Answer::Gone => Ok(false),
             Answer::Somebody => Err(Errno::EADDRINUSE),
+            Answer::Nobody => {
+                let ours =
+                    its_owner.is_root() || its_owner == geteuid() || owner == Some(its_owner);
+                if !ours && name.is_in_a_sticky_directory() {
+                    return Err(Errno::EPERM);
+                }
+                name.unlink_if(stale).map(|()| true)
+            }
         },
+    }
+}
+
+/// Keeps other instances from the path between the look at what stands there and listen(2): a
+/// socket that is bound and does not listen yet looks like a stale one.
+///
+/// Errors: EADDRINUSE when another instance keeps it; the reason in words when what stands at the
+/// lock's own name is not ours.
+pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".lock.{LINK_SUFFIX}"));
+    let lock = path.with_file_name(name);
+    for round in 0..rounds {
+        if round > 0 {
+            thread::sleep(LOCK_PAUSE);
+        }
+        match OwnFile::lock(&lock, 0o600) {
+            Ok(file) => return Ok(PathLock(file)),
+            Err(Refusal::Locked(_)) => {}
+            Err(Refusal::Foreign(reason)) => {
+                return Err(Refusal::Foreign(format!("{}: {reason}", lock.display())));
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Err(Refusal::System(Errno::EADDRINUSE))
+}
+
+/// The lock beside a path; its file goes with it.
+pub(crate) struct PathLock(OwnFile);
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // An empty file that stays is in nobody's way.
+        let _ = self.0.remove();
     }
 }
 
@@ -101,60 +238,88 @@ pub(crate) fn clear(path: &Path, kind: Kind) -> Result<bool, Errno> {
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
     mode: Option<u32>,
-    owner: Option<Uid>,
+    pub owner: Option<Uid>,
     group: Option<Gid>,
 }
 
 impl Rights {
     /// Looks the names up; numbers need not exist.
     pub(crate) fn of(options: &crate::uri::Options) -> Result<Rights, String> {
-        let owner = options.owner.as_deref().map(user).transpose()?;
-        let group = options.group.as_deref().map(group).transpose()?;
+        let owner = options.owner.as_deref().map(user::uid).transpose();
+        let group = options.group.as_deref().map(user::gid).transpose();
         Ok(Rights {
             mode: options.mode,
-            owner,
-            group,
+            owner: owner.map_err(|error| error.0)?,
+            group: group.map_err(|error| error.0)?,
         })
     }
 
-    /// Before bind(2): Linux makes the file with the rights of the socket itself, less the umask
-    /// (unix_bind), so until `apply` nobody gets in. Without a `mode` that is the result wanted.
-    pub(crate) fn prepare(&self, socket: &OwnedFd) -> Result<(), Errno> {
-        self.mode.map_or(Ok(()), |_| fchmod(socket, Mode::empty()))
-    }
-
-    /// After bind(2), before listen(2).
-    pub(crate) fn apply(&self, path: &Path) -> Result<(), Errno> {
-        if self.owner.is_some() || self.group.is_some() {
-            let flags = nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW;
-            fchownat(nix::fcntl::AT_FDCWD, path, self.owner, self.group, flags)?;
-        }
+    /// bind(2), with these rights from the first moment: Linux makes the file with the mode of the
+    /// socket itself less the umask (unix_bind). The owner follows, on the inode that was bound.
+    /// It listens to nobody before it listens, so nobody gets in meanwhile.
+    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
+        let address = UnixAddr::new(path)?;
         match self.mode {
-            Some(mode) => fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(word),
+            None => bind(socket.as_raw_fd(), &address)?,
+            Some(mode) => {
+                fchmod(socket, Mode::from_bits_truncate(mode))?;
+                // We have one thread: nobody else makes a file meanwhile.
+                let before = umask(Mode::empty());
+                let bound = bind(socket.as_raw_fd(), &address);
+                umask(before);
+                bound?;
+            }
+        }
+        let name = Name::of(path)?;
+        let id = bound_file(socket, &name)?;
+        let owned = name.hold(id).and_then(|file| self.own(&file));
+        if let Err(errno) = owned {
+            // It is of no use with the wrong owner, and nobody else knows it.
+            let _ = name.unlink_if(id);
+            return Err(errno);
+        }
+        Ok(id)
+    }
+
+    /// Gives a file that has its name already, and that is this one, these rights.
+    pub(crate) fn apply(&self, path: &Path, id: FileId) -> Result<(), Errno> {
+        let file = Name::of(path)?.hold(id)?;
+        self.own(&file)?;
+        let mode = self.mode.map(Mode::from_bits_truncate);
+        match mode.filter(|mode| fstat(&file).is_ok_and(|it| it.st_mode & 0o7777 != mode.bits())) {
             None => Ok(()),
+            // fchmod(2) refuses a descriptor that only names a file; this link is to that file.
+            Some(mode) => {
+                let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+                fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)
+            }
+        }
+    }
+
+    fn own(&self, file: &OwnedFd) -> Result<(), Errno> {
+        match (self.owner, self.group) {
+            (None, None) => Ok(()),
+            (owner, group) => fchownat(file, "", owner, group, AtFlags::AT_EMPTY_PATH),
         }
     }
 }
 
-fn user(name: &str) -> Result<Uid, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(Uid::from_raw(number));
-    }
-    match User::from_name(name) {
-        Ok(Some(user)) => Ok(user.uid),
-        Ok(None) => Err(format!("no user is called {name:?}")),
-        Err(errno) => Err(format!("looking up user {name:?}: {}", errno.desc())),
-    }
-}
-
-fn group(name: &str) -> Result<Gid, String> {
-    if let Ok(number) = name.parse() {
-        return Ok(Gid::from_raw(number));
-    }
-    match Group::from_name(name) {
-        Ok(Some(group)) => Ok(group.gid),
-        Ok(None) => Err(format!("no group is called {name:?}")),
-        Err(errno) => Err(format!("looking up group {name:?}: {}", errno.desc())),
+/// The file that a socket was bound to a moment ago: what the kernel says it is, where the kernel
+/// tells (sock_diag(7)), else a socket of ours with one name.
+///
+/// Errors: EADDRINUSE when another stands there by now.
+fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
+    let found = fstatat(&name.directory, name.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    let inode = unix_diag(fstat(socket)?.st_ino as u32)
+        .ok()
+        .and_then(|diag| diag.file);
+    let is_it = match inode {
+        Some(inode) => found.st_ino as u32 == inode,
+        None => found.st_uid == geteuid().as_raw() && found.st_nlink == 1,
+    };
+    match is_it && is_socket(&found) {
+        true => Ok(FileId::of(&found)),
+        false => Err(Errno::EADDRINUSE),
     }
 }
 
@@ -178,21 +343,18 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// Of a socket that was bound to `path` a moment ago. Without a second name when the file
+    /// Of a socket that was bound to `path` a moment ago, as this file. Without a second name when the file
     /// system or the rights do not allow one.
-    pub(crate) fn bound(path: &Path) -> Result<SocketFile, Errno> {
-        let Found::Socket(id) = look(path)? else {
-            return Err(Errno::ENOENT);
-        };
+    pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
         let mut file = SocketFile {
             path: path.to_owned(),
             id: Some(id),
             link: None,
             owned: true,
         };
-        sweep(path);
         file.keep_link();
-        Ok(file)
+        file.sweep(kind);
+        file
     }
 
     /// Of a socket of ours that comes back: after a crash, an exec, or out of another process.
@@ -210,7 +372,7 @@ impl SocketFile {
             file.link_from(&found);
             // When it fails, the guard tries again, and complains.
             if file.restore(kind).is_ok() {
-                sweep(path);
+                file.sweep(kind);
             }
         }
         file
@@ -218,8 +380,8 @@ impl SocketFile {
 
     /// Of an inherited socket: guarded as far as the rights go, but never removed. `None` when the
     /// path leads elsewhere, as a path relative to another directory may.
-    pub(crate) fn guest(path: &Path, inode: Option<u32>) -> Option<SocketFile> {
-        let Ok(Found::Socket(id)) = look(path) else {
+    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: Kind) -> Option<SocketFile> {
+        let Ok(Found::Socket(id, _)) = look(path) else {
             return None;
         };
         if inode.is_some_and(|inode| inode != id.inode as u32) {
@@ -231,13 +393,17 @@ impl SocketFile {
             link: None,
             owned: false,
         };
-        sweep(path);
         file.keep_link();
+        file.sweep(kind);
         Some(file)
     }
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub fn id(&self) -> Option<FileId> {
+        self.id
     }
 
     /// The hidden second name, if there is one.
@@ -249,7 +415,7 @@ impl SocketFile {
     pub fn place(&self) -> Result<Place, Errno> {
         Ok(match look(&self.path)? {
             Found::Nothing => Place::Empty,
-            Found::Socket(id) if Some(id) == self.id => Place::Ours,
+            Found::Socket(id, _) if Some(id) == self.id => Place::Ours,
             _ => Place::Taken,
         })
     }
@@ -265,12 +431,32 @@ impl SocketFile {
         let link = link_path(&self.path, &Pid::this().to_string());
         if !is_file(&link, id) && is_file(source, id) {
             // Left by an earlier process with our pid: pid 1 of a container comes again and again.
-            if let Ok(Found::Socket(old)) = look(&link) {
+            if let Ok(Found::Socket(old, _)) = look(&link) {
                 let _ = unlink_if(&link, old);
             }
-            let _ = fs::hard_link(source, &link);
+            // Whether it is our socket that got the name is looked at below.
+            let _ = link_beside(source, &link);
         }
         self.link = is_file(&link, id).then_some(link);
+    }
+
+    /// Removes the hidden links beside the path that nobody needs: those of our own inode, which
+    /// our own link has, and those of sockets that nobody answers on. (A pid proves nothing: its
+    /// process may live in another PID namespace.)
+    fn sweep(&self, kind: Kind) {
+        if self.link.is_none() {
+            return;
+        }
+        for link in links(&self.path) {
+            let Ok(Found::Socket(id, _)) = look(&link) else {
+                continue;
+            };
+            let needless = Some(id) == self.id || matches!(ask(&link, kind), Ok(Answer::Nobody));
+            if needless && Some(&link) != self.link.as_ref() {
+                // A link that stays is in nobody's way.
+                let _ = unlink_if(&link, id);
+            }
+        }
     }
 
     /// Brings our inode back to its path. A stale socket in its place is removed.
@@ -282,33 +468,47 @@ impl SocketFile {
             return Ok(());
         }
         let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
-        clear(&self.path, kind)?;
-        fs::hard_link(link, &self.path).map_err(word)
+        clear(&self.path, kind, None)?;
+        link_beside(link, &self.path)?;
+        match self.place()? {
+            Place::Ours => Ok(()),
+            // Somebody has put another file into the link's place.
+            _ => Err(Errno::ESTALE),
+        }
     }
 
     /// For the final stop: both names go, the path only while it leads to our socket.
-    pub(crate) fn remove(&mut self) {
-        let Some(id) = self.id else { return };
-        if self.owned {
-            let _ = unlink_if(&self.path, id);
-        }
-        self.forget_link();
+    ///
+    /// Errors: unlink(2)'s; what could not be removed stays.
+    pub(crate) fn remove(&mut self) -> Result<(), Errno> {
+        let Some(id) = self.id else { return Ok(()) };
+        let removed = match self.owned {
+            true => unlink_if(&self.path, id),
+            false => Ok(()),
+        };
+        removed.and(self.forget_link())
     }
 
     /// Leaves the path as it is, for whoever opens it next.
-    pub(crate) fn forget_link(&mut self) {
-        if let (Some(link), Some(id)) = (self.link.take(), self.id) {
-            let _ = unlink_if(&link, id);
+    pub(crate) fn forget_link(&mut self) -> Result<(), Errno> {
+        match (self.link.take(), self.id) {
+            (Some(link), Some(id)) => unlink_if(&link, id),
+            _ => Ok(()),
         }
     }
 }
 
 fn is_file(path: &Path, id: FileId) -> bool {
-    matches!(look(path), Ok(Found::Socket(found)) if found == id)
+    matches!(look(path), Ok(Found::Socket(found, _)) if found == id)
+}
+
+/// Makes `target` another name of what stands at `source`, in the same directory.
+fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
+    Name::of(source)?.link_to(target.file_name().unwrap_or_default())
 }
 
 /// `.NAME.PID.socketmaster`, beside NAME. The pid, so that in a take-over two processes can hold
-/// the same socket, and so that a link whose process is gone is known for litter.
+/// the same socket.
 fn link_path(path: &Path, pid: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
@@ -316,61 +516,46 @@ fn link_path(path: &Path, pid: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The hidden links beside a path, of whatever process, with its pid.
-fn links(path: &Path) -> Vec<(PathBuf, Pid)> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+/// The hidden links beside a path, of whatever process.
+fn links(path: &Path) -> Vec<PathBuf> {
     let name = path.file_name().unwrap_or_default();
     let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(mut folder) = Dir::open(folder, flags, Mode::empty()) else {
+    let Ok(mut folder) = Dir::open(folder(path), flags, Mode::empty()) else {
         return Vec::new();
     };
     let mut links = Vec::new();
     // An error would come again at each call.
     for entry in folder.iter().map_while(Result::ok) {
         let entry = OsStr::from_bytes(entry.file_name().to_bytes());
-        if let Some(pid) = link_pid(entry, name) {
-            links.push((path.with_file_name(entry), pid));
+        if is_link_of(entry, name) {
+            links.push(path.with_file_name(entry));
         }
     }
     links
 }
 
-fn link_pid(entry: &OsStr, name: &OsStr) -> Option<Pid> {
-    let rest = entry
-        .as_bytes()
-        .strip_prefix(b".")?
-        .strip_prefix(name.as_bytes())?;
-    let text = std::str::from_utf8(rest).ok()?;
-    let pid = text
-        .strip_prefix('.')?
-        .strip_suffix(LINK_SUFFIX)?
-        .strip_suffix('.')?;
-    pid.parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw)
-}
-
-/// Removes the hidden links that dead processes left beside a path.
-fn sweep(path: &Path) {
-    for (link, pid) in links(path) {
-        let dead = nix::sys::signal::kill(pid, None) == Err(Errno::ESRCH);
-        if let (true, Ok(Found::Socket(id))) = (dead, look(&link)) {
-            let _ = unlink_if(&link, id);
-        }
-    }
+fn is_link_of(entry: &OsStr, name: &OsStr) -> bool {
+    let pid = || {
+        let rest = entry.as_bytes().strip_prefix(b".")?;
+        let rest = rest.strip_prefix(name.as_bytes())?.strip_prefix(b".")?;
+        let pid = rest
+            .strip_suffix(LINK_SUFFIX.as_bytes())?
+            .strip_suffix(b".")?;
+        std::str::from_utf8(pid).ok()?.parse::<u32>().ok()
+    };
+    pid().is_some()
 }
 
 /// The file of a socket that says it is bound to `path`: there, or at a hidden link beside it.
 fn find(path: &Path, inode: Option<u32>) -> Option<(PathBuf, FileId)> {
     let mut linked = Vec::new();
-    for (link, _) in links(path) {
-        if let Ok(Found::Socket(id)) = look(&link) {
+    for link in links(path) {
+        if let Ok(Found::Socket(id, _)) = look(&link) {
             linked.push((link, id));
         }
     }
     let is_it = |id: FileId| inode.is_none_or(|inode| id.inode as u32 == inode);
-    if let Ok(Found::Socket(id)) = look(path) {
+    if let Ok(Found::Socket(id, _)) = look(path) {
         // A path that has no link of ours beside it may be anybody's, and one is as good as none.
         let known = linked.is_empty() || linked.iter().any(|(_, linked)| *linked == id);
         match inode {

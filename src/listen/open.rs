@@ -2,9 +2,10 @@
 //! systemd's fd store after a crash. All or nothing: when one cannot be had, what was made for the
 //! others is gone again, and what came back from the store is left as it was.
 
-use super::file::{Place, Rights, SocketFile, clear, word};
+use super::file::{self, Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::{Bound, Error, Kind, Listener, cannot};
+use crate::files::Refusal;
 use crate::sys::io::stdin;
 use crate::sys::socket::{inherit, listen, resolve};
 use crate::uri::{Address, Scheme, Uri};
@@ -36,10 +37,12 @@ impl Opened {
     /// the fd store, which the next start finds there again.
     pub fn abandon(mut self) {
         for listener in &mut self.listeners {
-            match listener.is_stored {
-                true => listener.file.iter_mut().for_each(SocketFile::forget_link),
-                false => listener.remove(),
-            }
+            // The start has failed with a reason that matters more than what cannot be removed.
+            let _ = match (listener.is_stored, &mut listener.file) {
+                (true, Some(file)) => file.forget_link(),
+                (true, None) => Ok(()),
+                (false, _) => listener.remove(),
+            };
         }
     }
 }
@@ -183,7 +186,7 @@ impl Opening<'_> {
             };
             return finish(uri, fd, kind, None);
         };
-        let bound = bind_path(uri, path, kind)?;
+        let bound = bind_path(uri, path, kind, file::PATIENT)?;
         if bound.replaced {
             let path = path.display();
             self.opened
@@ -327,9 +330,9 @@ fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Liste
             return Err(cannot("its path is gone"));
         }
         let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
-        rights
-            .apply(file.path())
-            .map_err(|errno| cannot(errno.desc()))?;
+        let id = file.id().ok_or_else(|| cannot("its path is gone"))?;
+        let applied = rights.apply(file.path(), id);
+        applied.map_err(|errno| cannot(errno.desc()))?;
     }
     if listener.kind.listens() {
         listen(listener.as_fd(), listener.backlog()).map_err(|errno| cannot(errno.desc()))?;
@@ -479,28 +482,41 @@ pub(crate) struct AtPath {
     pub replaced: bool,
 }
 
-/// Binds to a path: room is made only where nobody answers, and nobody can connect before owner
-/// and mode are right, since listen(2) comes last. (No temporary name and rename: getsockname(2)
-/// would show the wrong path, and nginx knows its socket by that.)
-pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind) -> Result<AtPath, Error> {
+/// Binds to a path: room is made only where nobody answers, one instance at a time, and nobody can
+/// connect before owner and mode are right, since listen(2) comes last. (No temporary name and
+/// rename: getsockname(2) would show the wrong path, and nginx knows its socket by that.)
+///
+/// `rounds`: how often the path's lock is asked for.
+pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Result<AtPath, Error> {
     let failed = |errno: Errno| cannot("bind", uri, errno.desc());
+    let unclear = |errno| cannot("bind", uri, why_not_at(errno));
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
-    let address = UnixAddr::new(path).map_err(failed)?;
-    let replaced = clear(path, kind).map_err(failed)?;
+    UnixAddr::new(path).map_err(unclear)?;
+    let _lock = file::lock(path, rounds).map_err(|refusal| match refusal {
+        Refusal::System(errno) => failed(errno),
+        refusal => cannot("bind", uri, &refusal.to_string()),
+    })?;
+    let replaced = clear(path, kind, rights.owner).map_err(unclear)?;
     let fd = unix_socket(kind).map_err(failed)?;
-    rights.prepare(&fd).map_err(failed)?;
-    bind(fd.as_raw_fd(), &address).map_err(failed)?;
-    let mut file = SocketFile::bound(path).map_err(failed)?;
-    let opened = rights
-        .apply(path)
-        .map_err(|errno| cannot("set the rights of", uri, errno.desc()))
-        .and_then(|()| start_listening(uri, kind, &fd).map_err(failed));
-    match opened {
+    let id = rights.bind(&fd, path).map_err(failed)?;
+    let mut file = SocketFile::bound(path, id, kind);
+    match start_listening(uri, kind, &fd) {
         Ok(()) => Ok(AtPath { fd, file, replaced }),
-        Err(error) => {
-            file.remove();
-            Err(error)
+        Err(errno) => {
+            // Why it cannot listen matters more.
+            let _ = file.remove();
+            Err(failed(errno))
         }
+    }
+}
+
+/// Why there can be no socket at a path, where the system's word says too little.
+fn why_not_at(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EEXIST => "File exists, and it is not a socket",
+        Errno::EPERM => "a stale socket of another user stands there, in a sticky directory",
+        Errno::ENAMETOOLONG => "the path of a unix socket has at most 107 bytes",
+        errno => errno.desc(),
     }
 }
 

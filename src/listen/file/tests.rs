@@ -1,9 +1,19 @@
 use super::*;
 use crate::listen::tests::{Folder, leave_stale};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
-/// A pid that is nobody's: above the highest that Linux gives (PID_MAX_LIMIT).
-const DEAD: &str = "4194305";
+/// The pid of another process, dead or alive: it does not matter.
+const OTHER: &str = "4194305";
+
+/// The file of a socket that somebody has just bound there.
+fn bound(path: &Path) -> SocketFile {
+    let Ok(Found::Socket(id, _)) = look(path) else {
+        panic!("no socket at {}", path.display());
+    };
+    SocketFile::bound(path, id, Kind::Stream)
+}
 
 #[test]
 fn the_hidden_link_is_beside_the_path_and_names_its_process() {
@@ -13,14 +23,15 @@ fn the_hidden_link_is_beside_the_path_and_names_its_process() {
         link_path(Path::new("x"), "1"),
         Path::new(".x.1.socketmaster")
     );
-    let pid = |entry: &str| link_pid(entry.as_ref(), "x.sock".as_ref());
-    assert_eq!(pid(".x.sock.812.socketmaster"), Some(Pid::from_raw(812)));
+    let is_link = |entry: &str| is_link_of(entry.as_ref(), "x.sock".as_ref());
+    assert!(is_link(".x.sock.812.socketmaster"));
     for other in [
         ".x.sock.socketmaster",
         ".y.sock.812.socketmaster",
         ".x.sock.-1.socketmaster",
+        ".x.sock.lock.socketmaster",
     ] {
-        assert_eq!(pid(other), None, "{other}");
+        assert!(!is_link(other), "{other}");
     }
 }
 
@@ -29,8 +40,8 @@ fn a_stale_socket_is_cleared_away() {
     let folder = Folder::new();
     let path = folder.join("s");
     leave_stale(&path);
-    assert_eq!(clear(&path, Kind::Stream), Ok(true));
-    assert_eq!(clear(&path, Kind::Stream), Ok(false));
+    assert_eq!(clear(&path, Kind::Stream, None), Ok(true));
+    assert_eq!(clear(&path, Kind::Stream, None), Ok(false));
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -39,15 +50,15 @@ fn a_socket_that_answers_is_left_alone() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
     assert_eq!(
-        clear(&path, Kind::Datagram),
+        clear(&path, Kind::Datagram, None),
         Err(Errno::EADDRINUSE),
         "EPROTOTYPE is an answer"
     );
     let _log = UnixDatagram::bind(folder.join("d")).unwrap();
     assert_eq!(
-        clear(&folder.join("d"), Kind::Datagram),
+        clear(&folder.join("d"), Kind::Datagram, None),
         Err(Errno::EADDRINUSE)
     );
 }
@@ -59,7 +70,7 @@ fn a_full_queue_is_an_answer() {
     let listener = UnixListener::bind(&path).unwrap();
     crate::sys::socket::listen(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
     let _client = UnixStream::connect(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
 }
 
 #[test]
@@ -69,13 +80,13 @@ fn what_is_not_a_socket_is_left_alone() {
     std::os::unix::fs::symlink("nowhere", folder.join("link")).unwrap();
     for name in ["file", "link"] {
         assert_eq!(
-            clear(&folder.join(name), Kind::Stream),
+            clear(&folder.join(name), Kind::Stream, None),
             Err(Errno::EEXIST),
             "{name}"
         );
     }
     assert_eq!(
-        clear(&folder.join("file/s"), Kind::Stream),
+        clear(&folder.join("file/s"), Kind::Stream, None),
         Err(Errno::ENOTDIR)
     );
     assert_eq!(folder.names(), ["file", "link"]);
@@ -86,10 +97,10 @@ fn both_names_go_at_the_end() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    let mut file = SocketFile::bound(&path).unwrap();
+    let mut file = bound(&path);
     assert_eq!(folder.names().len(), 2);
     assert_eq!(file.link().unwrap().parent(), Some(folder.path()));
-    file.remove();
+    file.remove().unwrap();
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -98,12 +109,12 @@ fn a_path_that_is_somebody_elses_by_now_stays() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _ours = UnixListener::bind(&path).unwrap();
-    let mut file = SocketFile::bound(&path).unwrap();
+    let mut file = bound(&path);
     fs::remove_file(&path).unwrap();
     let _theirs = UnixListener::bind(&path).unwrap();
     assert_eq!(file.place(), Ok(Place::Taken));
     assert_eq!(file.restore(Kind::Stream), Err(Errno::EADDRINUSE));
-    file.remove();
+    file.remove().unwrap();
     assert_eq!(folder.names(), ["s"]);
 }
 
@@ -112,7 +123,7 @@ fn a_removed_path_is_restored_with_the_same_inode() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    let file = SocketFile::bound(&path).unwrap();
+    let file = bound(&path);
     fs::remove_file(&path).unwrap();
     assert_eq!(file.place(), Ok(Place::Empty));
     file.restore(Kind::Stream).unwrap();
@@ -125,7 +136,7 @@ fn a_second_name_that_was_tidied_away_is_made_again() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    let mut file = SocketFile::bound(&path).unwrap();
+    let mut file = bound(&path);
     fs::remove_file(file.link().unwrap()).unwrap();
     file.keep_link();
     assert_eq!(folder.names().len(), 2);
@@ -138,26 +149,37 @@ fn a_second_name_that_was_tidied_away_is_made_again() {
 }
 
 #[test]
-fn links_of_dead_processes_are_swept_and_those_of_living_ones_are_not() {
+fn links_that_nobody_needs_are_swept_and_others_are_not() {
     let folder = Folder::new();
     let path = folder.join("s");
     let listener = UnixListener::bind(&path).unwrap();
-    fs::hard_link(&path, link_path(&path, DEAD)).unwrap();
+    // Of the same socket, which has our own link; of one that is gone; of one that lives.
     fs::hard_link(&path, link_path(&path, "1")).unwrap();
-    fs::write(folder.join(".s.4194306.socketmaster"), "not a socket").unwrap();
-    let mut file = SocketFile::bound(&path).unwrap();
-    let names = folder.names();
-    assert!(
-        !names.contains(&format!(".s.{DEAD}.socketmaster")),
-        "{names:?}"
-    );
-    assert!(names.contains(&".s.1.socketmaster".to_owned()), "{names:?}");
-    assert!(
-        names.contains(&".s.4194306.socketmaster".to_owned()),
-        "{names:?}"
-    );
-    file.remove();
+    leave_stale(&link_path(&path, OTHER));
+    let _living = UnixListener::bind(link_path(&path, "2")).unwrap();
+    fs::write(link_path(&path, "3"), "not a socket").unwrap();
+    let mut file = bound(&path);
+    let own = link_path(&path, &Pid::this().to_string());
+    let stay = [&path, &link_path(&path, "2"), &link_path(&path, "3"), &own];
+    let mut stay = stay.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
+    stay.sort();
+    assert_eq!(folder.names(), stay);
+    file.remove().unwrap();
     drop(listener);
+}
+
+#[test]
+fn of_two_that_want_a_path_one_waits_for_the_other() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let first = lock(&path, ONCE).unwrap_or_else(|_| panic!("it is free"));
+    assert!(matches!(
+        lock(&path, ONCE),
+        Err(Refusal::System(Errno::EADDRINUSE))
+    ));
+    drop(first);
+    assert!(lock(&path, ONCE).is_ok());
+    assert_eq!(folder.names(), [""; 0]);
 }
 
 #[test]
@@ -167,7 +189,7 @@ fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
         let path = folder.join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let inode = fs::metadata(&path).unwrap().ino() as u32;
-        fs::rename(&path, link_path(&path, DEAD)).unwrap();
+        fs::rename(&path, link_path(&path, OTHER)).unwrap();
         let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), Kind::Stream);
         assert_eq!(file.place(), Ok(Place::Ours));
         UnixStream::connect(&path).unwrap();
@@ -177,7 +199,7 @@ fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
             "the path and our own link: {:?}",
             folder.names()
         );
-        file.remove();
+        file.remove().unwrap();
         drop(listener);
     }
 }
@@ -190,7 +212,7 @@ fn after_a_crash_somebody_elses_socket_is_not_taken_for_ours() {
     let other = fs::metadata(&path).unwrap().ino() as u32 ^ 1;
     let mut file = SocketFile::reclaim(&path, Some(other), Kind::Stream);
     assert_ne!(file.place(), Ok(Place::Ours));
-    file.remove();
+    file.remove().unwrap();
     assert_eq!(folder.names(), ["s"]);
 }
 
@@ -202,5 +224,10 @@ fn numbers_need_no_user_and_unknown_names_are_said() {
     assert_eq!(rights.group, Some(Gid::from_raw(54322)));
     let uri = crate::listen::tests::uri("unix:///x?owner=nobody-has-this-name");
     let error = Rights::of(&uri.options).unwrap_err();
-    assert_eq!(error, "no user is called \"nobody-has-this-name\"");
+    assert_eq!(error, "cannot find user nobody-has-this-name");
+    // The system would take the one for "leave it", and the other is no number.
+    for options in ["owner=4294967295", "group=4294967295", "group=+7"] {
+        let uri = crate::listen::tests::uri(&format!("unix:///x?{options}"));
+        assert!(Rights::of(&uri.options).is_err(), "{options}");
+    }
 }

@@ -1,0 +1,283 @@
+//! Files of ours at paths that other users may touch: the pid file, and locks. A name that others
+//! may replace proves nothing, so what was opened is looked at before it is trusted: a regular
+//! file of root's or ours, with one name, and not through a symbolic link. Nothing is truncated
+//! before it is locked, and nothing is removed that is not this very file.
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::unistd::{Whence, ftruncate, geteuid, lseek, read, unlink, write};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Each round is lost only to another instance that came or went in the same instant.
+const ROUNDS: u32 = 100;
+
+/// Why a file is not to be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Another process holds the lock; it wrote this pid into the file.
+    Locked(Option<u32>),
+    /// It is not ours to use: why.
+    Foreign(String),
+    System(Errno),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Locked(Some(pid)) => write!(f, "another instance runs (pid {pid})"),
+            Refusal::Locked(None) => f.write_str("another instance runs"),
+            Refusal::Foreign(reason) => f.write_str(reason),
+            Refusal::System(errno) => f.write_str(errno.desc()),
+        }
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Refusal {
+        Refusal::System(errno)
+    }
+}
+
+/// An open file that is proven to be ours.
+#[derive(Debug)]
+pub struct OwnFile {
+    path: PathBuf,
+    fd: OwnedFd,
+    is_new: bool,
+}
+
+impl OwnFile {
+    /// Opens the file, or creates it with this mode less the umask. It never waits, also not in a
+    /// FIFO that stands there.
+    ///
+    /// Errors: it is a symbolic link, not a regular file, somebody else's, or has another name.
+    pub fn open(path: &Path, mode: u32) -> Result<OwnFile, Refusal> {
+        let mode = Mode::from_bits_truncate(mode & 0o644);
+        let flags = OFlag::O_RDWR
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_NONBLOCK
+            | OFlag::O_NOCTTY
+            | OFlag::O_CLOEXEC;
+        for _ in 0..ROUNDS {
+            let (fd, is_new) = match open(path, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
+                Ok(fd) => (fd, true),
+                Err(Errno::EEXIST) => match open(path, flags, Mode::empty()) {
+                    Ok(fd) => (fd, false),
+                    // It was removed between the two.
+                    Err(Errno::ENOENT) => continue,
+                    Err(Errno::ELOOP) => return Err(foreign("it is a symbolic link")),
+                    Err(Errno::EISDIR | Errno::ENXIO) => {
+                        return Err(foreign("it is not a regular file"));
+                    }
+                    Err(errno) => return Err(errno.into()),
+                },
+                Err(errno) => return Err(errno.into()),
+            };
+            let path = path.to_owned();
+            let file = OwnFile { path, fd, is_new };
+            let found = match fstat(&file.fd) {
+                Ok(found) => found,
+                Err(errno) => return Err(file.give_up(errno.into())),
+            };
+            prove(&found)?;
+            if found.st_mode & 0o022 != 0 {
+                // Others could write it, and so hold the lock: from now on they cannot.
+                fchmod(&file.fd, Mode::from_bits_truncate(found.st_mode & 0o644))?;
+            }
+            return Ok(file);
+        }
+        Err(foreign("others keep replacing it"))
+    }
+
+    /// The same, locked. The lock belongs to the open file and needs the right to write it, so
+    /// that nobody who may only read the file can hold it (F_OFD_SETLK, fcntl(2)).
+    ///
+    /// Errors: as `open`, and another process holds the lock.
+    pub fn lock(path: &Path, mode: u32) -> Result<OwnFile, Refusal> {
+        for _ in 0..ROUNDS {
+            let file = OwnFile::open(path, mode)?;
+            match fcntl(&file.fd, FcntlArg::F_OFD_SETLK(&whole_file())) {
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EACCES) => return Err(Refusal::Locked(file.pid())),
+                Err(errno) => return Err(file.give_up(errno.into())),
+            }
+            // Its owner may have removed it after we opened it: a lock without a name is none.
+            if file.is_at_its_path() {
+                return Ok(file);
+            }
+        }
+        Err(foreign("others keep replacing it"))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is in it is this text alone, from now on.
+    ///
+    /// Errors: write(2)'s.
+    pub fn write(&self, text: &str) -> Result<(), Errno> {
+        ftruncate(&self.fd, 0)?;
+        lseek(&self.fd, 0, Whence::SeekSet)?;
+        match write(&self.fd, text.as_bytes())? {
+            count if count == text.len() => Ok(()),
+            _ => Err(Errno::ENOSPC),
+        }
+    }
+
+    /// The pid that it holds, if it does.
+    pub fn pid(&self) -> Option<u32> {
+        let mut bytes = [0; 32];
+        lseek(&self.fd, 0, Whence::SeekSet).ok()?;
+        let length = read(&self.fd, &mut bytes).ok()?;
+        std::str::from_utf8(&bytes[..length])
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    }
+
+    /// Removes it, if its path still leads to it.
+    ///
+    /// Errors: unlink(2)'s.
+    pub fn remove(&self) -> Result<(), Errno> {
+        match self.is_at_its_path() {
+            true => unlink(&self.path),
+            false => Ok(()),
+        }
+    }
+
+    fn is_at_its_path(&self) -> bool {
+        match (fstat(&self.fd), lstat(&self.path)) {
+            (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
+            _ => false,
+        }
+    }
+
+    /// A file that we made and that is of no use after all does not stay.
+    fn give_up(&self, refusal: Refusal) -> Refusal {
+        if self.is_new {
+            // The refusal is what matters; the file is empty.
+            let _ = unlink(&self.path);
+        }
+        refusal
+    }
+}
+
+fn whole_file() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+fn foreign(reason: &str) -> Refusal {
+    Refusal::Foreign(reason.to_owned())
+}
+
+fn prove(found: &FileStat) -> Result<(), Refusal> {
+    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(foreign("it is not a regular file"));
+    }
+    if found.st_uid != 0 && found.st_uid != geteuid().as_raw() {
+        let owner = found.st_uid;
+        return Err(Refusal::Foreign(format!(
+            "it belongs to user {owner}: remove it, or name a file in a directory of ours"
+        )));
+    }
+    // None: it has just been removed, which the caller sees.
+    if found.st_nlink > 1 {
+        return Err(foreign("it has another name (a hard link)"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listen::tests::Folder;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn refusal(path: &Path) -> String {
+        OwnFile::lock(path, 0o644).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_not_a_plain_file_of_ours_is_refused_and_left_alone() {
+        let folder = Folder::new();
+        let victim = folder.join("victim");
+        fs::write(&victim, "precious").unwrap();
+        symlink(&victim, folder.join("link")).unwrap();
+        fs::hard_link(&victim, folder.join("hard")).unwrap();
+        fs::create_dir(folder.join("folder")).unwrap();
+        nix::unistd::mkfifo(&folder.join("fifo"), Mode::S_IRWXU).unwrap();
+        assert_eq!(refusal(&folder.join("link")), "it is a symbolic link");
+        assert!(refusal(&folder.join("hard")).contains("another name"));
+        assert_eq!(refusal(&folder.join("folder")), "it is not a regular file");
+        assert_eq!(refusal(&folder.join("fifo")), "it is not a regular file");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_file_that_another_user_made_beforehand_is_refused() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let folder = Folder::new();
+        let path = folder.join("pid");
+        fs::write(&path, "1\n").unwrap();
+        std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+        assert!(refusal(&path).starts_with("it belongs to user 65534"));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_lock_is_had_once_and_only_by_who_may_write() {
+        let folder = Folder::new();
+        let path = folder.join("pid");
+        let first = OwnFile::lock(&path, 0o644).unwrap();
+        first.write("812\n").unwrap();
+        assert_eq!(
+            OwnFile::lock(&path, 0o644).unwrap_err(),
+            Refusal::Locked(Some(812))
+        );
+        drop(first);
+        // flock(2) needs no right to write: it is not what counts.
+        let reader = fs::File::open(&path).unwrap();
+        let _held = nix::fcntl::Flock::lock(reader, nix::fcntl::FlockArg::LockExclusive).unwrap();
+        assert!(OwnFile::lock(&path, 0o644).is_ok());
+    }
+
+    #[test]
+    fn an_old_file_is_closed_to_other_writers() {
+        let folder = Folder::new();
+        let path = folder.join("pid");
+        fs::write(&path, "1\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        let file = OwnFile::lock(&path, 0o644).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o644
+        );
+        file.remove().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_that_leads_elsewhere_by_now_is_not_removed() {
+        let folder = Folder::new();
+        let path = folder.join("pid");
+        let file = OwnFile::lock(&path, 0o644).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "another").unwrap();
+        file.remove().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "another");
+    }
+}

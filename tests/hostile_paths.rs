@@ -1,0 +1,254 @@
+//! Names that others may replace: nobody gets a right, a file or our service by them.
+
+mod common;
+
+use common::{Daemon, Run, TempDir, example, facts, worker};
+use nix::sys::signal::Signal;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// A user who is neither root nor ours.
+const STRANGER: u32 = 65534;
+
+/// How long a race is run: a by-hand run may give it more.
+fn race() -> Duration {
+    let seconds = std::env::var("SOCKETMASTER_RACE_SECONDS").unwrap_or_default();
+    Duration::from_secs(seconds.parse().unwrap_or(2))
+}
+
+/// An attacker of the stranger's, until it is dropped.
+struct Attacker(Child);
+
+impl Attacker {
+    fn start(dir: &TempDir, words: &[&str]) -> Attacker {
+        let program = dir.copy_program(&example("attacker"), "attacker");
+        let child = Command::new("setpriv")
+            .args([
+                &format!("--reuid={STRANGER}"),
+                &format!("--regid={STRANGER}")[..],
+            ])
+            .args(["--clear-groups", &program])
+            .args(words)
+            .stdout(Stdio::null())
+            .spawn();
+        Attacker(child.expect("setpriv is there"))
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A directory below it that the stranger owns.
+fn folder_of_the_stranger(dir: &TempDir) -> String {
+    let folder = dir.join("theirs");
+    fs::create_dir(&folder).expect("the directory is ours");
+    chown(&folder, Some(STRANGER), Some(STRANGER)).expect("we are root");
+    dir.word("theirs")
+}
+
+/// A file of root's that nobody else may read or write.
+fn victim(dir: &TempDir) -> std::path::PathBuf {
+    let victim = dir.write("victim", "precious");
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    victim
+}
+
+fn is_untouched(victim: &std::path::Path) {
+    let found = fs::metadata(victim).expect("it is there");
+    assert_eq!((found.uid(), found.mode() & 0o7777), (0, 0o600));
+    assert_eq!(fs::read_to_string(victim).expect("it is ours"), "precious");
+}
+
+fn ends_well(daemon: &Daemon) {
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_exit();
+}
+
+#[test]
+fn a_workers_user_cannot_make_root_chmod_or_chown_a_file_through_the_sockets_path() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let folder = folder_of_the_stranger(&dir);
+    let victim = victim(&dir);
+    let uri = format!("-listen=unix://{folder}/s?mode=0666&owner={STRANGER}");
+    let daemon = Run::bare()
+        .args(&[&uri, "-start=0", &format!("-command={}", worker()), "up"])
+        .start();
+    daemon.worker_that_said("up");
+    let words = [
+        "swap",
+        &format!("{folder}/s"),
+        &victim.display().to_string(),
+    ];
+    let attacker = Attacker::start(&dir, &words);
+    daemon.stays_up_for(race());
+    drop(attacker);
+    is_untouched(&victim);
+    // What it left at the path is not ours to remove.
+    let _ = fs::remove_file(format!("{folder}/s"));
+    daemon.wait_until("an answer", || daemon.address().connect().is_ok());
+    ends_well(&daemon);
+    is_untouched(&victim);
+}
+
+#[test]
+fn a_pid_file_is_not_written_through_a_link_nor_into_a_file_that_another_user_made() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let victim = victim(&dir);
+    symlink(&victim, dir.join("link")).expect("the directory is ours");
+    fs::hard_link(&victim, dir.join("hard")).expect("the directory is ours");
+    let theirs = dir.write("theirs", "1\n");
+    chown(&theirs, Some(STRANGER), None).expect("we are root");
+    nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("it is ours");
+    for (name, reason) in [
+        ("link", "it is a symbolic link"),
+        ("hard", "it has another name"),
+        ("theirs", "it belongs to user 65534"),
+        ("fifo", "it is not a regular file"),
+    ] {
+        let pidfile = format!("-pidfile={}", dir.word(name));
+        let einhorn = ["einhorn", "-d", &dir.word("sock"), "-f", &dir.word("lock")];
+        let runs = [
+            Run::worker(&[&pidfile], &["up"]),
+            Run::bare()
+                .args(&einhorn)
+                .args(&["-e", &dir.word(name), &worker(), "up"]),
+            Run::bare()
+                .args(&["einhorn", "-d", &dir.word("sock"), "-e", &dir.word("pid")])
+                .args(&["-f", &dir.word(name), &worker(), "up"]),
+        ];
+        for run in runs {
+            let output = run.output();
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{log}");
+            let said = log.lines().filter(|line| line.contains(reason));
+            let said: Vec<&str> = said.filter(|line| line.contains(&dir.word(name))).collect();
+            assert_eq!(said.len(), 1, "{name}: {log}");
+        }
+    }
+    assert_eq!(fs::read_to_string(&theirs).expect("it is there"), "1\n");
+    fs::remove_file(dir.join("hard")).expect("the directory is ours");
+    is_untouched(&victim);
+}
+
+#[test]
+fn a_reader_of_the_pid_file_cannot_keep_us_from_starting() {
+    let dir = TempDir::new();
+    let pidfile = format!("-pidfile={}", dir.word("pid"));
+    let first = Run::worker(&["-start=0", &pidfile], &["up"]).start();
+    first.worker_that_said("up");
+    let reader = fs::File::open(dir.join("pid")).expect("everybody may read it");
+    let flag = nix::fcntl::FlockArg::LockExclusive;
+    let held = nix::fcntl::Flock::lock(reader, flag).expect("everybody may");
+    first.signal(Signal::SIGKILL);
+    first.wait_for_exit();
+    let second = Run::worker(&["-start=0", &pidfile], &["up"]).start();
+    second.worker_that_said("up");
+    drop(held);
+    ends_well(&second);
+    assert!(!dir.join("pid").exists());
+}
+
+#[test]
+fn of_two_that_start_at_once_on_one_path_exactly_one_serves() {
+    let dir = TempDir::new();
+    for round in 0..10 {
+        let path = dir.word(&format!("s{round}"));
+        // A stale socket there makes the race harder.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("the directory is ours"));
+        let start = || {
+            Run::bare()
+                .args(&[&format!("-listen=unix://{path}"), "-start=0"])
+                .args(&[&format!("-command={}", worker()), "http"])
+                .start()
+        };
+        let both: Vec<Daemon> = (0..4).map(|_| start()).collect();
+        let decided = |daemon: &Daemon| {
+            daemon.exit_status().is_some() || daemon.count("is live") + daemon.count(": live") > 0
+        };
+        both[0].wait_until("all to be decided", || both.iter().all(decided));
+        let (losers, winners): (Vec<&Daemon>, Vec<&Daemon>) = both
+            .iter()
+            .partition(|daemon| daemon.exit_status().is_some());
+        assert_eq!(winners.len(), 1, "{}", both[0].log());
+        for loser in losers {
+            assert_eq!(loser.exit_code(), 1);
+            assert!(loser.log().contains("in use"), "{}", loser.log());
+        }
+        let winner = winners[0];
+        let answering = winner.address().answering_pid();
+        assert!(winner.workers().contains(&answering), "{}", winner.log());
+        ends_well(winner);
+    }
+    assert_eq!(dir.names(), [""; 0]);
+}
+
+#[test]
+fn a_worker_that_shuts_the_socket_down_in_a_loop_makes_few_lines_and_little_work() {
+    let attacker = example("attacker").display().to_string();
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0"])
+        .args(&[&format!("-command={attacker}"), "shutdown"])
+        .start();
+    daemon.worker_that_said("up");
+    daemon.wait_for_line("listening again");
+    let (lines, reads) = (daemon.count(""), facts::switches(daemon.real_pid()));
+    daemon.stays_up_for(Duration::from_secs(3));
+    let lines = daemon.count("") - lines;
+    assert!(lines <= 8, "{lines} lines in 3 s: {}", daemon.log());
+    let woken = facts::switches(daemon.real_pid()) - reads;
+    assert!(woken < 3000, "woken {woken} times in 3 s");
+    ends_well(&daemon);
+}
+
+#[test]
+fn a_socket_that_is_renamed_away_again_and_again_costs_one_watch() {
+    let dir = TempDir::new();
+    let path = dir.word("s");
+    let daemon = Run::bare()
+        .args(&[&format!("-listen=unix://{path}"), "-start=0"])
+        .args(&[&format!("-command={}", worker()), "http"])
+        .start();
+    daemon.worker_that_said("up");
+    let watches = || {
+        let pid = daemon.real_pid();
+        let fds = facts::open_fds(pid);
+        let inotify = fds.iter().find(|(_, what)| what.contains("inotify"));
+        let number = inotify.expect("the guard watches").0;
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+        let info = info.expect("it lives");
+        info.lines()
+            .filter(|line| line.starts_with("inotify "))
+            .count()
+    };
+    let inode = |path: &std::path::Path| fs::metadata(path).map(|found| found.ino()).ok();
+    for round in 1..=20 {
+        let kept = dir.join(&format!("kept-{round}"));
+        fs::hard_link(&path, &kept).expect("the directory is ours");
+        // Whenever it is linked back, it goes again, until another socket stands there.
+        daemon.wait_until("another socket to answer", || {
+            let there = inode(path.as_ref());
+            if there.is_none() || there == inode(&kept) {
+                let own = |name: &String| name.starts_with(".s.") || name == "s";
+                for name in dir.names().iter().filter(|name| own(name)) {
+                    let _ = fs::remove_file(dir.join(name));
+                }
+                return false;
+            }
+            daemon.address().get().is_ok()
+        });
+    }
+    assert!(watches() <= 2, "{} watches", watches());
+    ends_well(&daemon);
+}
