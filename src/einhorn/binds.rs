@@ -1,6 +1,6 @@
 //! What `-b` and the old `srv:` arguments say. Pure.
 
-use crate::flags::printable;
+use crate::text::printable;
 use crate::uri::Uri;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
