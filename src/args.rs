@@ -12,6 +12,9 @@ use std::fmt::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
+/// One flag as argh describes it.
+pub type Flag = FlagInfo<'static>;
+
 /// What a command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandLine {
@@ -143,7 +146,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, U
 #[derive(Debug, PartialEq, Eq)]
 pub struct Words {
     /// What was given, in order. A switch without a value has the value `true`.
-    pub flags: Vec<(&'static FlagInfo<'static>, OsString)>,
+    pub flags: Vec<(&'static Flag, OsString)>,
     /// What follows the flags.
     pub arguments: Vec<OsString>,
     /// `-h`, `-help` or `--help` was met. Nothing after it was looked at, and the rest is void.
@@ -151,14 +154,14 @@ pub struct Words {
 }
 
 /// The flags of a command line, without argh's own -help, which comes first: it says nothing of -h.
-pub fn table<T: ArgsInfo>() -> &'static [FlagInfo<'static>] {
+pub fn table<T: ArgsInfo>() -> &'static [Flag] {
     &T::get_args_info().flags[1..]
 }
 
 /// Takes a command line apart by the rules of Go's flag package (flag.FlagSet.Parse), for this table
 /// of flags. Errors: a word that is no flag, a flag that is unknown or lacks its value.
 pub fn split(
-    table: &'static [FlagInfo<'static>],
+    table: &'static [Flag],
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Words, UsageError> {
     let mut words = words.into_iter();
@@ -170,18 +173,19 @@ pub fn split(
             }
             break;
         };
-        let mut parts = flag.splitn(2, |byte| *byte == b'=');
-        let name = OsStr::from_bytes(parts.next().unwrap_or_default());
-        let value = parts
-            .next()
-            .map(|value| OsStr::from_bytes(value).to_owned());
+        let mut parts = flag.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next());
         if name == "h" || name == "help" {
             help = true;
             break;
         }
-        let flag = find(table, name)?;
+        let known = table.iter().find(|flag| name == flag_name(flag));
+        let flag = known.ok_or_else(|| {
+            let name = printable(name);
+            UsageError::new(format!("-{name} is not a flag of socketmaster"))
+        })?;
         let value = match (value, &flag.kind) {
-            (Some(value), _) => Some(value),
+            (Some(value), _) => Some(value.to_owned()),
             (None, FlagInfoKind::Switch) => Some("true".into()),
             (None, FlagInfoKind::Option { .. }) => words.next(),
         };
@@ -212,24 +216,8 @@ fn without_dashes(word: &OsStr) -> Result<Option<&[u8]>, UsageError> {
     }
 }
 
-fn find(
-    table: &'static [FlagInfo<'static>],
-    name: &OsStr,
-) -> Result<&'static FlagInfo<'static>, UsageError> {
-    let unknown = || {
-        UsageError::new(format!(
-            "-{} is not a flag of socketmaster",
-            printable(name)
-        ))
-    };
-    let mut table = table.iter();
-    table
-        .find(|flag| name == flag_name(flag))
-        .ok_or_else(unknown)
-}
-
 /// The flag's name without the dashes that argh puts before it.
-pub fn flag_name(flag: &FlagInfo<'static>) -> &'static str {
+pub fn flag_name(flag: &Flag) -> &'static str {
     flag.long.trim_start_matches('-')
 }
 
@@ -252,8 +240,6 @@ impl UsageError {
     }
 }
 
-impl std::error::Error for UsageError {}
-
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -264,7 +250,7 @@ impl fmt::Display for UsageError {
 
 /// Has argh read the values. It knows neither `-name=value` nor `-switch=false`, so it is given a
 /// plain `--name value` for each option and `--name` for each switch that is on in the end.
-fn values(given: &[(&'static FlagInfo<'static>, OsString)]) -> Result<Flags, UsageError> {
+fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
     let mut words = Vec::new();
     let mut switches = BTreeSet::new();
     for (flag, value) in given {
@@ -285,7 +271,7 @@ fn values(given: &[(&'static FlagInfo<'static>, OsString)]) -> Result<Flags, Usa
 }
 
 /// argh's sentence about a bad value in our form.
-fn refusal(given: &[(&FlagInfo<'static>, OsString)], sentence: &str) -> UsageError {
+fn refusal(given: &[(&Flag, OsString)], sentence: &str) -> UsageError {
     let ours = given.iter().find_map(|(flag, value)| {
         let (name, widened) = (flag.long, widen(value));
         let start = format!("Error parsing option '{name}' with value '{widened}': ");
@@ -371,14 +357,14 @@ fn config(mut flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageErr
     let ready = flags.ready.pop().unwrap_or(default.ready);
     let protocols = flags.protocol.pop().unwrap_or(default.protocols);
     let control = last_name(flags.control);
-    if ready == ReadyGate::Ack {
-        let reason = match (&control, protocols.einhorn) {
-            (None, _) => Some("needs -control, the socket on which workers report"),
-            (_, false) => Some("needs einhorn in -protocol, which tells workers where to report"),
-            (Some(_), true) => None,
-        };
-        let refused = |reason| UsageError::value("ready", OsStr::new("ack"), reason);
-        reason.map_or(Ok(()), |reason| Err(refused(reason)))?;
+    let refused = |reason| UsageError::value("ready", OsStr::new("ack"), reason);
+    if ready == ReadyGate::Ack && control.is_none() {
+        let reason = "needs -control, the socket on which workers report";
+        return Err(refused(reason));
+    }
+    if ready == ReadyGate::Ack && !protocols.einhorn {
+        let reason = "needs einhorn in -protocol, which tells workers where to report";
+        return Err(refused(reason));
     }
     let syslog_socket = last_name(flags.syslog_socket).unwrap_or_else(|| "/dev/log".into());
     Ok(Config {

@@ -224,6 +224,9 @@ impl Config {
     }
 }
 
+/// The names that `-protocol` takes.
+pub const PROTOCOLS: [&str; 5] = ["einhorn", "systemd", "server-starter", "nginx", "php-fpm"];
+
 impl Protocols {
     /// The field that `-protocol` calls by this name.
     pub fn by_name(&mut self, name: &str) -> Option<&mut bool> {
@@ -238,14 +241,11 @@ impl Protocols {
     }
 }
 
-/// The names that `-protocol` takes.
-pub const PROTOCOLS: [&str; 5] = ["einhorn", "systemd", "server-starter", "nginx", "php-fpm"];
-
 impl fmt::Display for Protocols {
     /// The names as `-protocol` takes them, separated by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut set = *self;
-        let is_set = |name: &&str| set.by_name(name).is_some_and(|asked| *asked);
+        let is_set = |name: &&str| set.by_name(name).is_some_and(|is_set| *is_set);
         let names: Vec<&str> = PROTOCOLS.into_iter().filter(is_set).collect();
         f.write_str(&names.join(","))
     }
@@ -254,6 +254,7 @@ impl fmt::Display for Protocols {
 impl fmt::Display for Config {
     /// What `-check` prints: one line for each thing that would be done.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |path| Path::new(path).display();
         for (index, uri) in self.listen.iter().enumerate() {
             writeln!(f, "listen on {uri}{}", self.descriptor(index))?;
         }
@@ -271,7 +272,6 @@ impl fmt::Display for Config {
             Output::Lossy => "log the workers' output, drop it while the log is stuck\n",
             Output::Inherit => "leave the workers' output alone\n",
         })?;
-        let shown = |path| Path::new(path).display();
         match &self.log {
             LogTarget::Stderr => writeln!(f, "log to stderr")?,
             LogTarget::Syslog(socket) => writeln!(f, "log to syslog at {}", shown(socket))?,
@@ -301,15 +301,12 @@ impl Config {
     fn describe_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let workers = self.workers;
         let extra = self.max_extra.map_or(workers, |extra| extra.min(workers));
-        let style = if extra < workers {
-            "rolling"
-        } else {
-            "all at once"
+        let style = match extra < workers {
+            true => "rolling",
+            false => "all at once",
         };
-        writeln!(
-            f,
-            "keep {workers} of them, at a reload {style} with at most {extra} more"
-        )?;
+        let count = format!("keep {workers} of them");
+        writeln!(f, "{count}, at a reload {style} with at most {extra} more")?;
         let start = self.start.as_millis();
         let limit = match start {
             0 => "without a limit".into(),

@@ -39,43 +39,37 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// One of the programs that this binary is. It is given the words after its name, and returns the
-/// exit status.
+/// It is given the words after its name, and returns the exit status.
 type Program = fn(Vec<OsString>) -> i32;
 
-fn main() -> ExitCode {
-    let mut words: Vec<OsString> = std::env::args_os().collect();
-    let program = choose(&mut words);
-    ExitCode::from(u8::try_from(program(words)).unwrap_or(1))
-}
+/// The programs that this binary is, beside the supervisor: the name that each is called by, and the
+/// first word that chooses it under any other name.
+const PROGRAMS: [(&str, &str, Program); 3] = [
+    ("socketmaster-ctl", "ctl", ctl::main),
+    ("einhorn", "einhorn", einhorn),
+    ("einhornsh", "einhornsh", einhornsh),
+];
 
-/// Chooses by the name that we are called by, or else by the first word, and leaves the words that
-/// are the program's own.
-fn choose(words: &mut Vec<OsString>) -> Program {
-    let programs: [(&str, &str, Program); 3] = [
-        ("socketmaster-ctl", "ctl", ctl::main),
-        ("einhorn", "einhorn", einhorn),
-        ("einhornsh", "einhornsh", einhornsh),
-    ];
-    let called = match words.is_empty() {
-        true => OsString::new(),
-        false => words.remove(0),
-    };
+fn main() -> ExitCode {
+    let mut words = std::env::args_os();
+    let called = words.next().unwrap_or_default();
     let called = Path::new(&called).file_name().unwrap_or_default();
-    if let Some((_, _, program)) = programs.iter().find(|(name, ..)| called == *name) {
-        return *program;
-    }
+    let mut words: Vec<OsString> = words.collect();
     let first = words.first().cloned().unwrap_or_default();
-    let named = programs.iter().find(|(_, word, _)| first == *word);
-    named.map_or(socketmaster, |(_, _, program)| {
+    let status = if let Some((.., program)) = PROGRAMS.iter().find(|(name, ..)| called == *name) {
+        program(words)
+    } else if let Some((.., program)) = PROGRAMS.iter().find(|(_, word, _)| first == *word) {
         words.remove(0);
-        *program
-    })
+        program(words)
+    } else {
+        socketmaster(words)
+    };
+    ExitCode::from(u8::try_from(status).unwrap_or(1))
 }
 
 /// The supervisor under its own name.
 fn socketmaster(words: Vec<OsString>) -> i32 {
-    let signals = startup::first_things(&config::signals());
+    let signals = startup::catch_signals(&config::signals());
     match args::parse(words) {
         Ok(CommandLine::Help(text)) => print(&text, 0),
         Ok(CommandLine::Version) => {
@@ -95,7 +89,7 @@ fn socketmaster(words: Vec<OsString>) -> i32 {
 #[cfg(feature = "einhorn")]
 fn einhorn(words: Vec<OsString>) -> i32 {
     use crate::einhorn::{Call, Surroundings, parse, signals};
-    let signals = startup::first_things(&signals());
+    let signals = startup::catch_signals(&signals());
     let face = match parse(words, &Surroundings::look()) {
         Ok(Call::Run(face)) => face,
         Ok(Call::Say { text, status }) => return print(&text, status),

@@ -2,7 +2,7 @@
 //! changing anything. Everything here may still fail; then one line says why and nothing is left
 //! behind. Workers are started by the daemon and never here.
 //!
-//! The order: the signals' handlers stand before the command line is read (`first_things`); then
+//! The order: the signals' handlers stand before the command line is read (`catch_signals`); then
 //! come the log, what can be refused without touching anything (the command, the user, the limit of
 //! descriptors), the files that make us the only one, systemd's socket, the control socket, and the
 //! listeners last.
@@ -30,7 +30,7 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Installs the handlers of these signals before anything else is done, so that none finds us
 /// without one. Those that our parent had blocked come in now.
-pub fn first_things(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signals> {
+pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signals> {
     let signals = daemon::install_signals(signals.keys().copied());
     let _ = sys::process::unblock_signals();
     signals

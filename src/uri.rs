@@ -4,11 +4,12 @@
 use crate::text::{boolean, integer, printable};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::string::FromUtf8Error;
 
 /// The longest path or abstract name that fits `sun_path` with its NUL (unix(7)).
 const UNIX_MAX: usize = 107;
@@ -148,7 +149,8 @@ impl TryFrom<&OsStr> for Uri {
 
     /// A unix path need not be UTF-8.
     fn try_from(text: &OsStr) -> Result<Uri, UriError> {
-        parse(text.as_bytes()).map_err(|reason| UriError {
+        let coded = encode(text.as_bytes(), |_| false);
+        parse(&coded).map_err(|reason| UriError {
             uri: printable(text),
             reason,
         })
@@ -172,16 +174,16 @@ impl TryFrom<String> for Uri {
 }
 
 /// Every `Err` here and below is the reason alone.
-fn parse(text: &[u8]) -> Result<Uri, String> {
+fn parse(text: &str) -> Result<Uri, String> {
     let (scheme, rest) = split_scheme(text)?;
-    let (place, query) = split_at(rest, b'?');
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let address = match scheme {
         Scheme::Fd => descriptor(place)?,
-        Scheme::Systemd => Address::Name(fd_name(&decode(place)?)?),
+        Scheme::Systemd => Address::Name(fd_name(&decode_text(place)?)?),
         _ if scheme.is_unix() => unix_address(place)?,
         _ => host_and_port(scheme, place)?,
     };
-    let options = parse_options(scheme, &address, query.unwrap_or_default())?;
+    let options = parse_options(scheme, &address, query)?;
     Ok(Uri {
         scheme,
         address,
@@ -189,60 +191,51 @@ fn parse(text: &[u8]) -> Result<Uri, String> {
     })
 }
 
-/// What stands before the first `mark`, and what stands after it.
-fn split_at(text: &[u8], mark: u8) -> (&[u8], Option<&[u8]>) {
-    let mut parts = text.splitn(2, |byte| *byte == mark);
-    (parts.next().unwrap_or_default(), parts.next())
-}
-
 /// `unix:/run/x.sock` is taken too, as Go's url.Parse does.
-fn split_scheme(text: &[u8]) -> Result<(Scheme, &[u8]), String> {
+fn split_scheme(text: &str) -> Result<(Scheme, &str), String> {
     let missing = "it needs a scheme, as in tcp://:8080 or unix:///run/x.sock";
-    let (name, rest) = split_at(text, b':');
-    let rest = rest.ok_or(missing)?;
-    let is_called = |(_, called): &&(Scheme, &str)| name.eq_ignore_ascii_case(called.as_bytes());
+    let (name, rest) = text.split_once(':').ok_or(missing)?;
+    let is_called = |(_, called): &&(Scheme, &str)| name.eq_ignore_ascii_case(called);
     let scheme = SCHEMES.iter().find(is_called).map(|known| known.0);
-    match (scheme, rest.strip_prefix(b"//")) {
+    match (scheme, rest.strip_prefix("//")) {
         (Some(scheme), Some(rest)) => Ok((scheme, rest)),
-        (Some(scheme), None) if scheme.is_unix() && rest.starts_with(b"/") => Ok((scheme, rest)),
+        (Some(scheme), None) if scheme.is_unix() && rest.starts_with('/') => Ok((scheme, rest)),
         (Some(scheme), None) => Err(format!("{}: is not followed by //", scheme.name())),
         (None, None) => Err(missing.into()),
         (None, Some(_)) => {
             let known = SCHEMES.map(|(_, name)| name).join(" ");
-            let name = String::from_utf8_lossy(name);
             Err(format!("unknown scheme {name:?}; known are {known}"))
         }
     }
 }
 
-fn host_and_port(scheme: Scheme, place: &[u8]) -> Result<Address, String> {
-    let text = ascii(place)?;
+fn host_and_port(scheme: Scheme, place: &str) -> Result<Address, String> {
     // A lone slash after the port is what Go's url.Parse ignores.
-    let text = text.strip_suffix('/').unwrap_or(text);
+    let text = ascii(place.strip_suffix('/').unwrap_or(place))?;
     let (host, port) = match text.strip_prefix('[') {
         Some(inner) => {
-            let (host, port) = inner
-                .split_once("]:")
-                .ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
+            let parts = inner.split_once("]:");
+            let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
             (ipv6(host)?, port)
         }
         None => {
-            let (host, port) = text
-                .rsplit_once(':')
-                .ok_or("it has no port, as in tcp://:8080")?;
+            let parts = text.rsplit_once(':');
+            let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
             (host_name(host)?, port)
         }
     };
-    let is_ipv4_only = matches!(scheme, Scheme::Tcp4 | Scheme::Udp4);
-    let is_ipv6_only = matches!(scheme, Scheme::Tcp6 | Scheme::Udp6);
-    if is_ipv4_only && host.contains(':') {
-        return Err(format!("{} cannot have an IPv6 address", scheme.name()));
+    match scheme {
+        Scheme::Tcp4 | Scheme::Udp4 if host.contains(':') => {
+            Err(format!("{} cannot have an IPv6 address", scheme.name()))
+        }
+        Scheme::Tcp6 | Scheme::Udp6 if host.parse::<Ipv4Addr>().is_ok() => {
+            Err(format!("{} cannot have an IPv4 address", scheme.name()))
+        }
+        _ => {
+            let port = port_or_service(port)?;
+            Ok(Address::Host { host, port })
+        }
     }
-    if is_ipv6_only && host.parse::<Ipv4Addr>().is_ok() {
-        return Err(format!("{} cannot have an IPv4 address", scheme.name()));
-    }
-    let port = port_or_service(port)?;
-    Ok(Address::Host { host, port })
 }
 
 /// What stood between the brackets; the zone may follow a `%` or, as RFC 6874 has it, a `%25`.
@@ -287,13 +280,11 @@ fn port_or_service(port: &str) -> Result<String, String> {
 
 /// All that follows the `//` is the path: `unix://x.sock` is a file in the working directory. (Go's
 /// url.Parse takes the first component for a host and drops it, which nobody wants.)
-fn unix_address(place: &[u8]) -> Result<Address, String> {
+fn unix_address(place: &str) -> Result<Address, String> {
     // The `@` is looked for before decoding, so that `%40x` is a file whose name begins with `@`.
-    let (what, text) = match place.strip_prefix(b"@") {
-        Some(name) => ("name", name),
-        None => ("path", place),
-    };
-    let bytes = decode(text)?;
+    let name = place.strip_prefix('@');
+    let what = name.map_or("path", |_| "name");
+    let bytes = decode(name.unwrap_or(place))?;
     if bytes.is_empty() {
         return Err(format!("the {what} is empty"));
     }
@@ -307,48 +298,46 @@ fn unix_address(place: &[u8]) -> Result<Address, String> {
         ));
     }
     let text = OsString::from_vec(bytes);
-    Ok(match what {
-        "name" => Address::Abstract(text),
-        _ => Address::Path(text.into()),
+    Ok(match name {
+        Some(_) => Address::Abstract(text),
+        None => Address::Path(text.into()),
     })
 }
 
-fn descriptor(place: &[u8]) -> Result<Address, String> {
-    let text = ascii(place.strip_suffix(b"/").unwrap_or(place))?;
+fn descriptor(place: &str) -> Result<Address, String> {
+    let text = ascii(place.strip_suffix('/').unwrap_or(place))?;
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("{text:?} is not a descriptor number, as in fd://3"));
     }
-    let number = text.parse();
-    number
-        .map(Address::Fd)
-        .map_err(|_| format!("descriptor {text} is out of range"))
+    let number = text.parse().map(Address::Fd);
+    number.map_err(|_| format!("descriptor {text} is out of range"))
 }
 
 /// What may stand in `LISTEN_FDNAMES` (sd_listen_fds_with_names(3)): printable ASCII, no colon.
-fn fd_name(name: &[u8]) -> Result<String, String> {
-    let text = utf8(name)?;
+fn fd_name(name: &str) -> Result<String, String> {
     let fits = |b: u8| (b' '..=b'~').contains(&b) && b != b':';
-    match text.len() <= 255 && text.bytes().all(fits) {
-        true => Ok(text.into()),
+    match name.len() <= 255 && name.bytes().all(fits) {
+        true => Ok(name.into()),
         false => Err(format!(
-            "name {text:?} is not plain ASCII without a colon, 255 at most"
+            "name {name:?} is not plain ASCII without a colon, 255 at most"
         )),
     }
 }
 
-fn parse_options(scheme: Scheme, address: &Address, query: &[u8]) -> Result<Options, String> {
+fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Options, String> {
     let mut options = Options::default();
     let mut seen = Vec::new();
-    for item in query.split(|b| *b == b'&').filter(|item| !item.is_empty()) {
-        let (key, value) = split_at(item, b'=');
-        let key = utf8(key)?;
+    for item in query.split('&').filter(|item| !item.is_empty()) {
+        let (key, value) = match item.split_once('=') {
+            Some((key, value)) => (key, Some(decode_text(value)?)),
+            None => (item, None),
+        };
         check_option(scheme, address, key)?;
         if seen.contains(&key) {
             return Err(format!("option {key} is given twice"));
         }
         seen.push(key);
-        let value = value.map(decode).transpose()?;
-        options.set(key, value.as_deref().map(utf8).transpose()?)?;
+        options.set(key, value.as_deref())?;
     }
     Ok(options)
 }
@@ -398,7 +387,7 @@ impl Options {
             "mode" => self.mode = Some(mode(value)?),
             "owner" => self.owner = Some(value.into()),
             "group" => self.group = Some(value.into()),
-            "name" => self.name = Some(fd_name(value.as_bytes())?),
+            "name" => self.name = Some(fd_name(value)?),
             // `FPM_SOCKETS` is `NAME=FD,NAME=FD`.
             _ if value.contains([',', '=']) => {
                 return Err(format!("fpm {value:?} cannot stand in FPM_SOCKETS"));
@@ -417,29 +406,35 @@ fn mode(value: &str) -> Result<u32, String> {
     bits.ok_or_else(|| format!("mode {value:?} is not an octal number from 0 to 0777"))
 }
 
-fn ascii(text: &[u8]) -> Result<&str, String> {
-    let plain = std::str::from_utf8(text).ok();
-    let plain = plain.filter(|text| text.bytes().all(|b| b.is_ascii_graphic()));
-    plain.ok_or_else(|| format!("{:?} is not plain ASCII", String::from_utf8_lossy(text)))
-}
-
-fn utf8(text: &[u8]) -> Result<&str, String> {
-    let reason = |_| format!("{:?} is not UTF-8", String::from_utf8_lossy(text));
-    std::str::from_utf8(text).map_err(reason)
+fn ascii(text: &str) -> Result<&str, String> {
+    match text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => Ok(text),
+        false => Err(format!("{text:?} is not plain ASCII")),
+    }
 }
 
 /// Percent-decoding (RFC 3986, 2.1); a `+` stays a `+`.
-fn decode(text: &[u8]) -> Result<Vec<u8>, String> {
-    let mut parts = text.split(|byte| *byte == b'%');
-    let mut bytes = parts.next().unwrap_or_default().to_vec();
+fn decode(text: &str) -> Result<Vec<u8>, String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        let code = String::from_utf8_lossy(&part[..part.len().min(2)]);
-        let is_code = code.len() == 2 && code.bytes().all(|digit| digit.is_ascii_hexdigit());
-        let byte = u8::from_str_radix(&code, 16).ok().filter(|_| is_code);
-        bytes.push(byte.ok_or_else(|| format!("{:?} is not a percent code", format!("%{code}")))?);
-        bytes.extend_from_slice(&part[2..]);
+        let code = part
+            .get(..2)
+            .filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        let code: String = part.chars().take(2).collect();
+        bytes.push(byte.ok_or_else(|| format!("\"%{code}\" is not a percent code"))?);
+        bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     Ok(bytes)
+}
+
+fn decode_text(text: &str) -> Result<String, String> {
+    let not_utf8 = |error: FromUtf8Error| {
+        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+        format!("{text:?} is not UTF-8")
+    };
+    String::from_utf8(decode(text)?).map_err(not_utf8)
 }
 
 // ---- printing ----
@@ -459,24 +454,19 @@ impl fmt::Display for Uri {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reserved = |c: char| c.is_control() || c == '%' || c == '?';
         match self {
             Address::Host { host, port } if host.contains(':') => {
                 write!(f, "[{}]:{port}", host.replacen('%', "%25", 1))
             }
             Address::Host { host, port } => write!(f, "{host}:{port}"),
             Address::Path(path) => match path.as_os_str().as_bytes() {
-                [b'@', rest @ ..] => {
-                    f.write_str("%40")?;
-                    encode(f, rest, '?')
-                }
-                bytes => encode(f, bytes, '?'),
+                [b'@', rest @ ..] => write!(f, "%40{}", encode(rest, reserved)),
+                bytes => f.write_str(&encode(bytes, reserved)),
             },
-            Address::Abstract(name) => {
-                f.write_char('@')?;
-                encode(f, name.as_bytes(), '?')
-            }
+            Address::Abstract(name) => write!(f, "@{}", encode(name.as_bytes(), reserved)),
             Address::Fd(fd) => write!(f, "{fd}"),
-            Address::Name(name) => encode(f, name.as_bytes(), '?'),
+            Address::Name(name) => f.write_str(&encode(name.as_bytes(), reserved)),
         }
     }
 }
@@ -484,48 +474,41 @@ impl fmt::Display for Address {
 impl fmt::Display for Options {
     /// With the `?`, or nothing when all are at their defaults.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let numbers = [
+        let reserved = |c: char| c.is_control() || c == '%' || c == '&';
+        let text = |key: &str, value: &Option<String>| {
+            let value = value.as_ref()?;
+            Some(format!("{key}={}", encode(value.as_bytes(), reserved)))
+        };
+        let options = [
             self.backlog.map(|backlog| format!("backlog={backlog}")),
             self.mode.map(|mode| format!("mode={mode:04o}")),
             self.reuseport.then(|| "reuseport".into()),
+            text("owner", &self.owner),
+            text("group", &self.group),
+            text("name", &self.name),
+            text("fpm", &self.fpm),
         ];
-        let mut mark = '?';
-        for option in numbers.into_iter().flatten() {
-            write!(f, "{mark}{option}")?;
-            mark = '&';
-        }
-        let texts = [
-            ("owner", &self.owner),
-            ("group", &self.group),
-            ("name", &self.name),
-            ("fpm", &self.fpm),
-        ];
-        for (key, value) in texts {
-            if let Some(value) = value {
-                write!(f, "{mark}{key}=")?;
-                mark = '&';
-                encode(f, value.as_bytes(), '&')?;
-            }
+        for (index, option) in options.into_iter().flatten().enumerate() {
+            write!(f, "{}{option}", if index == 0 { '?' } else { '&' })?;
         }
         Ok(())
     }
 }
 
-/// The opposite of `decode`: coded are `reserved`, `%`, control characters and what is not UTF-8.
-fn encode(f: &mut fmt::Formatter<'_>, text: &[u8], reserved: char) -> fmt::Result {
-    let percent = |f: &mut fmt::Formatter<'_>, bytes: &[u8]| {
-        bytes.iter().try_for_each(|byte| write!(f, "%{byte:02X}"))
-    };
+/// The opposite of `decode`: what is reserved is percent-coded, and what is not UTF-8.
+fn encode(text: &[u8], is_reserved: fn(char) -> bool) -> String {
+    let mut coded = String::new();
+    let percent = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("%{b:02X}")).collect() };
     for chunk in text.utf8_chunks() {
         for c in chunk.valid().chars() {
-            match c.is_control() || c == '%' || c == reserved {
-                true => percent(f, c.encode_utf8(&mut [0; 4]).as_bytes())?,
-                false => f.write_char(c)?,
+            match is_reserved(c) {
+                true => coded += &percent(c.encode_utf8(&mut [0; 4]).as_bytes()),
+                false => coded.push(c),
             }
         }
-        percent(f, chunk.invalid())?;
+        coded += &percent(chunk.invalid());
     }
-    Ok(())
+    coded
 }
 
 #[cfg(test)]

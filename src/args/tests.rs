@@ -4,7 +4,7 @@ use crate::uri::Address;
 use std::path::PathBuf;
 
 /// What the flag's text says at its end, between `(default ` and `)`.
-fn default_of(flag: &FlagInfo<'static>) -> Option<&'static str> {
+fn default_of(flag: &Flag) -> Option<&'static str> {
     let (_, default) = flag.description.rsplit_once(" (default ")?;
     default.strip_suffix(')')
 }
