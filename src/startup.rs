@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::notify::Systemd;
 use crate::pidfile::PidFile;
 use crate::user::{self, User};
-use crate::{program, sys};
+use crate::{program, status, sys};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use slog::Logger;
@@ -58,7 +58,7 @@ pub fn run(
         // The files go when the daemon has ended.
         Ok((setup, _files)) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((error, log)) => Err((format!("cannot start: {error}"), log)),
+            Err((error, log)) => Err((format!("cannot start: {}", word(&error)), log)),
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {
@@ -96,7 +96,7 @@ fn set_up(
     signals: io::Result<Signals>,
     logger: &Logger,
 ) -> Result<(Setup, Files), String> {
-    let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
     refuse_takeover(&config)?;
     resolve(&config)?;
     let user = look_up_user(&config)?;
@@ -106,7 +106,8 @@ fn set_up(
     let mut files = Files::take(&config, pid)?;
     let variable = |name: &str| std::env::var_os(name);
     let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
-        slog::warn!(logger, "cannot notify systemd: {error}; going on without");
+        let word = word(&error);
+        slog::warn!(logger, "cannot notify systemd: {word}; going on without");
         None
     });
     let control = open_control(&config, user.as_ref())?;
@@ -133,6 +134,12 @@ fn set_up(
         control,
     };
     Ok((setup, files))
+}
+
+/// The system's word for an error, without its number.
+fn word(error: &io::Error) -> String {
+    let errno = error.raw_os_error();
+    errno.map_or_else(|| error.to_string(), status::errno_text)
 }
 
 fn refuse_takeover(config: &Config) -> Result<(), String> {
