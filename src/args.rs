@@ -3,8 +3,8 @@
 //! read it. Nothing is opened here and nothing is asked of the system.
 
 use crate::config::{Config, LogTarget, Output, PROTOCOLS, Protocols, ReadyGate};
+use crate::listen::uri::Uri;
 use crate::text::{boolean, integer, printable, signal_number};
-use crate::uri::Uri;
 use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};

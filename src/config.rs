@@ -3,9 +3,9 @@
 //! is looked up, opened or decided here. Paths are `OsString`s, because serde writes a `PathBuf` as
 //! text and refuses one that is not UTF-8.
 
+use crate::listen::uri::{Address, Scheme, Uri};
 use crate::supervisor::{self, Pace, Style};
 use crate::text::signal_name;
-use crate::uri::{Address, Scheme, Uri};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use std::collections::BTreeMap;

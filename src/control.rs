@@ -15,10 +15,10 @@ pub use peer::Peer;
 
 use crate::config::Dialect;
 use crate::listen::file::SocketFile;
+use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
-use crate::uri::{Address, Options, Scheme, Uri};
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;

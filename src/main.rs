@@ -30,7 +30,6 @@ mod sys;
 mod syslog;
 mod table;
 mod text;
-mod uri;
 mod user;
 
 use crate::args::CommandLine;

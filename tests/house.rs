@@ -86,7 +86,7 @@ fn the_core_and_its_words_do_no_io() {
         "supervisor",
         "protocol",
         "status",
-        "uri",
+        "listen/uri",
         "args",
         "config",
         "text",

@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{Dialect, Nice, signals};
-use crate::uri::Address;
+use crate::listen::uri::Address;
 use std::path::PathBuf;
 
 /// What the flag's text says at its end, between `(default ` and `)`.

@@ -1,7 +1,7 @@
 //! What `-b` and the old `srv:` arguments say. Pure.
 
+use crate::listen::uri::Uri;
 use crate::text::printable;
-use crate::uri::Uri;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
