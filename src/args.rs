@@ -300,7 +300,7 @@ fn login(value: &str) -> Result<String, String> {
 }
 
 fn uri(value: &str) -> Result<Uri, String> {
-    Uri::try_from(&*bytes(value)?).map_err(|error| error.reason)
+    Uri::try_from(&*bytes(value)?)
 }
 
 /// At most what fits the original's nanoseconds: 292 years.

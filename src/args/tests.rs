@@ -350,6 +350,11 @@ fn a_bad_value_of_any_bytes_is_named_on_one_line() {
         error.message,
         "-start \u{fffd}\\n: not a number; see socketmaster -help"
     );
+    let error = parse(words(b"-listen=tcp://a\nb\xff:1")).unwrap_err();
+    assert!(
+        error.message.starts_with("-listen tcp://a\\nb\u{fffd}:1: "),
+        "{error}"
+    );
     let error = parse(words(b"-user=\xff")).unwrap_err();
     assert_eq!(
         error.message,

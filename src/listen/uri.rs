@@ -1,7 +1,7 @@
 //! What `-listen` says: the addresses of sockets, read, checked and printed. No name is resolved and
 //! no file is touched, so a `Uri` says what was asked for and never what the system made of it.
 
-use crate::text::{boolean, integer, printable};
+use crate::text::{boolean, integer};
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -40,7 +40,7 @@ pub enum Scheme {
     Systemd,
 }
 
-/// Every scheme, with what stands before the `://`.
+/// Every scheme in the order of the enum, with what stands before the `://`.
 const SCHEMES: [(Scheme, &str); 11] = [
     (Scheme::Tcp, "tcp"),
     (Scheme::Tcp4, "tcp4"),
@@ -90,22 +90,6 @@ pub struct Options {
     pub fpm: Option<String>,
 }
 
-/// Why a `-listen` value is refused. `Display` is `URI: reason`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UriError {
-    /// As given, made fit for one line of text.
-    pub uri: String,
-    pub reason: String,
-}
-
-impl std::error::Error for UriError {}
-
-impl fmt::Display for UriError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.uri, self.reason)
-    }
-}
-
 impl Scheme {
     /// As it stands before the `://`.
     pub fn name(self) -> &'static str {
@@ -121,14 +105,6 @@ impl Scheme {
     pub fn is_inherited(self) -> bool {
         matches!(self, Scheme::Fd | Scheme::Systemd)
     }
-
-    /// Carries datagrams: there is nothing to listen on or to accept.
-    pub fn is_datagram(self) -> bool {
-        matches!(
-            self,
-            Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram
-        )
-    }
 }
 
 impl Uri {
@@ -142,53 +118,44 @@ impl Uri {
     }
 }
 
-// ---- reading ----
+// ---- reading. Every `Err` is the reason alone. ----
 
 impl TryFrom<&OsStr> for Uri {
-    type Error = UriError;
+    type Error = String;
 
     /// A unix path need not be UTF-8.
-    fn try_from(text: &OsStr) -> Result<Uri, UriError> {
-        let coded = encode(text.as_bytes(), |_| false);
-        parse(&coded).map_err(|reason| UriError {
-            uri: printable(text),
-            reason,
-        })
-    }
-}
-
-impl FromStr for Uri {
-    type Err = UriError;
-
-    fn from_str(text: &str) -> Result<Uri, UriError> {
-        Uri::try_from(OsStr::new(text))
+    fn try_from(text: &OsStr) -> Result<Uri, String> {
+        encode(text.as_bytes(), |_| false).parse()
     }
 }
 
 impl TryFrom<String> for Uri {
-    type Error = UriError;
+    type Error = String;
 
-    fn try_from(text: String) -> Result<Uri, UriError> {
+    fn try_from(text: String) -> Result<Uri, String> {
         text.parse()
     }
 }
 
-/// Every `Err` here and below is the reason alone.
-fn parse(text: &str) -> Result<Uri, String> {
-    let (scheme, rest) = split_scheme(text)?;
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    let address = match scheme {
-        Scheme::Fd => descriptor(place)?,
-        Scheme::Systemd => Address::Name(fd_name(&decode_text(place)?)?),
-        _ if scheme.is_unix() => unix_address(place)?,
-        _ => host_and_port(scheme, place)?,
-    };
-    let options = parse_options(scheme, &address, query)?;
-    Ok(Uri {
-        scheme,
-        address,
-        options,
-    })
+impl FromStr for Uri {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Uri, String> {
+        let (scheme, rest) = split_scheme(text)?;
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let address = match scheme {
+            Scheme::Fd => descriptor(place)?,
+            Scheme::Systemd => Address::Name(fd_name(&decode_text(place)?)?),
+            _ if scheme.is_unix() => unix_address(place)?,
+            _ => host_and_port(scheme, place)?,
+        };
+        let options = parse_options(scheme, &address, query)?;
+        Ok(Uri {
+            scheme,
+            address,
+            options,
+        })
+    }
 }
 
 /// `unix:/run/x.sock` is taken too, as Go's url.Parse does.
@@ -345,15 +312,19 @@ fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Optio
 /// Whether the option is known, and means something for such a socket.
 fn check_option(scheme: Scheme, address: &Address, key: &str) -> Result<(), String> {
     let is_inet = matches!(address, Address::Host { .. });
+    let is_datagram = matches!(
+        scheme,
+        Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram
+    );
     let applies = match key {
-        "backlog" => !scheme.is_datagram() && !scheme.is_inherited(),
+        "backlog" => !is_datagram && !scheme.is_inherited(),
         "mode" | "owner" | "group" if matches!(address, Address::Abstract(_)) => {
             return Err(format!("an abstract name has no {key}"));
         }
         "mode" | "owner" | "group" => scheme.is_unix(),
         "reuseport" => is_inet,
         "name" => true,
-        "fpm" => !scheme.is_datagram() && scheme != Scheme::Unixpacket,
+        "fpm" => !is_datagram && scheme != Scheme::Unixpacket,
         _ => {
             let known = "backlog mode owner group reuseport name fpm";
             return Err(format!("unknown option {key:?}; known are {known}"));
