@@ -1,179 +1,282 @@
-//! The command line: Go's and GNU's spelling normalised, argh, and validation into a `Config`.
-//! Pure: it opens nothing and asks the system nothing.
+//! socketmaster's own command line: words by Go's rules, their values by argh, and the whole as a
+//! `Config`. `Flags` is the only list of the flags: the parser, `-help` and the tests of the README
+//! read it. Nothing is opened here and nothing is asked of the system.
 
-pub use crate::flags::UsageError;
-use crate::flags::{self, Flag};
-use crate::uri::{Address, Scheme, Uri};
-use argh::FromArgs;
-use nix::sys::signal::Signal;
+use crate::config::{Config, LogTarget, Output, PROTOCOLS, Protocols, ReadyGate};
+use crate::listen::uri::Uri;
+use crate::text::{boolean, integer, printable, signal_number};
+use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::fmt::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a new worker shows that it is ready (`-ready`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// It stays alive for `-start`.
-    Timer,
-    /// It sends `READY=1` to its `NOTIFY_SOCKET` (sd_notify(3)).
-    Notify,
-    /// It sends einhorn's `worker:ack` to the control socket.
-    Ack,
-}
+/// One flag as argh describes it.
+pub type Flag = FlagInfo<'static>;
 
-/// What becomes of the workers' stdout and stderr (`-output`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output {
-    Prefix,
-    Lossy,
-    Inherit,
-}
-
-/// How workers are told about their sockets (`-protocol`); any set of them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Protocols {
-    pub einhorn: bool,
-    pub systemd: bool,
-    pub server_starter: bool,
-    pub nginx: bool,
-    pub php_fpm: bool,
-}
-
-/// Where our log goes.
+/// What a command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LogTarget {
-    /// The journal's form is chosen by main when JOURNAL_STREAM matches.
-    Stderr,
-    /// A syslog daemon's datagram socket, `/dev/log` unless `-syslog-socket` names another.
-    Syslog(PathBuf),
-}
-
-/// A validated command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// As given: resolved in PATH again at every start.
-    pub command: OsString,
-    pub arguments: Vec<OsString>,
-    pub listen: Vec<Uri>,
-    pub start: Duration,
-    pub user: Option<String>,
-    pub log: LogTarget,
-    pub workers: u32,
-    /// `None`: as many as there are workers, also when their number changes.
-    pub max_extra: Option<u32>,
-    pub ready: Gate,
-    pub stop_signal: i32,
-    /// `None`: never killed.
-    pub stop: Option<Duration>,
-    pub respawn: bool,
-    pub protocols: Protocols,
-    pub output: Output,
-    pub control: Option<PathBuf>,
-    pub pidfile: Option<PathBuf>,
-    pub takeover: Option<i32>,
-    pub die_with_parent: bool,
-}
-
-/// What the command line asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
-    Run(Config),
-    Check(Config),
+pub enum CommandLine {
+    Run(Box<Config>),
+    Check(Box<Config>),
     /// The text for stdout.
     Help(String),
     Version,
 }
 
-/// The most workers that anybody may ask for.
-const WORKERS_MAX: i64 = 10_000;
+/// A command line that is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageError {
+    /// One line that names the flag and the value, and points to the help.
+    pub message: String,
+    /// The exit status: 2, but 1 for a missing command.
+    pub status: u8,
+}
 
-/// What fits the original's nanoseconds: 292 years.
-const MILLIS_MAX: i64 = i64::MAX / 1_000_000;
+/// Opens listening sockets and runs the command as workers that inherit them. SIGHUP starts new
+/// workers, and stops the old ones when the new ones are ready.
+//
+// A flag's comment is its text in the help, and ends with its default. An option is a `Vec`, because
+// each of its values is checked and the last one holds.
+#[derive(FromArgs, ArgsInfo)]
+struct Flags {
+    /// the program to run as the workers, looked up in $PATH at every start. (required)
+    #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
+    command: Vec<OsString>,
+    /// a socket to open: tcp, tcp4, tcp6, udp, udp4 or udp6 with ://HOST:PORT; unix, unixpacket or
+    /// unixgram with ://PATH or ://@NAME; fd://N or systemd://NAME for an inherited one. Repeat it
+    /// for more sockets: workers have them at descriptors 3, 4, 5 and so on. Options:
+    /// ?backlog=N&reuseport&name=NAME&fpm=NAME and, for a path, mode=0660&owner=LOGIN&group=NAME.
+    /// (default tcp://:8080)
+    #[argh(option, arg_name = "URI", from_str_fn(uri))]
+    listen: Vec<Uri>,
+    /// how long a new worker may take to boot. With -ready=timer it must stay alive that long,
+    /// otherwise it must report within it. 0: no waiting with timer, no limit with the others.
+    /// (default 3000)
+    #[argh(option, arg_name = "MILLIS", from_str_fn(millis))]
+    start: Vec<Duration>,
+    /// run the workers as this user, by name or number, with its groups, HOME, USER and LOGNAME.
+    /// Only root can. (default none)
+    #[argh(option, arg_name = "LOGIN[:GROUP]", from_str_fn(login))]
+    user: Vec<String>,
+    /// log to syslog instead of stderr. (default off)
+    #[argh(switch)]
+    syslog: bool,
+    /// the syslog daemon's socket; used with -syslog only. (default /dev/log)
+    #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
+    syslog_socket: Vec<OsString>,
+    /// workers per generation. (default 1)
+    #[argh(option, arg_name = "N", from_str_fn(workers))]
+    workers: Vec<u32>,
+    /// how many new workers may run beside the old during a reload. K = N: bring up all, then stop
+    /// all old ones. K < N: rolling, an old one is asked to stop whenever a new one is ready.
+    /// (default N)
+    #[argh(option, arg_name = "K", from_str_fn(extra))]
+    max_extra: Vec<u32>,
+    /// how a new worker shows that it is ready: timer, notify (READY=1 to its NOTIFY_SOCKET) or ack
+    /// (worker:ack to the control socket). (default timer)
+    #[argh(option, arg_name = "GATE", from_str_fn(gate))]
+    ready: Vec<ReadyGate>,
+    /// how a worker is asked to stop at a reload. (default TERM)
+    #[argh(option, arg_name = "SIG", from_str_fn(signal_number))]
+    stop_signal: Vec<i32>,
+    /// a worker that is still there so long after it was asked to stop gets SIGKILL, with its whole
+    /// process group. 0: never. (default 0)
+    #[argh(option, arg_name = "MILLIS", from_str_fn(millis))]
+    stop: Vec<Duration>,
+    /// replace a worker that dies: at once, then after 0.1 s, doubling to 30 s while they keep
+    /// dying. (default off)
+    #[argh(switch)]
+    respawn: bool,
+    /// how workers are told about the sockets: einhorn, systemd, server-starter, nginx, php-fpm.
+    /// (default einhorn)
+    #[argh(option, arg_name = "NAME,...", from_str_fn(protocols))]
+    protocol: Vec<Protocols>,
+    /// what becomes of the workers' stdout and stderr. prefix: logged line by line with the worker's
+    /// pid, and a stuck log holds the workers back. lossy: the same, but while the log is stuck lines
+    /// are dropped and counted. inherit: the workers have ours. (default prefix)
+    #[argh(option, arg_name = "prefix|lossy|inherit", from_str_fn(output))]
+    output: Vec<Output>,
+    /// open the control socket there. (default none)
+    #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
+    control: Vec<OsString>,
+    /// write our pid there and hold a lock on it, so that a second instance fails. (default none)
+    #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
+    pidfile: Vec<OsString>,
+    /// copy the listening sockets out of a running process instead of binding them, and stop it when
+    /// our workers are ready. (default none)
+    #[argh(option, arg_name = "PID", from_str_fn(pid))]
+    takeover: Vec<i32>,
+    /// workers get the stop signal when socketmaster itself dies. (default off)
+    #[argh(switch)]
+    die_with_parent: bool,
+    /// check the command line, the command and the user, print what would be done, and exit; open
+    /// and start nothing. (default off)
+    #[argh(switch)]
+    check: bool,
+    /// print the version and exit.
+    #[argh(switch)]
+    version: bool,
+}
 
 /// Reads a command line, without the program's name.
 ///
 /// Errors: status 2 for a flag or a value that will not do, 1 for a missing or empty `-command`.
-pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Call, UsageError> {
-    let words = flags::split(words)?;
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, UsageError> {
+    let words = split(table::<Flags>(), words)?;
     if words.help {
-        return Ok(Call::Help(flags::help()));
+        return Ok(CommandLine::Help(help()));
     }
-    let mut values = values(&words.flags)?;
-    if values.version.pop().unwrap_or(false) {
-        return Ok(Call::Version);
+    let flags = values(&words.flags)?;
+    if flags.version {
+        return Ok(CommandLine::Version);
     }
-    let check = values.check.pop().unwrap_or(false);
-    let config = config(values, words.arguments)?;
-    Ok(if check {
-        Call::Check(config)
-    } else {
-        Call::Run(config)
+    let check = flags.check;
+    let config = Box::new(config(flags, words.arguments)?);
+    Ok(match check {
+        true => CommandLine::Check(config),
+        false => CommandLine::Run(config),
     })
 }
 
-/// The values as argh collects them. Each flag may repeat and each value is checked; the last wins.
-#[derive(FromArgs)]
-struct Values {
-    #[argh(option, from_str_fn(text))]
-    command: Vec<OsString>,
-    #[argh(option, from_str_fn(uri))]
-    listen: Vec<Uri>,
-    #[argh(option, from_str_fn(millis))]
-    start: Vec<Duration>,
-    #[argh(option, from_str_fn(login))]
-    user: Vec<String>,
-    #[argh(option, from_str_fn(flags::boolean))]
-    syslog: Vec<bool>,
-    #[argh(option, from_str_fn(path))]
-    syslog_socket: Vec<PathBuf>,
-    #[argh(option, from_str_fn(workers))]
-    workers: Vec<u32>,
-    #[argh(option, from_str_fn(extra))]
-    max_extra: Vec<u32>,
-    #[argh(option, from_str_fn(gate))]
-    ready: Vec<Gate>,
-    #[argh(option, from_str_fn(signal))]
-    stop_signal: Vec<i32>,
-    #[argh(option, from_str_fn(millis))]
-    stop: Vec<Duration>,
-    #[argh(option, from_str_fn(flags::boolean))]
-    respawn: Vec<bool>,
-    #[argh(option, from_str_fn(protocols))]
-    protocol: Vec<Protocols>,
-    #[argh(option, from_str_fn(output))]
-    output: Vec<Output>,
-    #[argh(option, from_str_fn(path))]
-    control: Vec<PathBuf>,
-    #[argh(option, from_str_fn(path))]
-    pidfile: Vec<PathBuf>,
-    #[argh(option, from_str_fn(pid))]
-    takeover: Vec<i32>,
-    #[argh(option, from_str_fn(flags::boolean))]
-    die_with_parent: Vec<bool>,
-    #[argh(option, from_str_fn(flags::boolean))]
-    check: Vec<bool>,
-    #[argh(option, from_str_fn(flags::boolean))]
-    version: Vec<bool>,
+// ---- words ----
+
+/// A command line taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Words {
+    /// What was given, in order. A switch without a value has the value `true`.
+    pub flags: Vec<(&'static Flag, OsString)>,
+    /// What follows the flags.
+    pub arguments: Vec<OsString>,
+    /// `-h`, `-help` or `--help` was met. Nothing after it was looked at, and the rest is void.
+    pub help: bool,
 }
 
-fn values(given: &[(&Flag, OsString)]) -> Result<Values, UsageError> {
-    let mut words = Vec::with_capacity(2 * given.len());
-    for (flag, value) in given {
-        words.push(format!("--{}", flag.name));
-        words.push(widen(value));
+/// The flags of a command line, without argh's own -help, which comes first: it says nothing of -h.
+pub fn table<T: ArgsInfo>() -> &'static [Flag] {
+    &T::get_args_info().flags[1..]
+}
+
+/// Takes a command line apart by the rules of Go's flag package (flag.FlagSet.Parse), for this table
+/// of flags. Errors: a word that is no flag, a flag that is unknown or lacks its value.
+pub fn split(
+    table: &'static [Flag],
+    words: impl IntoIterator<Item = OsString>,
+) -> Result<Words, UsageError> {
+    let mut words = words.into_iter();
+    let (mut flags, mut arguments, mut help) = (Vec::new(), Vec::new(), false);
+    while let Some(word) = words.next() {
+        let Some(flag) = without_dashes(&word)? else {
+            if word != "--" {
+                arguments.push(word);
+            }
+            break;
+        };
+        let mut parts = flag.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next());
+        if name == "h" || name == "help" {
+            help = true;
+            break;
+        }
+        let known = table.iter().find(|flag| name == flag_name(flag));
+        let flag = known.ok_or_else(|| {
+            let name = printable(name);
+            UsageError::new(format!("-{name} is not a flag of socketmaster"))
+        })?;
+        let value = match (value, &flag.kind) {
+            (Some(value), _) => Some(value.to_owned()),
+            (None, FlagInfoKind::Switch) => Some("true".into()),
+            (None, FlagInfoKind::Option { .. }) => words.next(),
+        };
+        let missing = || UsageError::new(format_args!("-{} needs a value", flag_name(flag)));
+        flags.push((flag, value.ok_or_else(missing)?));
     }
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    Values::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
+    arguments.extend(words);
+    Ok(Words {
+        flags,
+        arguments,
+        help,
+    })
+}
+
+/// What follows the dashes, or `None` when the flags end here.
+fn without_dashes(word: &OsStr) -> Result<Option<&[u8]>, UsageError> {
+    let Some(flag) = word.as_bytes().strip_prefix(b"-") else {
+        return Ok(None);
+    };
+    let flag = flag.strip_prefix(b"-").unwrap_or(flag);
+    match flag.first() {
+        None => Ok(None),
+        Some(b'-' | b'=') => {
+            let problem = format!("{} is not a flag", printable(word));
+            Err(UsageError::new(problem))
+        }
+        Some(_) => Ok(Some(flag)),
+    }
+}
+
+/// The flag's name without the dashes that argh puts before it.
+pub fn flag_name(flag: &Flag) -> &'static str {
+    flag.long.trim_start_matches('-')
+}
+
+impl UsageError {
+    /// Something about the words themselves: exit status 2.
+    pub fn new(problem: impl fmt::Display) -> UsageError {
+        UsageError {
+            message: format!("{problem}; see socketmaster -help"),
+            status: 2,
+        }
+    }
+
+    /// A flag's value that will not do.
+    pub fn value(flag: &str, value: &OsStr, reason: &str) -> UsageError {
+        let shown = match value.is_empty() {
+            true => "\"\"".into(),
+            false => printable(value),
+        };
+        UsageError::new(format_args!("-{flag} {shown}: {reason}"))
+    }
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+// ---- values ----
+
+/// Has argh read the values. It knows neither `-name=value` nor `-switch=false`, so it is given a
+/// plain `--name value` for each option and `--name` for each switch that is on in the end.
+fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
+    let mut words = Vec::new();
+    let mut switches = BTreeSet::new();
+    for (flag, value) in given {
+        if flag.kind != FlagInfoKind::Switch {
+            words.extend([flag.long.to_owned(), widen(value)]);
+            continue;
+        }
+        let is_on = boolean(&value.to_string_lossy())
+            .map_err(|reason| UsageError::value(flag_name(flag), value, &reason))?;
+        match is_on {
+            true => switches.insert(flag.long),
+            false => switches.remove(flag.long),
+        };
+    }
+    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+    words.extend(switches);
+    Flags::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
 }
 
 /// argh's sentence about a bad value in our form.
 fn refusal(given: &[(&Flag, OsString)], sentence: &str) -> UsageError {
     let ours = given.iter().find_map(|(flag, value)| {
-        let (name, widened) = (flag.name, widen(value));
-        let start = format!("Error parsing option '--{name}' with value '{widened}': ");
+        let (name, widened) = (flag.long, widen(value));
+        let start = format!("Error parsing option '{name}' with value '{widened}': ");
         let reason = sentence.strip_prefix(&start)?;
-        Some(UsageError::value(name, value, reason.trim_end()))
+        Some(UsageError::value(flag_name(flag), value, reason.trim_end()))
     });
     ours.unwrap_or_else(|| UsageError::new(sentence.trim_end()))
 }
@@ -181,143 +284,49 @@ fn refusal(given: &[(&Flag, OsString)], sentence: &str) -> UsageError {
 /// argh takes only `str`, and a path may be any bytes: each byte travels as the character of the
 /// same number (Latin-1). ASCII stays as it is.
 fn widen(value: &OsStr) -> String {
-    value
-        .as_bytes()
-        .iter()
-        .map(|&byte| char::from(byte))
-        .collect()
-}
-
-/// The opposite of `widen`.
-fn narrow(value: &str) -> OsString {
-    OsString::from_vec(value.chars().map(|c| c as u8).collect())
-}
-
-fn config(mut values: Values, arguments: Vec<OsString>) -> Result<Config, UsageError> {
-    let command = values.command.pop().filter(|command| !command.is_empty());
-    let Some(command) = command else {
-        let message = match arguments.first() {
-            None => "no command given: -command is required; see socketmaster -help".into(),
-            Some(word) => format!(
-                "no command given: -command is required, before {}, where the flags end; \
-                 see socketmaster -help",
-                flags::printable(word)
-            ),
-        };
-        return Err(UsageError { message, status: 1 });
-    };
-    let workers = values.workers.pop().unwrap_or(1);
-    let ready = values.ready.pop().unwrap_or(Gate::Timer);
-    let control = named(values.control);
-    if ready == Gate::Ack && control.is_none() {
-        let reason = "needs -control, the socket on which workers report";
-        return Err(UsageError::value("ready", OsStr::new("ack"), reason));
-    }
-    let protocols = values.protocol.pop().unwrap_or(EINHORN);
-    if ready == Gate::Ack && !protocols.einhorn {
-        let reason = "needs einhorn in -protocol, which tells workers where to report";
-        return Err(UsageError::value("ready", OsStr::new("ack"), reason));
-    }
-    let stop = values.stop.pop().filter(|stop| !stop.is_zero());
-    Ok(Config {
-        command,
-        arguments,
-        start: values.start.pop().unwrap_or(Duration::from_secs(3)),
-        user: values.user.pop().filter(|login| !login.is_empty()),
-        log: log_target(values.syslog.pop(), named(values.syslog_socket)),
-        workers,
-        max_extra: values.max_extra.pop(),
-        ready,
-        stop_signal: values.stop_signal.pop().unwrap_or(Signal::SIGTERM as i32),
-        stop,
-        respawn: values.respawn.pop().unwrap_or(false),
-        protocols,
-        output: values.output.pop().unwrap_or(Output::Prefix),
-        control,
-        pidfile: named(values.pidfile),
-        takeover: values.takeover.pop(),
-        die_with_parent: values.die_with_parent.pop().unwrap_or(false),
-        listen: if values.listen.is_empty() {
-            vec![everywhere()]
-        } else {
-            values.listen
-        },
-    })
-}
-
-/// An empty path is none, as an unset variable in a unit file makes it.
-fn named(mut given: Vec<PathBuf>) -> Option<PathBuf> {
-    given.pop().filter(|path| !path.as_os_str().is_empty())
-}
-
-fn log_target(syslog: Option<bool>, socket: Option<PathBuf>) -> LogTarget {
-    match syslog {
-        Some(true) => LogTarget::Syslog(socket.unwrap_or_else(|| "/dev/log".into())),
-        _ => LogTarget::Stderr,
-    }
-}
-
-const EINHORN: Protocols = Protocols {
-    einhorn: true,
-    systemd: false,
-    server_starter: false,
-    nginx: false,
-    php_fpm: false,
-};
-
-/// `tcp://:8080`
-fn everywhere() -> Uri {
-    let address = Address::Host {
-        host: String::new(),
-        port: "8080".into(),
-    };
-    Uri {
-        scheme: Scheme::Tcp,
-        address,
-        options: Default::default(),
-    }
+    value.as_bytes().iter().copied().map(char::from).collect()
 }
 
 // What each kind of value may be. Every `Err` is the reason alone: flag and value are put before it.
 
-fn text(value: &str) -> Result<OsString, String> {
-    Ok(narrow(value))
-}
-
-fn path(value: &str) -> Result<PathBuf, String> {
-    Ok(narrow(value).into())
+/// The opposite of `widen`.
+fn bytes(value: &str) -> Result<OsString, String> {
+    let bytes = value.chars().map(|c| c as u8).collect();
+    Ok(OsString::from_vec(bytes))
 }
 
 fn login(value: &str) -> Result<String, String> {
-    narrow(value).into_string().map_err(|_| "not UTF-8".into())
+    bytes(value)?.into_string().map_err(|_| "not UTF-8".into())
 }
 
 fn uri(value: &str) -> Result<Uri, String> {
-    Uri::try_from(narrow(value).as_os_str()).map_err(|error| error.reason)
+    Uri::try_from(&*bytes(value)?)
 }
 
+/// At most what fits the original's nanoseconds: 292 years.
 fn millis(value: &str) -> Result<Duration, String> {
-    flags::integer(value, 0..=MILLIS_MAX).map(|n| Duration::from_millis(n.unsigned_abs()))
+    let millis = integer(value, 0..=i64::MAX / 1_000_000)?;
+    Ok(Duration::from_millis(millis.unsigned_abs()))
 }
 
 fn workers(value: &str) -> Result<u32, String> {
-    flags::integer(value, 1..=WORKERS_MAX).map(|n| n as u32)
+    integer(value, 1..=10_000).map(|number| number as u32)
 }
 
 /// More than there are workers is as many as there are.
 fn extra(value: &str) -> Result<u32, String> {
-    flags::integer(value, 1..=u32::MAX.into()).map(|n| n as u32)
+    integer(value, 1..=u32::MAX.into()).map(|number| number as u32)
 }
 
 fn pid(value: &str) -> Result<i32, String> {
-    flags::integer(value, 1..=i32::MAX.into()).map(|n| n as i32)
+    integer(value, 1..=i32::MAX.into()).map(|number| number as i32)
 }
 
-fn gate(value: &str) -> Result<Gate, String> {
+fn gate(value: &str) -> Result<ReadyGate, String> {
     match value {
-        "timer" => Ok(Gate::Timer),
-        "notify" => Ok(Gate::Notify),
-        "ack" => Ok(Gate::Ack),
+        "timer" => Ok(ReadyGate::Timer),
+        "notify" => Ok(ReadyGate::Notify),
+        "ack" => Ok(ReadyGate::Ack),
         _ => Err("not one of timer, notify, ack".into()),
     }
 }
@@ -334,48 +343,119 @@ fn output(value: &str) -> Result<Output, String> {
 fn protocols(value: &str) -> Result<Protocols, String> {
     let mut set = Protocols::default();
     for name in value.split(',') {
-        *match name.trim() {
-            "einhorn" => &mut set.einhorn,
-            "systemd" => &mut set.systemd,
-            "server-starter" => &mut set.server_starter,
-            "nginx" => &mut set.nginx,
-            "php-fpm" => &mut set.php_fpm,
-            _ => return Err("not among einhorn, systemd, server-starter, nginx, php-fpm".into()),
-        } = true;
+        let protocol = set.by_name(name.trim());
+        *protocol.ok_or_else(|| format!("not among {}", PROTOCOLS.join(", ")))? = true;
     }
     Ok(set)
 }
 
-/// A signal by number or by name, with or without SIG, in any case; also RTMIN+N and RTMAX-N.
-fn signal(value: &str) -> Result<i32, String> {
-    let name = value.to_ascii_uppercase();
-    if name.starts_with(|c: char| c.is_ascii_digit() || c == '-' || c == '+') {
-        return flags::integer(value, 1..=libc::SIGRTMAX().into()).map(|n| n as i32);
+// ---- the whole ----
+
+fn config(mut flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageError> {
+    let default = Config::default();
+    let command = last_name(flags.command).ok_or_else(|| no_command(&arguments))?;
+    let ready = flags.ready.pop().unwrap_or(default.ready);
+    let protocols = flags.protocol.pop().unwrap_or(default.protocols);
+    let control = last_name(flags.control);
+    let refused = |reason| UsageError::value("ready", OsStr::new("ack"), reason);
+    if ready == ReadyGate::Ack && control.is_none() {
+        let reason = "needs -control, the socket on which workers report";
+        return Err(refused(reason));
     }
-    let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let named = Signal::iterator().find(|signal| signal.as_str().strip_prefix("SIG") == Some(name));
-    let number = named
-        .map(|signal| signal as i32)
-        .or_else(|| real_time(name));
-    number.ok_or_else(|| "not a signal".into())
-}
-
-/// `RTMIN`, `RTMIN+N`, `RTMAX`, `RTMAX-N` as in signal(7).
-fn real_time(name: &str) -> Option<i32> {
-    let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());
-    let number = match name {
-        "RTMIN" => first,
-        "RTMAX" => last,
-        _ => match (name.strip_prefix("RTMIN+"), name.strip_prefix("RTMAX-")) {
-            (Some(above), _) => first + i32::from(above.parse::<u8>().ok()?),
-            (_, Some(below)) => last - i32::from(below.parse::<u8>().ok()?),
-            _ => return None,
+    if ready == ReadyGate::Ack && !protocols.einhorn {
+        let reason = "needs einhorn in -protocol, which tells workers where to report";
+        return Err(refused(reason));
+    }
+    let syslog_socket = last_name(flags.syslog_socket).unwrap_or_else(|| "/dev/log".into());
+    Ok(Config {
+        command,
+        arguments,
+        user: flags.user.pop().filter(|login| !login.is_empty()),
+        listen: match flags.listen.is_empty() {
+            true => default.listen,
+            false => flags.listen,
         },
-    };
-    (first..=last).contains(&number).then_some(number)
+        protocols,
+        die_with_parent: flags.die_with_parent,
+        workers: flags.workers.pop().unwrap_or(default.workers),
+        max_extra: flags.max_extra.pop(),
+        ready,
+        start: flags.start.pop().unwrap_or(default.start),
+        stop_signal: flags.stop_signal.pop().unwrap_or(default.stop_signal),
+        stop: flags.stop.pop().filter(|stop| !stop.is_zero()),
+        respawn: flags.respawn,
+        output: flags.output.pop().unwrap_or(default.output),
+        log: match flags.syslog {
+            true => LogTarget::Syslog(syslog_socket),
+            false => LogTarget::Stderr,
+        },
+        control,
+        pidfile: last_name(flags.pidfile),
+        takeover: flags.takeover.pop(),
+        ..default
+    })
 }
 
-mod plan;
-pub use plan::signal_name;
+/// An empty name is none, as an unset variable in a unit file makes it.
+fn last_name(mut given: Vec<OsString>) -> Option<OsString> {
+    given.pop().filter(|name| !name.is_empty())
+}
+
+fn no_command(arguments: &[OsString]) -> UsageError {
+    let hint = match arguments.first() {
+        None => String::new(),
+        Some(word) => format!(", before {}, where the flags end", printable(word)),
+    };
+    UsageError {
+        status: 1,
+        ..UsageError::new(format_args!("no command given: -command is required{hint}"))
+    }
+}
+
+// ---- the help ----
+
+/// The text that `-help` prints, at most 80 columns wide.
+pub fn help() -> String {
+    let info = Flags::get_args_info();
+    let mut text = "Usage: socketmaster -command=PATH [flags] [--] [argument ...]\n\n".to_owned();
+    wrap(&mut text, 0, info.description);
+    text += "\nFlags; -name=value, -name value, --name=value and --name value are the same:\n";
+    for flag in table::<Flags>() {
+        let _ = match flag.kind {
+            FlagInfoKind::Switch => writeln!(text, "  -{}", flag_name(flag)),
+            FlagInfoKind::Option { arg_name } => {
+                writeln!(text, "  -{}={arg_name}", flag_name(flag))
+            }
+        };
+        wrap(&mut text, 8, flag.description);
+    }
+    text += "  -help\n        Print this and exit; -h for short.\n";
+    text += "\nOther uses:\n  socketmaster ctl        talk to a running socketmaster\n";
+    if cfg!(feature = "einhorn") {
+        text += "  socketmaster einhorn    einhorn's command line, also when called einhorn\n";
+        text += "  socketmaster einhornsh  einhorn's shell, also when called einhornsh\n";
+    }
+    text
+}
+
+/// Appends a sentence in lines of at most 80 columns that begin with `indent` spaces. It gets the
+/// capital letter that argh does not allow.
+fn wrap(text: &mut String, indent: usize, sentence: &str) {
+    let (first, rest) = sentence.split_at(sentence.len().min(1));
+    let mut line = " ".repeat(indent) + &first.to_uppercase();
+    for (index, word) in rest.split(' ').enumerate() {
+        if index > 0 && line.len() + 1 + word.len() > 80 {
+            *text += &line;
+            text.push('\n');
+            line = " ".repeat(indent) + word;
+        } else {
+            line += if index > 0 { " " } else { "" };
+            line += word;
+        }
+    }
+    *text += &line;
+    text.push('\n');
+}
+
 #[cfg(test)]
 mod tests;

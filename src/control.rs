@@ -13,11 +13,12 @@ pub use command::Command;
 pub use connection::{Answer, Next};
 pub use peer::Peer;
 
+use crate::config::Dialect;
 use crate::listen::file::{self, SocketFile};
+use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
-use crate::uri::{Address, Options, Scheme, Uri};
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
@@ -94,15 +95,6 @@ impl Access {
     }
 }
 
-/// Whose words the answers are in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Face {
-    Socketmaster,
-    /// With the name that its `-c` gave it.
-    #[cfg(feature = "einhorn")]
-    Einhorn(Option<String>),
-}
-
 /// One request, and who made it.
 #[derive(Debug, PartialEq)]
 pub struct Incoming {
@@ -129,7 +121,7 @@ pub struct Control {
     listener: UnixListener,
     file: SocketFile,
     access: Access,
-    face: Face,
+    dialect: Dialect,
     /// By their numbers, which is oldest first.
     clients: Vec<Connection>,
     /// Never used twice; 0 is the listener.
@@ -144,7 +136,7 @@ impl Control {
     /// Opens the socket. A stale one at the path is replaced.
     ///
     /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
-    pub fn open(path: &Path, access: Access, face: Face) -> Result<Control, listen::Error> {
+    pub fn open(path: &Path, access: Access, dialect: Dialect) -> Result<Control, listen::Error> {
         let options = Options {
             mode: access.mode,
             group: access.group.map(|group| group.to_string()),
@@ -163,7 +155,7 @@ impl Control {
             listener: bound.fd.into(),
             file: bound.file,
             access,
-            face,
+            dialect,
             clients: Vec::new(),
             last: 0,
             closed: Vec::new(),
@@ -179,8 +171,8 @@ impl Control {
         self.file.path()
     }
 
-    pub fn face(&self) -> &Face {
-        &self.face
+    pub fn dialect(&self) -> &Dialect {
+        &self.dialect
     }
 
     /// Readable when somebody wants to connect.

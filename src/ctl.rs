@@ -1,9 +1,11 @@
 //! `socketmaster ctl`: our own client of the control socket. It sends one command, shows what is
 //! answered, and turns the outcome into an exit status. It waits no longer than it was told to.
 
-use crate::flags::{self, Flag, UsageError};
+use crate::args::{self, UsageError};
 use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
 use crate::sys::io::{stderr, stdout, write_all};
+use crate::text::{boolean, integer, printable};
+use argh::ArgsInfo;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
@@ -23,39 +25,23 @@ const FAILED: i32 = 1;
 const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
-/// Every flag of this face.
-pub const FLAGS: &[Flag] = &[
-    Flag {
-        name: "control",
-        value: Some("PATH"),
-        default: "$SOCKETMASTER_CONTROL",
-        help: "The control socket of the socketmaster that is meant.",
-    },
-    Flag {
-        name: "wait",
-        value: None,
-        default: "off",
-        help: "reload: until the new workers are ready or have failed; stop: until all is over.",
-    },
-    Flag {
-        name: "timeout",
-        value: Some("TIME"),
-        default: "none",
-        help: "Wait so long at most: milliseconds, or as in 30s or 1m30s.",
-    },
-    Flag {
-        name: "json",
-        value: None,
-        default: "off",
-        help: "status: one JSON object instead of a table.",
-    },
-    Flag {
-        name: "help",
-        value: None,
-        default: "",
-        help: "Print this and exit; -h for short.",
-    },
-];
+/// Every flag of `ctl`. The command line is read by hand: flags and operands may be mixed.
+#[derive(ArgsInfo)]
+#[allow(dead_code, reason = "only the table is needed")]
+struct Flags {
+    /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
+    #[argh(option, arg_name = "PATH")]
+    control: Option<String>,
+    /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
+    #[argh(switch)]
+    wait: bool,
+    /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
+    #[argh(option, arg_name = "TIME")]
+    timeout: Option<String>,
+    /// status: one JSON object instead of a table. (default off)
+    #[argh(switch)]
+    json: bool,
+}
 
 const HELP: &str = "\
 Usage: socketmaster ctl [-control=PATH] COMMAND
@@ -91,7 +77,7 @@ pub struct Order {
     pub timeout: Option<Duration>,
 }
 
-/// Runs the face with the words after `ctl`; returns the exit status.
+/// Runs the program with the words after `ctl`; returns the exit status.
 pub fn main(words: Vec<OsString>) -> i32 {
     match parse(words, std::env::var_os(VARIABLE)) {
         Ok(Call::Help) => {
@@ -145,7 +131,7 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageE
     let mut rest = words;
     let (mut given, mut operands) = (Vec::new(), Vec::new());
     loop {
-        let split = flags::split_by(FLAGS, rest)?;
+        let split = args::split(args::table::<Flags>(), rest)?;
         if split.help {
             return Ok(Call::Help);
         }
@@ -157,7 +143,10 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageE
         operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
     let value = |name: &str| {
-        let flag = given.iter().rev().find(|(flag, _)| flag.name == name);
+        let flag = given
+            .iter()
+            .rev()
+            .find(|(flag, _)| args::flag_name(flag) == name);
         flag.map(|(_, value)| value)
     };
     let (word, command, flag) = find(&operands)?;
@@ -211,7 +200,7 @@ fn find(operands: &[String]) -> Result<Command, UsageError> {
     };
     let known = COMMANDS.iter().find(|command| command.0 == word);
     known.copied().ok_or_else(|| {
-        let word = flags::printable(OsStr::new(word));
+        let word = printable(OsStr::new(word));
         usage(&format!("{word} is no command"))
     })
 }
@@ -225,7 +214,7 @@ fn arguments(
 ) -> Result<Vec<String>, UsageError> {
     let problem = match (command, operands) {
         ("workers", []) => "workers needs a number".to_owned(),
-        ("workers", [number]) => match flags::integer(number, 1..=10_000) {
+        ("workers", [number]) => match integer(number, 1..=10_000) {
             Ok(number) => return Ok(vec![number.to_string()]),
             Err(reason) => format!("workers {number}: {reason}"),
         },
@@ -240,13 +229,13 @@ fn arguments(
 
 fn is_on(name: &str, value: Option<&OsString>) -> Result<bool, UsageError> {
     let Some(value) = value else { return Ok(false) };
-    let read = flags::boolean(&value.to_string_lossy());
+    let read = boolean(&value.to_string_lossy());
     read.map_err(|reason| UsageError::value(name, value, &reason))
 }
 
 fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
     let text = value.to_string_lossy();
-    let parsed = match flags::integer(&text, 0..=i64::MAX / 1_000_000) {
+    let parsed = match integer(&text, 0..=i64::MAX / 1_000_000) {
         Ok(millis) => Some(Duration::from_millis(millis.unsigned_abs())),
         Err(_) => duration(&text),
     };

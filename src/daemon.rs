@@ -13,11 +13,10 @@ mod sockets;
 mod systemd;
 mod watch;
 
-use crate::args::{Config, Gate};
+use crate::config::{Config, SignalAction};
 use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
-use crate::manners::{Manners, Wish};
 use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
@@ -30,7 +29,7 @@ use hangup::{Meaning, Terminal};
 use mio::Interest;
 use mio::unix::SourceFd;
 use nix::sys::resource::rlim_t;
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGCHLD, SIGHUP};
 pub use signal_hook_mio::v1_0::Signals;
 use std::ffi::OsString;
 use std::io;
@@ -48,20 +47,16 @@ const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
-/// The signals that we handle, and `more`. They are set up before anything else is done.
-pub fn install_signals(more: &[i32]) -> io::Result<Signals> {
-    const ALWAYS: [i32; 7] = [SIGTERM, SIGINT, SIGQUIT, SIGHUP, SIGUSR1, SIGUSR2, SIGCHLD];
+/// Handles these signals and SIGCHLD. They are set up before anything else is done.
+pub fn install_signals(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
     signals::ignore_signals_of_writing()?;
     signals::watch_hangups()?;
-    Signals::new(ALWAYS.iter().chain(more))
+    Signals::new(signals.chain([SIGCHLD]))
 }
 
 /// Everything that was set up before the loop starts.
 pub struct Setup {
     pub config: Config,
-    /// Its capacity is filled in here.
-    pub policy: supervisor::Policy,
-    pub manners: Manners,
     pub signals: Signals,
     pub opened: Opened,
     pub user: Option<User>,
@@ -96,7 +91,7 @@ impl Registered {
         let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
         let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
         let control = control::State::new(&mut watch, setup.control.take())?;
-        let stdin = crate::spawn::worker_stdin(setup.manners.shares_terminal)?;
+        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)?;
         Ok(Registered {
             watch,
             terminal,
@@ -110,7 +105,6 @@ impl Registered {
 
 pub struct Daemon {
     config: Config,
-    manners: Manners,
     core: Supervisor,
     watch: Watch,
     signals: Signals,
@@ -144,29 +138,10 @@ pub struct Daemon {
 }
 
 /// The number of workers that a limit of descriptors suffices for.
-pub fn capacity(hard_limit: rlim_t, listeners: usize, manners: &Manners) -> u32 {
+pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
     let left = hard_limit.saturating_sub(OUR_OWN + listeners as rlim_t);
-    let each = PER_WORKER + rlim_t::from(manners.control_fd);
+    let each = PER_WORKER + rlim_t::from(config.control_fd);
     u32::try_from(left / each).unwrap_or(u32::MAX)
-}
-
-/// What the core goes by.
-pub fn policy(config: &Config) -> supervisor::Policy {
-    supervisor::Policy {
-        workers: config.workers,
-        max_extra: config.max_extra,
-        style: None,
-        gate: match config.ready {
-            Gate::Timer => supervisor::Gate::Timer,
-            Gate::Notify | Gate::Ack => supervisor::Gate::Report,
-        },
-        start: config.start,
-        stop: config.stop,
-        stop_signal: config.stop_signal,
-        respawn: config.respawn,
-        pace: None,
-        capacity: u32::MAX,
-    }
 }
 
 impl Daemon {
@@ -186,10 +161,8 @@ impl Daemon {
         let Opened {
             listeners, forget, ..
         } = setup.opened;
-        let policy = supervisor::Policy {
-            capacity: capacity(setup.nofile.1, listeners.len(), &setup.manners),
-            ..setup.policy
-        };
+        let capacity = capacity(setup.nofile.1, listeners.len(), &setup.config);
+        let policy = setup.config.policy(capacity);
         let mut daemon = Daemon {
             core: Supervisor::new(policy),
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
@@ -200,7 +173,6 @@ impl Daemon {
             pidfds: crate::sys::process::probe_pidfd(),
             parting: crate::sys::process::probe_parting(),
             config: setup.config,
-            manners: setup.manners,
             watch: registered.watch,
             signals: setup.signals,
             waiting: Set::default(),
@@ -234,7 +206,7 @@ impl Daemon {
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
             );
         }
-        if let Some(level) = self.manners.nice.master {
+        if let Some(level) = self.config.nice.master {
             self.renice(std::process::id() as i32, level);
         }
         self.tell(Event::Start);
@@ -336,11 +308,10 @@ impl Daemon {
     }
 
     fn take_up_stops(&mut self) {
-        let wish = self.manners.wish;
         for signal in self.waiting.to_vec() {
-            match wish(signal) {
-                Wish::Stop(forwarded) => self.on_stop_signal(signal_name(signal), forwarded),
-                Wish::Leave => self.leave(signal),
+            match self.config.action(signal) {
+                SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
+                SignalAction::Leave => self.leave(signal),
                 _ => continue,
             }
             self.waiting.remove(&signal);
@@ -427,21 +398,21 @@ impl Daemon {
 
     fn on_signal(&mut self, signal: i32) {
         let name = signal_name(signal);
-        match (self.manners.wish)(signal) {
-            Wish::Reload if signal == SIGHUP => self.on_hangup(),
-            Wish::Reload => self.on_reload_signal(name),
-            Wish::PassOn => {
+        match self.config.action(signal) {
+            SignalAction::Reload if signal == SIGHUP => self.on_hangup(),
+            SignalAction::Reload => self.on_reload_signal(name),
+            SignalAction::Forward => {
                 let workers = status::workers_text(self.core.workers().len());
                 info!(self.logger, "{name}: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
-            Wish::SelfUpgrade => warn!(
+            SignalAction::SelfUpgrade => warn!(
                 self.logger,
                 "{name}: self-upgrade is not available; going on"
             ),
-            Wish::Nothing => info!(self.logger, "{name}: ignored"),
+            SignalAction::Ignore => info!(self.logger, "{name}: ignored"),
             // They were taken up before.
-            Wish::Stop(_) | Wish::Leave => {}
+            SignalAction::Stop(_) | SignalAction::Leave => {}
         }
     }
 
@@ -514,7 +485,7 @@ impl Daemon {
     }
 
     fn exit_status(&self, status: i32) -> i32 {
-        match self.manners.stops_well && self.asked_to_stop {
+        match self.config.stop_is_success && self.asked_to_stop {
             true => 0,
             false => status,
         }

@@ -13,13 +13,13 @@ mod tests;
 
 pub use binds::Bind;
 
-use crate::args::{Config, Gate, LogTarget, Output, Protocols};
-use crate::manners::{Manners, Nice, Wish};
-use crate::supervisor;
+use crate::config::{Config, Dialect, Nice, Output, ReadyGate, SignalAction};
+use crate::supervisor::{Pace, Style};
 pub use help::SWITCHES;
 use nix::unistd::{SysconfVar, sysconf};
 use options::{Item, Words};
 use slog::Level;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -397,103 +397,65 @@ fn nice(text: &str) -> Result<Nice, String> {
 }
 
 impl Face {
-    /// The same for our own parts. `-listen` may be empty, `control` and `pidfile` never are.
+    /// The same for the daemon. `-listen` may be empty, `control` and `pidfile` never are.
     ///
     /// # Errors
     /// One line, for an address that cannot be.
     pub fn config(&self) -> Result<Config, String> {
-        let listen: Result<_, _> = self
-            .binds
-            .iter()
-            .map(|bind| bind.uri(self.backlog))
-            .collect();
+        let binds = self.binds.iter();
+        let listen: Result<_, _> = binds.map(|bind| bind.uri(self.backlog)).collect();
+        let is_nonblocking = |index: &usize| self.binds[*index].nonblocking;
+        let (ready, start) = match self.ack {
+            Ack::Manual => (ReadyGate::Ack, Duration::ZERO),
+            Ack::Timer(time) => (ReadyGate::Timer, time),
+        };
         Ok(Config {
             command: self.command.clone(),
             arguments: self.arguments.clone(),
             listen: listen?,
-            start: self.start(),
-            user: None,
-            log: LogTarget::Stderr,
-            workers: self.number,
-            max_extra: self.max_extra(),
-            ready: match self.ack {
-                Ack::Manual => Gate::Ack,
-                Ack::Timer(_) => Gate::Timer,
-            },
-            stop_signal: libc::SIGUSR2,
-            stop: self.signal_timeout,
-            respawn: true,
-            protocols: Protocols {
-                einhorn: true,
-                ..Protocols::default()
-            },
-            output: Output::Inherit,
-            control: Some(self.socket.clone()),
-            pidfile: Some(self.pidfile.clone()),
-            takeover: None,
-            die_with_parent: self.kill_children_on_exit,
-        })
-    }
-
-    /// What the core goes by. einhorn's everyday upgrade is the smooth one.
-    pub fn policy(&self, capacity: u32) -> supervisor::Policy {
-        supervisor::Policy {
-            workers: self.number,
-            max_extra: self.max_extra(),
-            style: Some(supervisor::Style::Rolling),
-            gate: match self.ack {
-                Ack::Manual => supervisor::Gate::Report,
-                Ack::Timer(_) => supervisor::Gate::Timer,
-            },
-            start: self.start(),
-            stop: self.signal_timeout,
-            stop_signal: libc::SIGUSR2,
-            respawn: true,
-            pace: Some(self.pace()),
-            capacity,
-        }
-    }
-
-    /// What we do as einhorn does it.
-    pub fn manners(&self) -> Manners {
-        Manners {
-            wish,
-            stops_well: true,
-            shares_terminal: true,
+            nonblocking: (0..self.binds.len()).filter(is_nonblocking).collect(),
+            drop_env: self.drop_env.clone(),
             control_fd: self.command_socket_as_fd,
-            dropped: self.drop_env.clone(),
+            shares_terminal: true,
             nice: self.nice.clone(),
-        }
-    }
-
-    /// The spin-up throttle.
-    pub fn pace(&self) -> supervisor::Pace {
-        supervisor::Pace {
-            interval: self.spin_up,
-            max_unready: self.max_unacked,
-        }
-    }
-
-    fn start(&self) -> Duration {
-        match self.ack {
-            Ack::Manual => Duration::ZERO,
-            Ack::Timer(time) => time,
-        }
-    }
-
-    /// An upgrade without a single extra worker could not begin.
-    fn max_extra(&self) -> Option<u32> {
-        self.max_upgrade_additional.map(|extra| extra.max(1))
+            die_with_parent: self.kill_children_on_exit,
+            workers: self.number,
+            // An upgrade without a single extra worker could not begin.
+            max_extra: self.max_upgrade_additional.map(|extra| extra.max(1)),
+            // einhorn's everyday upgrade is the smooth one.
+            style: Some(Style::Rolling),
+            ready,
+            start,
+            stop_signal: libc::SIGUSR2,
+            stop: self.signal_timeout,
+            respawn: true,
+            // The spin-up throttle.
+            pace: Some(Pace {
+                interval: self.spin_up,
+                max_unready: self.max_unacked,
+            }),
+            signals: signals(),
+            stop_is_success: true,
+            output: Output::Inherit,
+            level: self.verbosity.level(),
+            control: Some(self.socket.clone().into()),
+            dialect: Dialect::Einhorn(self.name.clone()),
+            pidfile: Some(self.pidfile.clone().into()),
+            lockfile: Some(self.lockfile.clone().into()),
+            ..Config::default()
+        })
     }
 }
 
 /// einhorn's signals. USR1 killed it, and its workers were orphaned; ALRM kills 1.x.
-fn wish(signal: i32) -> Wish {
-    match signal {
-        libc::SIGTERM => Wish::Stop(libc::SIGTERM),
-        libc::SIGINT | libc::SIGUSR2 => Wish::Stop(libc::SIGUSR2),
-        libc::SIGHUP | libc::SIGALRM => Wish::Reload,
-        libc::SIGQUIT => Wish::Leave,
-        _ => Wish::Nothing,
-    }
+pub fn signals() -> BTreeMap<i32, SignalAction> {
+    BTreeMap::from([
+        (libc::SIGTERM, SignalAction::Stop(libc::SIGTERM)),
+        (libc::SIGINT, SignalAction::Stop(libc::SIGUSR2)),
+        (libc::SIGUSR2, SignalAction::Stop(libc::SIGUSR2)),
+        (libc::SIGHUP, SignalAction::Reload),
+        (libc::SIGALRM, SignalAction::Reload),
+        (libc::SIGQUIT, SignalAction::Leave),
+        (libc::SIGUSR1, SignalAction::Ignore),
+    ])
 }

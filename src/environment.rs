@@ -2,7 +2,7 @@
 //! each `-protocol` tells a worker about its sockets. Pure: it reads no environment and opens
 //! nothing. The variables and their readers are listed in the README.
 
-use crate::args::Protocols;
+use crate::config::Protocols;
 use crate::strings::Strings;
 use crate::user::User;
 use std::ffi::{OsStr, OsString};

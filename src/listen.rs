@@ -6,12 +6,13 @@
 pub mod file;
 pub mod inherited;
 pub mod open;
+pub mod uri;
 
 pub use inherited::Inherited;
 pub use open::{Opened, check, open_all};
 
+use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::socket::{self, UnixDiag};
-use crate::uri::{Address, Scheme, Uri};
 use file::SocketFile;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};

@@ -19,7 +19,7 @@ pub use limit::RateLimit;
 pub use queue::Queue;
 pub use say::say;
 
-use crate::args::LogTarget;
+use crate::config::LogTarget;
 use crate::output::{Line, LineBuffer};
 use crate::supervisor::Instant;
 use crate::sys::clock;
@@ -31,6 +31,7 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 use stderr::Stderr;
@@ -163,7 +164,9 @@ impl Log {
     ) -> Result<Log, Error> {
         let what = match target {
             LogTarget::Stderr => "open stderr for the log".into(),
-            LogTarget::Syslog(path) => format!("connect to syslog at {}", path.display()),
+            LogTarget::Syslog(path) => {
+                format!("connect to syslog at {}", Path::new(path).display())
+            }
         };
         Log::open_way(target, stderr, journal_stream).map_err(|errno| Error { what, errno })
     }
@@ -175,7 +178,10 @@ impl Log {
     ) -> nix::Result<Log> {
         let pid = std::process::id();
         let (form, way) = match target {
-            LogTarget::Syslog(path) => (Form::Syslog, Way::Syslog(Syslog::open(path, pid)?)),
+            LogTarget::Syslog(path) => (
+                Form::Syslog,
+                Way::Syslog(Syslog::open(Path::new(path), pid)?),
+            ),
             LogTarget::Stderr => {
                 let form = match is_journal(stderr, journal_stream) {
                     true => Form::Journal,

@@ -26,7 +26,6 @@ impl PidFile {
     /// The same without the lock and the newline, as einhorn has it.
     ///
     /// Errors: "cannot open pid file PATH: it is a symbolic link" and the like.
-    #[cfg(feature = "einhorn")]
     pub fn unlocked(path: &Path, pid: u32) -> Result<PidFile, String> {
         let file = OwnFile::open(path, 0o644);
         let file = file.map_err(|refusal| cannot("open", path, &refusal.to_string()))?;

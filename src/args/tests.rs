@@ -1,14 +1,26 @@
 use super::*;
-use crate::flags::FLAGS;
+use crate::config::{Dialect, Nice, signals};
+use crate::listen::uri::Address;
+use std::path::PathBuf;
 
-fn call(words: &[&str]) -> Result<Call, UsageError> {
+/// What the flag's text says at its end, between `(default ` and `)`.
+fn default_of(flag: &Flag) -> Option<&'static str> {
+    let (_, default) = flag.description.rsplit_once(" (default ")?;
+    default.strip_suffix(')')
+}
+
+fn split_words(words: impl IntoIterator<Item = OsString>) -> Result<Words, UsageError> {
+    split(table::<Flags>(), words)
+}
+
+fn call(words: &[&str]) -> Result<CommandLine, UsageError> {
     parse(words.iter().map(OsString::from))
 }
 
 /// The configuration of `-command=c` and these words.
 fn config_of(words: &[&str]) -> Config {
     match call(&[&["-command=c"], words].concat()) {
-        Ok(Call::Run(config)) => config,
+        Ok(CommandLine::Run(config)) => *config,
         other => panic!("{words:?} gave {other:?}"),
     }
 }
@@ -36,55 +48,57 @@ fn the_defaults_are_those_of_the_table() {
     let expected = Config {
         command: "c".into(),
         arguments: vec![],
-        listen: vec!["tcp://:8080".parse().unwrap()],
-        start: Duration::from_millis(3000),
         user: None,
-        log: LogTarget::Stderr,
+        listen: vec!["tcp://:8080".parse().unwrap()],
+        nonblocking: vec![],
+        protocols: Protocols {
+            einhorn: true,
+            ..Protocols::default()
+        },
+        drop_env: vec![],
+        control_fd: false,
+        shares_terminal: false,
+        nice: Nice::default(),
+        die_with_parent: false,
         workers: 1,
         max_extra: None,
-        ready: Gate::Timer,
+        style: None,
+        ready: ReadyGate::Timer,
+        start: Duration::from_millis(3000),
         stop_signal: libc::SIGTERM,
         stop: None,
         respawn: false,
-        protocols: EINHORN,
+        pace: None,
+        signals: signals(),
+        stop_is_success: false,
         output: Output::Prefix,
+        log: LogTarget::Stderr,
+        level: slog::Level::Info,
         control: None,
+        dialect: Dialect::Socketmaster,
         pidfile: None,
+        lockfile: None,
         takeover: None,
-        die_with_parent: false,
     };
     assert_eq!(plain, expected);
-    for flag in FLAGS {
-        let value = match flag.default {
+    for flag in table::<Flags>() {
+        let value = match default_of(flag) {
             // N: whatever number that is.
-            "required" | "none" | "" | "N" => continue,
-            "off" => "false",
-            default => default,
+            None | Some("none" | "N") => continue,
+            Some("off") => "false",
+            Some(default) => default,
         };
-        let word = format!("-{}={value}", flag.name);
+        let word = format!("-{}={value}", flag_name(flag));
         assert_eq!(config_of(&[&word]), plain, "{word}");
     }
-    let socket = FLAGS
+    let socket = table::<Flags>()
         .iter()
-        .find(|flag| flag.name == "syslog-socket")
-        .unwrap()
-        .default;
+        .find(|flag| flag.long == "--syslog-socket");
+    let socket = default_of(socket.unwrap()).unwrap();
     assert_eq!(
         config_of(&["-syslog"]).log,
         LogTarget::Syslog(socket.into())
     );
-}
-
-#[test]
-fn argh_knows_every_flag_of_the_table() {
-    for flag in FLAGS.iter().filter(|flag| flag.name != "help") {
-        let given = [(flag, OsString::from("\u{1}"))];
-        if let Err(error) = values(&given) {
-            let expected = UsageError::value(flag.name, &given[0].1, "").message;
-            let start = expected.split(": ").next().unwrap();
-            assert!(error.message.starts_with(start), "{}", error.message);
-        }
-    }
 }
 
 #[test]
@@ -207,22 +221,20 @@ fn signals_go_by_name_and_number() {
 }
 
 #[test]
-fn a_signal_has_a_name_again() {
-    assert_eq!(signal_name(15), "SIGTERM");
-    assert_eq!(signal_name(libc::SIGRTMIN() + 3), "SIGRTMIN+3");
-    assert_eq!(signal_name(99), "signal 99");
-}
-
-#[test]
 fn gates_outputs_and_protocols_are_words() {
-    assert_eq!(config_of(&["-ready=notify"]).ready, Gate::Notify);
-    assert_eq!(config_of(&["-ready=ack", "-control=/c"]).ready, Gate::Ack);
+    assert_eq!(config_of(&["-ready=notify"]).ready, ReadyGate::Notify);
+    assert_eq!(
+        config_of(&["-ready=ack", "-control=/c"]).ready,
+        ReadyGate::Ack
+    );
     assert_eq!(config_of(&["-output=lossy"]).output, Output::Lossy);
     assert_eq!(config_of(&["-output=inherit"]).output, Output::Inherit);
     let all = "einhorn,systemd,server-starter,nginx,php-fpm";
-    assert_eq!(config_of(&["-protocol", all]).protocols.names(), all);
+    assert_eq!(config_of(&["-protocol", all]).protocols.to_string(), all);
     assert_eq!(
-        config_of(&["-protocol=systemd, nginx"]).protocols.names(),
+        config_of(&["-protocol=systemd, nginx"])
+            .protocols
+            .to_string(),
         "systemd,nginx"
     );
     assert_eq!(
@@ -312,15 +324,15 @@ fn values_and_arguments_need_not_be_utf_8() {
         odd(b"a\xff"),
         odd(b"--b=\xff"),
     ];
-    let Ok(Call::Run(config)) = parse(words) else {
+    let Ok(CommandLine::Run(config)) = parse(words) else {
         panic!("refused")
     };
     assert_eq!(config.command, odd(b"/\xff"));
-    assert_eq!(config.pidfile, Some(odd(b"/\xe9\xff").into()));
+    assert_eq!(config.pidfile, Some(odd(b"/\xe9\xff")));
     assert_eq!(config.control, Some("/caf\u{e9}".into()));
     assert_eq!(
         config.listen[0].address,
-        Address::Path(odd(b"/\xfe").into())
+        Address::Path(PathBuf::from(odd(b"/\xfe")))
     );
     assert_eq!(config.arguments, [odd(b"a\xff"), odd(b"--b=\xff")]);
 }
@@ -337,6 +349,11 @@ fn a_bad_value_of_any_bytes_is_named_on_one_line() {
     assert_eq!(
         error.message,
         "-start \u{fffd}\\n: not a number; see socketmaster -help"
+    );
+    let error = parse(words(b"-listen=tcp://a\nb\xff:1")).unwrap_err();
+    assert!(
+        error.message.starts_with("-listen tcp://a\\nb\u{fffd}:1: "),
+        "{error}"
     );
     let error = parse(words(b"-user=\xff")).unwrap_err();
     assert_eq!(
@@ -385,26 +402,29 @@ fn arguments_of_the_command_are_passed_on() {
 #[test]
 fn help_and_version_need_no_command() {
     for word in ["-h", "-help", "--help", "--h"] {
-        assert_eq!(call(&[word]), Ok(Call::Help(flags::help())));
+        assert_eq!(call(&[word]), Ok(CommandLine::Help(help())));
     }
-    assert_eq!(call(&["-start=x", "-help"]), Ok(Call::Help(flags::help())));
-    assert_eq!(call(&["-version"]), Ok(Call::Version));
-    assert_eq!(call(&["-check", "--version=true"]), Ok(Call::Version));
+    assert_eq!(call(&["-start=x", "-help"]), Ok(CommandLine::Help(help())));
+    assert_eq!(call(&["-version"]), Ok(CommandLine::Version));
+    assert_eq!(
+        call(&["-check", "--version=true"]),
+        Ok(CommandLine::Version)
+    );
     assert!(matches!(
         call(&["-command=c", "-version=false"]),
-        Ok(Call::Run(_))
+        Ok(CommandLine::Run(_))
     ));
 }
 
 #[test]
 fn check_is_the_same_configuration() {
-    let Ok(Call::Check(config)) = call(&["-command=c", "-check", "-workers=2"]) else {
+    let Ok(CommandLine::Check(config)) = call(&["-command=c", "-check", "-workers=2"]) else {
         panic!("not a check")
     };
-    assert_eq!(config, config_of(&["-workers=2"]));
+    assert_eq!(*config, config_of(&["-workers=2"]));
     assert!(matches!(
         call(&["-command=c", "-check=false"]),
-        Ok(Call::Run(_))
+        Ok(CommandLine::Run(_))
     ));
 }
 
@@ -457,4 +477,191 @@ fn the_plan_says_what_would_be_done() {
          open the control socket /c\n\
          write and lock the pid file /p\n"
     );
+}
+
+fn taken(words: &[&str]) -> Result<(Vec<String>, Vec<String>), String> {
+    let words = split_words(words.iter().map(OsString::from)).map_err(|error| error.message)?;
+    let text = |word: OsString| word.into_string().expect("UTF-8 went in");
+    let flags = words
+        .flags
+        .into_iter()
+        .map(|(flag, value)| format!("{}={}", flag_name(flag), text(value)));
+    Ok((
+        flags.collect(),
+        words.arguments.into_iter().map(text).collect(),
+    ))
+}
+
+#[test]
+fn go_and_gnu_spellings_are_the_same() {
+    for words in [
+        &["-start", "5"][..],
+        &["-start=5"],
+        &["--start", "5"],
+        &["--start=5"],
+    ] {
+        assert_eq!(
+            taken(words),
+            Ok((vec!["start=5".into()], vec![])),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn flags_end_where_go_ends_them() {
+    let cases: &[(&[&str], &[&str], &[&str])] = &[
+        (
+            &["-syslog", "false", "-x"],
+            &["syslog=true"],
+            &["false", "-x"],
+        ),
+        (&["-syslog=false", "a"], &["syslog=false"], &["a"]),
+        (&["--syslog=", "a"], &["syslog="], &["a"]),
+        (
+            &["-start=1", "-", "-start=2"],
+            &["start=1"],
+            &["-", "-start=2"],
+        ),
+        (
+            &["-start=1", "", "-start=2"],
+            &["start=1"],
+            &["", "-start=2"],
+        ),
+        (
+            &["-start=1", "--", "-start=2", "--"],
+            &["start=1"],
+            &["-start=2", "--"],
+        ),
+        (&["--", "--"], &[], &["--"]),
+        (&["a", "--", "-h"], &[], &["a", "--", "-h"]),
+        (&["-start", "--", "a"], &["start=--"], &["a"]),
+        (&["-command", "-help"], &["command=-help"], &[]),
+        (
+            &["-start", "1", "-start", "2"],
+            &["start=1", "start=2"],
+            &[],
+        ),
+        (
+            &["-listen=unix:///a?name=b=c"],
+            &["listen=unix:///a?name=b=c"],
+            &[],
+        ),
+        (&[], &[], &[]),
+    ];
+    for (words, flags, arguments) in cases {
+        let owned = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| word.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            taken(words),
+            Ok((owned(flags), owned(arguments))),
+            "{words:?}"
+        );
+    }
+}
+
+#[test]
+fn words_that_are_no_flags_are_refused_on_one_line() {
+    let cases: &[(&[&str], &str)] = &[
+        (&["---start"], "---start is not a flag"),
+        (&["---"], "--- is not a flag"),
+        (&["-=5"], "-=5 is not a flag"),
+        (&["--=5"], "--=5 is not a flag"),
+        (&["-begin"], "-begin is not a flag of socketmaster"),
+        (&["--begin=5"], "-begin is not a flag of socketmaster"),
+        (&["-sta", "5"], "-sta is not a flag of socketmaster"),
+        (&["-Start", "5"], "-Start is not a flag of socketmaster"),
+        (&["-a\nb"], "-a\\nb is not a flag of socketmaster"),
+        (&["-start"], "-start needs a value"),
+    ];
+    for (words, problem) in cases {
+        let message = format!("{problem}; see socketmaster -help");
+        assert_eq!(taken(words), Err(message), "{words:?}");
+    }
+}
+
+#[test]
+fn help_is_found_among_the_flags_only() {
+    let help = |words: &[&str]| split_words(words.iter().map(OsString::from)).unwrap().help;
+    for words in [
+        &["-h"][..],
+        &["--h"],
+        &["-help"],
+        &["--help"],
+        &["-start=1", "-help=x", "-bad"],
+    ] {
+        assert!(help(words), "{words:?}");
+    }
+    for words in [
+        &["help"][..],
+        &["--", "-help"],
+        &["-command", "--help"],
+        &["a", "-h"],
+    ] {
+        assert!(!help(words), "{words:?}");
+    }
+}
+
+#[test]
+fn words_after_the_flags_are_passed_unchanged() {
+    let odd = OsString::from_vec(b"\xff=\xfe".to_vec());
+    let words =
+        split_words([OsString::from("-syslog"), odd.clone(), OsString::from("--")]).unwrap();
+    assert_eq!(words.arguments, [odd, OsString::from("--")]);
+}
+
+#[test]
+fn a_value_may_be_any_bytes() {
+    let words = split_words([OsString::from_vec(b"--pidfile=\xff=\n".to_vec())]).unwrap();
+    assert_eq!(words.flags[0].1.as_bytes(), b"\xff=\n");
+}
+
+#[test]
+fn the_help_shows_every_flag_with_its_default_in_80_columns() {
+    let help = help();
+    assert!(
+        help.lines().all(|line| line.chars().count() <= 80),
+        "{help}"
+    );
+    assert!(help.ends_with('\n'), "{help}");
+    for flag in table::<Flags>() {
+        let name = flag_name(flag);
+        let head = match flag.kind {
+            FlagInfoKind::Option { arg_name } => format!("\n  -{name}={arg_name}\n"),
+            FlagInfoKind::Switch => format!("\n  -{name}\n"),
+        };
+        let rest = help
+            .split_once(&head)
+            .unwrap_or_else(|| panic!("no {head} in {help}"))
+            .1;
+        let own = rest.split("\n  -").next().unwrap_or(rest);
+        let own = own.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (first, text) = flag.description.split_at(1);
+        let sentence = first.to_uppercase() + text;
+        assert!(own.starts_with(&sentence), "{own}");
+        let is_plain = matches!(name, "command" | "version");
+        assert_eq!(default_of(flag).is_none(), is_plain, "{own}");
+    }
+    assert!(help.contains("(required)"), "{help}");
+    assert!(help.contains("\n  -help\n"), "{help}");
+    for face in ["ctl", "einhorn", "einhornsh"] {
+        let shown = help.contains(&format!("\n  socketmaster {face} "));
+        assert_eq!(shown, face == "ctl" || cfg!(feature = "einhorn"), "{face}");
+    }
+}
+
+#[test]
+fn no_flag_is_in_the_table_twice() {
+    for (index, flag) in table::<Flags>().iter().enumerate() {
+        let before = &table::<Flags>()[..index];
+        assert!(
+            before.iter().all(|other| other.long != flag.long),
+            "{}",
+            flag.long
+        );
+    }
 }

@@ -75,7 +75,7 @@ impl Drop for Place {
 }
 
 fn open(path: &Path) -> Result<Control, listen::Error> {
-    Control::open(path, Access::of(None), Face::Socketmaster)
+    Control::open(path, Access::of(None), Dialect::Socketmaster)
 }
 
 fn send(mut stream: &UnixStream, bytes: &[u8]) {

@@ -5,7 +5,7 @@
 use super::Daemon;
 use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
-use crate::args::{Gate, Output};
+use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::notify::{Message, WorkerSocket};
 use crate::program::{self, ResolveError};
@@ -152,14 +152,14 @@ impl Daemon {
         if let Some((ours, _)) = line {
             self.adopt_line(id, out_of_the_way(ours.into()).into());
         }
-        if let Some(level) = self.manners.nice.worker {
+        if let Some(level) = self.config.nice.worker {
             self.renice(pid, level);
         }
         Ok(())
     }
 
     fn notify_socket(&self) -> Result<Option<WorkerSocket>, End> {
-        if self.config.ready != Gate::Notify {
+        if self.config.ready != ReadyGate::Notify {
             return Ok(None);
         }
         let uid = self
@@ -187,7 +187,7 @@ impl Daemon {
     /// The control socket as a worker finds it: as given, but where a relative path would lead a
     /// worker in another directory astray.
     fn control_path(&self, directory: Option<BorrowedFd>) -> Option<PathBuf> {
-        let path = self.config.control.clone()?;
+        let path = PathBuf::from(self.config.control.clone()?);
         let astray = path.is_relative() && directory.is_some_and(program::is_elsewhere);
         let own = std::env::current_dir().ok().filter(|_| astray);
         Some(own.map_or_else(|| path.clone(), |own| own.join(&path)))
@@ -195,7 +195,7 @@ impl Daemon {
 
     /// A connection to the control socket for a worker that is to have one: our end and its.
     fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
-        if !self.manners.control_fd {
+        if !self.config.control_fd {
             return Ok(None);
         }
         let pair = UnixStream::pair();
@@ -232,7 +232,7 @@ impl Daemon {
             control,
             user: self.user.as_ref(),
         };
-        let dropped = |name: &OsString| generation > 1 && self.manners.dropped.contains(name);
+        let dropped = |name: &OsString| generation > 1 && self.config.drop_env.contains(name);
         Environment::build(
             self.inherited.iter().filter(|(name, _)| !dropped(name)),
             &sockets,

@@ -12,7 +12,7 @@ pub(super) use waiters::State;
 
 use super::Daemon;
 use super::watch::Source;
-use crate::args::Gate;
+use crate::config::ReadyGate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
 use crate::status::{Process, SocketView, Told, View, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
@@ -128,7 +128,7 @@ impl Daemon {
 
     /// Before a worker's death is taken note of: what it, or a helper of it, has said.
     pub(super) fn hear_last_acks(&mut self) {
-        if self.config.ready != Gate::Ack {
+        if self.config.ready != ReadyGate::Ack {
             return;
         }
         self.accept_clients();
@@ -192,7 +192,7 @@ impl Daemon {
                  nor its descendant: ignored"
             ));
         }
-        if self.config.ready != Gate::Ack {
+        if self.config.ready != ReadyGate::Ack {
             return Err(format!(
                 "worker:ack of worker {pid}: readiness is not told by acks here, ignored"
             ));

@@ -1,7 +1,7 @@
 //! How nice the processes are, as einhorn's `--nice` has it. It waits for nobody.
 
 use super::Daemon;
-use crate::args::Protocols;
+use crate::config::Protocols;
 use crate::environment::{Environment, Extras};
 use crate::error;
 use crate::spawn::{self, Order};
@@ -13,7 +13,7 @@ use std::path::Path;
 impl Daemon {
     /// Makes a process as nice as it shall be; where that is refused it lives on as it is.
     pub(super) fn renice(&self, pid: i32, level: i32) {
-        let done = match &self.manners.nice.renice {
+        let done = match &self.config.nice.renice {
             None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
             Some(command) => self.run_aside(format!("{command} {level} -p {pid}")),
         };

@@ -4,7 +4,7 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket};
-use crate::args::Output;
+use crate::config::Output;
 use crate::log::Room;
 use crate::output::{Drained, Pipe, TURN};
 use crate::supervisor::{ChildId, Instant};

@@ -1,7 +1,7 @@
 //! What `-b` and the old `srv:` arguments say. Pure.
 
-use crate::flags::printable;
-use crate::uri::Uri;
+use crate::listen::uri::Uri;
+use crate::text::printable;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
@@ -58,7 +58,8 @@ impl Bind {
         };
         text.extend_from_slice(format!("?backlog={backlog}").as_bytes());
         let text = OsString::from_vec(text);
-        Uri::try_from(text.as_os_str()).map_err(|error| format!("cannot bind {error}"))
+        let name = printable(&text);
+        Uri::try_from(text.as_os_str()).map_err(|reason| format!("cannot bind {name}: {reason}"))
     }
 }
 

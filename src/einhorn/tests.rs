@@ -288,7 +288,7 @@ fn the_face_says_to_the_core_what_einhorn_does() {
     let config = got.config().expect("it has no addresses");
     assert_eq!(
         (config.ready, config.start, config.workers),
-        (Gate::Ack, Duration::ZERO, 4)
+        (ReadyGate::Ack, Duration::ZERO, 4)
     );
     assert_eq!(
         (config.stop_signal, config.stop),
@@ -299,16 +299,19 @@ fn the_face_says_to_the_core_what_einhorn_does() {
         (config.max_extra, config.output),
         (Some(9), Output::Inherit)
     );
-    let policy = face("-n 4 -s 2 --max-unacked 0 --max-upgrade-additional 0 prog").policy(50);
+    let policy = face("-n 4 -s 2 --max-unacked 0 --max-upgrade-additional 0 prog")
+        .config()
+        .expect("it has no addresses")
+        .policy(50);
     assert_eq!(policy.max_extra, Some(1));
-    assert_eq!(policy.style, Some(supervisor::Style::Rolling));
-    let pace = supervisor::Pace {
+    assert_eq!(policy.style, Some(Style::Rolling));
+    let pace = Pace {
         interval: Duration::from_secs(2),
         max_unready: 1,
     };
     assert_eq!(
         (policy.pace, policy.gate),
-        (Some(pace), supervisor::Gate::Timer)
+        (Some(pace), crate::supervisor::Gate::Timer)
     );
 }
 
@@ -378,20 +381,6 @@ fn numbers_are_read_as_ruby_reads_them() {
     ] {
         assert_eq!(words::float(text), expected, "{text}");
     }
-}
-
-#[test]
-fn a_lock_is_held_by_one_and_given_back() {
-    let directory = std::env::temp_dir().join(format!("einhorn-lock-{}", std::process::id()));
-    std::fs::create_dir_all(&directory).expect("a directory for the test");
-    let path = directory.join("lock");
-    let first = files::lock(&path).expect("nobody holds it");
-    let error = files::lock(&path).expect_err("it is held");
-    assert!(error.starts_with("File lock already acquired"), "{error}");
-    drop(first);
-    files::lock(&path).expect("it was given back");
-    assert!(path.exists(), "the file stays");
-    std::fs::remove_dir_all(&directory).expect("the test's own directory");
 }
 
 fn args(value: Value) -> Args {

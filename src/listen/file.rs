@@ -244,7 +244,7 @@ pub(crate) struct Rights {
 
 impl Rights {
     /// Looks the names up; numbers need not exist.
-    pub(crate) fn of(options: &crate::uri::Options) -> Result<Rights, String> {
+    pub(crate) fn of(options: &crate::listen::uri::Options) -> Result<Rights, String> {
         let owner = options.owner.as_deref().map(user::uid).transpose();
         let group = options.group.as_deref().map(user::gid).transpose();
         Ok(Rights {

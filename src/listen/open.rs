@@ -6,9 +6,9 @@ use super::file::{self, Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::{Bound, Error, Kind, Listener, cannot};
 use crate::files::Refusal;
+use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
 use crate::sys::socket::{inherit, listen, resolve};
-use crate::uri::{Address, Scheme, Uri};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,

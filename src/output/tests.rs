@@ -1,7 +1,7 @@
 //! Workers' pipes into a log whose reader the test is.
 
 use super::*;
-use crate::args::LogTarget;
+use crate::config::LogTarget;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{pipe2, write};
 use std::os::fd::AsRawFd;

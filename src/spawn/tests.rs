@@ -1,7 +1,7 @@
 //! Real children of real orders: what a worker finds, and what a failed start reports.
 
 use super::*;
-use crate::args::Protocols;
+use crate::config::Protocols;
 use crate::environment::{Extras, Socket};
 use crate::program::tests::Scratch;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -2,6 +2,7 @@
 //! configuration that matters to them. Plain data, never a decision.
 
 use crate::table::{Key, Raw};
+use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ pub enum Gate {
 }
 
 /// How a reload replaces the old workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Style {
     /// All new ones first, then all old ones are asked to stop.
     Fleet,
@@ -62,7 +63,7 @@ pub enum Style {
 
 /// einhorn's spin-up throttle: holds for rolling reloads and for workers that follow a dead one. A
 /// first generation and a fleet start at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
     /// Between two starts; 1.5 times longer for each death in a row before readiness.
     pub interval: Duration,

@@ -1,7 +1,7 @@
 //! A syslog daemon that is full, dead, restarted or picky, played by a datagram socket.
 
 use super::*;
-use crate::args::LogTarget;
+use crate::config::LogTarget;
 use crate::log::{Log, Room};
 use crate::supervisor::Instant;
 use slog::{crit, error, info, warn};
@@ -40,7 +40,7 @@ impl Daemon {
     }
 
     fn log(&self) -> Log {
-        let target = LogTarget::Syslog(self.path.clone());
+        let target = LogTarget::Syslog(self.path.clone().into());
         Log::open(&target, std::io::stderr().as_fd(), None).unwrap()
     }
 }
@@ -114,7 +114,7 @@ fn what_could_break_a_message_is_escaped() {
 #[test]
 fn a_daemon_absent_at_start_is_an_error() {
     let path = std::env::temp_dir().join("socketmaster-syslog-absent");
-    let target = LogTarget::Syslog(path.clone());
+    let target = LogTarget::Syslog(path.clone().into());
     let error = Log::open(&target, std::io::stderr().as_fd(), None)
         .err()
         .unwrap();

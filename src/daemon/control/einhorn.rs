@@ -2,8 +2,8 @@
 //! `einhorn::answers`'; here they meet the core.
 
 use super::{Daemon, Incoming, Wish};
-use crate::args::Gate;
-use crate::control::{Face, Rights, command};
+use crate::config::{Dialect, ReadyGate};
+use crate::control::{Rights, command};
 use crate::einhorn::{Verbosity, answers};
 use crate::protocol::Args;
 use crate::status::Told;
@@ -12,9 +12,9 @@ use std::fmt::Write;
 
 impl Daemon {
     fn einhorn_face(&self) -> Option<&Option<String>> {
-        match self.control.socket.as_ref()?.face() {
-            Face::Einhorn(name) => Some(name),
-            Face::Socketmaster => None,
+        match self.control.socket.as_ref()?.dialect() {
+            Dialect::Einhorn(name) => Some(name),
+            Dialect::Socketmaster => None,
         }
     }
 
@@ -260,7 +260,7 @@ impl Daemon {
 
     pub(super) fn upgrade_acked(&mut self, id: ChildId, generation: u64, acked: u32) {
         let pid = self.children.pid(id).unwrap_or(0);
-        let manual = self.config.ready == Gate::Ack;
+        let manual = self.config.ready == ReadyGate::Ack;
         let line = match manual {
             true => answers::manual_ack(pid),
             false => answers::timer_ack(pid, self.config.start.as_secs_f64()),
@@ -285,7 +285,7 @@ impl Daemon {
             let line = answers::culling_smoothly(1);
             self.control.progress(&line, &|wish| wish == smooth);
         }
-        let name = crate::args::signal_name(signal);
+        let name = crate::text::signal_name(signal);
         let name = name.strip_prefix("SIG").unwrap_or(&name);
         self.stream(begun, &answers::sending(name, &[pid]));
     }

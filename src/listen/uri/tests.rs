@@ -6,9 +6,7 @@ fn uri(text: &str) -> Uri {
 }
 
 fn reason(text: &str) -> String {
-    let error: UriError = text.parse::<Uri>().expect_err(text);
-    assert_eq!(error.to_string(), format!("{text}: {}", error.reason));
-    error.reason
+    text.parse::<Uri>().expect_err(text)
 }
 
 fn host(host: &str, port: &str) -> Address {
@@ -310,7 +308,7 @@ fn a_bad_option_is_refused_with_its_reason() {
 #[test]
 fn an_error_stays_on_one_line() {
     let error = Uri::try_from(OsStr::from_bytes(b"tcp://a\nb\xff:1")).unwrap_err();
-    assert_eq!(error.uri, "tcp://a\\nb\u{fffd}:1");
+    assert_eq!(error, "\"a\\nb%FF:1\" is not plain ASCII");
     for text in [
         "tcp://:1?backlog=%0A",
         "unix:///x?mode=%0A",

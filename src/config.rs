@@ -1,0 +1,349 @@
+//! What any front end can ask of the daemon. socketmaster's own command line and einhorn's both end
+//! in a `Config`, and a later image of the program is handed the same one. It is plain data: nothing
+//! is looked up, opened or decided here. Paths are `OsString`s, because serde writes a `PathBuf` as
+//! text and refuses one that is not UTF-8.
+
+use crate::listen::uri::{Address, Scheme, Uri};
+use crate::supervisor::{self, Pace, Style};
+use crate::text::signal_name;
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+/// The whole of what the daemon is asked to do. The default is that of our own command line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The program as it was given: it is looked up in PATH at every start.
+    pub command: OsString,
+    pub arguments: Vec<OsString>,
+    /// The name or number of the user that the workers run as, with `:GROUP` if one was given.
+    pub user: Option<String>,
+    pub listen: Vec<Uri>,
+    /// The listeners, by their place in `listen`, that get O_NONBLOCK when they are opened.
+    pub nonblocking: Vec<usize>,
+    pub protocols: Protocols,
+    /// The variables that workers of later generations than the first are not given.
+    pub drop_env: Vec<OsString>,
+    /// Each worker gets a connection to the control socket (EINHORN_SOCK_FD).
+    pub control_fd: bool,
+    /// Workers read our stdin even when it is a terminal.
+    pub shares_terminal: bool,
+    pub nice: Nice,
+    pub die_with_parent: bool,
+
+    pub workers: u32,
+    /// How many new workers may run beside the old ones; `None`: as many as there are workers,
+    /// also when their number changes.
+    pub max_extra: Option<u32>,
+    /// `None`: rolling where `max_extra` is less than `workers`.
+    pub style: Option<Style>,
+    pub ready: ReadyGate,
+    /// How long a new worker may take to be ready. Zero: no limit, and no wait with the timer.
+    pub start: Duration,
+    pub stop_signal: i32,
+    /// How long a worker that was asked to stop may take until SIGKILL; `None`: for ever.
+    pub stop: Option<Duration>,
+    pub respawn: bool,
+    pub pace: Option<Pace>,
+
+    /// What each signal to us asks for. The program catches these signals and SIGCHLD.
+    pub signals: BTreeMap<i32, SignalAction>,
+    /// A stop that was asked for is exit status 0, even if no worker had become ready.
+    pub stop_is_success: bool,
+
+    pub output: Output,
+    pub log: LogTarget,
+    /// The least severe level that is logged.
+    #[serde(with = "Level")]
+    pub level: slog::Level,
+
+    pub control: Option<OsString>,
+    pub dialect: Dialect,
+    pub pidfile: Option<OsString>,
+    /// The file that is locked while we start, so that of two einhorns only one does.
+    pub lockfile: Option<OsString>,
+    pub takeover: Option<i32>,
+}
+
+/// How a new worker shows that it is ready (`-ready`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadyGate {
+    /// It stays alive for `start`.
+    Timer,
+    /// It sends `READY=1` to its `NOTIFY_SOCKET` (sd_notify(3)).
+    Notify,
+    /// It sends einhorn's `worker:ack` to the control socket.
+    Ack,
+}
+
+/// What becomes of the workers' stdout and stderr (`-output`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    Prefix,
+    Lossy,
+    Inherit,
+}
+
+/// How workers are told about their sockets (`-protocol`); any set of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Protocols {
+    pub einhorn: bool,
+    pub systemd: bool,
+    pub server_starter: bool,
+    pub nginx: bool,
+    pub php_fpm: bool,
+}
+
+/// Where our log goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LogTarget {
+    Stderr,
+    /// The path of a syslog daemon's datagram socket.
+    Syslog(OsString),
+}
+
+/// Whose words the control socket speaks, and whose rules it follows about who may say what.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dialect {
+    Socketmaster,
+    /// With the name that einhorn's `-c` gave it.
+    #[cfg(feature = "einhorn")]
+    Einhorn(Option<String>),
+}
+
+/// The niceness of the processes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nice {
+    /// As setpriority(2) counts; `None`: as we were started.
+    pub master: Option<i32>,
+    pub worker: Option<i32>,
+    /// The command that is run as `CMD N -p PID`; `None`: setpriority(2).
+    pub renice: Option<String>,
+}
+
+/// What a signal to us asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalAction {
+    /// Send this signal to all workers, start no worker any more, and end with the last of them.
+    Stop(i32),
+    Reload,
+    /// Forward the signal to all workers, and do nothing else.
+    Forward,
+    /// Forward the signal to all workers and end at once, with status 1.
+    Leave,
+    SelfUpgrade,
+    /// Say in the log that it is ignored.
+    Ignore,
+}
+
+/// What each signal asks for when the program is called by its own name.
+pub fn signals() -> BTreeMap<i32, SignalAction> {
+    BTreeMap::from([
+        (SIGTERM, SignalAction::Stop(SIGTERM)),
+        (SIGINT, SignalAction::Stop(SIGINT)),
+        (SIGHUP, SignalAction::Reload),
+        (SIGUSR2, SignalAction::Reload),
+        (SIGQUIT, SignalAction::Forward),
+        (SIGUSR1, SignalAction::SelfUpgrade),
+    ])
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        let address = Address::Host {
+            host: String::new(),
+            port: "8080".into(),
+        };
+        Config {
+            command: OsString::new(),
+            arguments: Vec::new(),
+            user: None,
+            listen: vec![Uri::new(Scheme::Tcp, address)],
+            nonblocking: Vec::new(),
+            protocols: Protocols {
+                einhorn: true,
+                ..Protocols::default()
+            },
+            drop_env: Vec::new(),
+            control_fd: false,
+            shares_terminal: false,
+            nice: Nice::default(),
+            die_with_parent: false,
+            workers: 1,
+            max_extra: None,
+            style: None,
+            ready: ReadyGate::Timer,
+            start: Duration::from_secs(3),
+            stop_signal: SIGTERM,
+            stop: None,
+            respawn: false,
+            pace: None,
+            signals: signals(),
+            stop_is_success: false,
+            output: Output::Prefix,
+            log: LogTarget::Stderr,
+            level: slog::Level::Info,
+            control: None,
+            dialect: Dialect::Socketmaster,
+            pidfile: None,
+            lockfile: None,
+            takeover: None,
+        }
+    }
+}
+
+impl Config {
+    /// What a signal asks for; `Ignore` for one that the table does not name.
+    pub fn action(&self, signal: i32) -> SignalAction {
+        let action = self.signals.get(&signal);
+        action.copied().unwrap_or(SignalAction::Ignore)
+    }
+
+    /// The part that the core decides by; `capacity` is how many workers our descriptors suffice for.
+    pub fn policy(&self, capacity: u32) -> supervisor::Policy {
+        supervisor::Policy {
+            workers: self.workers,
+            max_extra: self.max_extra,
+            style: self.style,
+            gate: match self.ready {
+                ReadyGate::Timer => supervisor::Gate::Timer,
+                ReadyGate::Notify | ReadyGate::Ack => supervisor::Gate::Report,
+            },
+            start: self.start,
+            stop: self.stop,
+            stop_signal: self.stop_signal,
+            respawn: self.respawn,
+            pace: self.pace,
+            capacity,
+        }
+    }
+}
+
+/// The names that `-protocol` takes.
+pub const PROTOCOLS: [&str; 5] = ["einhorn", "systemd", "server-starter", "nginx", "php-fpm"];
+
+impl Protocols {
+    /// The field that `-protocol` calls by this name.
+    pub fn by_name(&mut self, name: &str) -> Option<&mut bool> {
+        match name {
+            "einhorn" => Some(&mut self.einhorn),
+            "systemd" => Some(&mut self.systemd),
+            "server-starter" => Some(&mut self.server_starter),
+            "nginx" => Some(&mut self.nginx),
+            "php-fpm" => Some(&mut self.php_fpm),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocols {
+    /// The names as `-protocol` takes them, separated by commas.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut set = *self;
+        let is_set = |name: &&str| set.by_name(name).is_some_and(|is_set| *is_set);
+        let names: Vec<&str> = PROTOCOLS.into_iter().filter(is_set).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+impl fmt::Display for Config {
+    /// What `-check` prints: one line for each thing that would be done.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |path| Path::new(path).display();
+        for (index, uri) in self.listen.iter().enumerate() {
+            writeln!(f, "listen on {uri}{}", self.descriptor(index))?;
+        }
+        if let Some(pid) = self.takeover {
+            writeln!(f, "take the sockets over from process {pid}, then stop it")?;
+        }
+        writeln!(f, "run {:?} {:?}", self.command, self.arguments)?;
+        if let Some(user) = &self.user {
+            writeln!(f, "as user {user}")?;
+        }
+        writeln!(f, "tell the workers by {}", self.protocols)?;
+        self.describe_life(f)?;
+        f.write_str(match self.output {
+            Output::Prefix => "log the workers' output line by line\n",
+            Output::Lossy => "log the workers' output, drop it while the log is stuck\n",
+            Output::Inherit => "leave the workers' output alone\n",
+        })?;
+        match &self.log {
+            LogTarget::Stderr => writeln!(f, "log to stderr")?,
+            LogTarget::Syslog(socket) => writeln!(f, "log to syslog at {}", shown(socket))?,
+        }
+        if let Some(control) = &self.control {
+            writeln!(f, "open the control socket {}", shown(control))?;
+        }
+        if let Some(pidfile) = &self.pidfile {
+            writeln!(f, "write and lock the pid file {}", shown(pidfile))?;
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// The number that a listener has in the workers, as long as no `systemd://` before it leaves
+    /// that open.
+    fn descriptor(&self, index: usize) -> String {
+        let any_number = |uri: &Uri| matches!(&uri.address, Address::Name(name) if name.is_empty());
+        match self.listen[..=index].iter().any(any_number) {
+            true => String::new(),
+            false => format!(", descriptor {} of the workers", 3 + index),
+        }
+    }
+
+    /// How many workers there are, when they are ready, and how they end.
+    fn describe_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let workers = self.workers;
+        let extra = self.max_extra.map_or(workers, |extra| extra.min(workers));
+        let style = match extra < workers {
+            true => "rolling",
+            false => "all at once",
+        };
+        let count = format!("keep {workers} of them");
+        writeln!(f, "{count}, at a reload {style} with at most {extra} more")?;
+        let start = self.start.as_millis();
+        let limit = match start {
+            0 => "without a limit".into(),
+            _ => format!("within {start} ms"),
+        };
+        match self.ready {
+            ReadyGate::Timer => writeln!(f, "ready: alive after {start} ms")?,
+            ReadyGate::Notify => writeln!(f, "ready: READY=1 to NOTIFY_SOCKET {limit}")?,
+            ReadyGate::Ack => writeln!(f, "ready: worker:ack to the control socket {limit}")?,
+        }
+        let kill = match self.stop {
+            None => "never killed".into(),
+            Some(stop) => format!("SIGKILL after {} ms", stop.as_millis()),
+        };
+        let signal = signal_name(self.stop_signal);
+        writeln!(f, "an old worker is asked to stop with {signal} and {kill}")?;
+        if self.respawn {
+            writeln!(f, "a worker that dies is replaced")?;
+        }
+        if self.die_with_parent {
+            writeln!(f, "workers are stopped when socketmaster dies")?;
+        }
+        Ok(())
+    }
+}
+
+/// serde's view of slog's levels, which lack it themselves.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "slog::Level")]
+enum Level {
+    Critical,
+    Error,
+    Warning,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+//! Set-up in its order, ending in the daemon, and `-check`, which goes as far as it can without
+//! changing anything. Everything here may still fail; then one line says why and nothing is left
+//! behind. Workers are started by the daemon and never here.
+//!
+//! The order: the signals' handlers stand before the command line is read (`catch_signals`); then
+//! come the log, what can be refused without touching anything (the command, the user, the limit of
+//! descriptors), the files that make us the only one, systemd's socket, the control socket, and the
+//! listeners last.
+
+use crate::config::{Config, Dialect, SignalAction};
+use crate::control::{Access, Control};
+use crate::daemon::{self, Daemon, Setup, Signals};
+use crate::files::{OwnFile, Refusal};
+use crate::listen::{self, Inherited, Opened};
+use crate::log::Log;
+use crate::notify::Systemd;
+use crate::pidfile::PidFile;
+use crate::user::{self, User};
+use crate::{program, status, sys};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::resource::rlim_t;
+use slog::Logger;
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the reason for not starting may take to be written.
+const FINAL_FLUSH: Duration = Duration::from_secs(1);
+
+/// Installs the handlers of these signals before anything else is done, so that none finds us
+/// without one. Those that our parent had blocked come in now.
+pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signals> {
+    let signals = daemon::install_signals(signals.keys().copied());
+    let _ = sys::process::unblock_signals();
+    signals
+}
+
+/// Runs the daemon until it ends; returns the exit status. `warnings` are what a person should read
+/// in the log about the command line.
+///
+/// Errors: there is no log. All later reasons for not starting are logged, and the status is 1.
+pub fn run(
+    config: Config,
+    warnings: &[String],
+    signals: io::Result<Signals>,
+) -> Result<i32, String> {
+    let journal = std::env::var_os("JOURNAL_STREAM");
+    let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
+        .map_err(|error| error.to_string())?;
+    log.set_least(config.level);
+    let logger = log.logger();
+    for warning in warnings {
+        slog::warn!(logger, "{warning}");
+    }
+    let started = match set_up(config, signals, &logger) {
+        Err(reason) => Err((reason, log)),
+        Ok(setup) => match Daemon::new(setup, log) {
+            Ok(daemon) => Ok(daemon.run()),
+            Err((error, log)) => Err((format!("cannot start: {}", word(&error)), log)),
+        },
+    };
+    Ok(started.unwrap_or_else(|(reason, mut log)| {
+        slog::error!(logger, "{reason}");
+        log.finish(FINAL_FLUSH);
+        1
+    }))
+}
+
+/// What `-check` prints, and its exit status: what would be done, and every reason why it cannot be.
+pub fn check(config: &Config) -> (String, i32) {
+    let mut text = config.to_string();
+    let resolved = resolve(config);
+    if let Ok(path) = &resolved {
+        text += &format!("resolves to {path}\n");
+    }
+    let errors = [
+        resolved.err(),
+        look_up_user(config).err(),
+        refuse_takeover(config).err(),
+        raise_limit(config).err(),
+        listen::check(&config.listen).err().map(|error| error.0),
+    ];
+    let mut status = 0;
+    for error in errors.iter().flatten() {
+        text += &format!("{error}\n");
+        status = 1;
+    }
+    (text, status)
+}
+
+/// Everything that may fail before the first worker is started.
+fn set_up(config: Config, signals: io::Result<Signals>, logger: &Logger) -> Result<Setup, String> {
+    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+    refuse_takeover(&config)?;
+    resolve(&config)?;
+    let user = look_up_user(&config)?;
+    let nofile = raise_limit(&config)?;
+
+    let pid = std::process::id();
+    let lock = config.lockfile.as_deref().map(take_lock).transpose()?;
+    let path = config.pidfile.as_deref().map(Path::new);
+    let locked = path.filter(|_| lock.is_none());
+    let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
+    let variable = |name: &str| std::env::var_os(name);
+    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
+        let word = word(&error);
+        slog::warn!(logger, "cannot notify systemd: {word}; going on without");
+        None
+    });
+    let control = open_control(&config, user.as_ref())?;
+    if let (Some(path), None) = (path, &pidfile) {
+        // Who has a lock of another name writes its pid when it has the control socket as well.
+        pidfile = Some(PidFile::unlocked(path, pid)?);
+    }
+
+    let inherited = Inherited::parse(pid, &variable);
+    let stored = inherited.passed.iter().filter(|fd| fd.is_stored()).count();
+    let opened = open_listeners(&config, &inherited)?;
+    drop(lock);
+    for notice in &opened.notices {
+        slog::warn!(logger, "{notice}");
+    }
+    for listener in &opened.listeners {
+        slog::info!(logger, "Listening on {}", listener.address());
+    }
+    Ok(Setup {
+        config,
+        signals,
+        opened,
+        user,
+        nofile,
+        systemd,
+        stored,
+        control,
+        pidfile,
+    })
+}
+
+/// The system's word for an error, without its number.
+fn word(error: &io::Error) -> String {
+    let errno = error.raw_os_error();
+    errno.map_or_else(|| error.to_string(), status::errno_text)
+}
+
+/// einhorn's lock, for the time until all sockets are open: of two that start at the same time, one
+/// does. The file stays, empty.
+fn take_lock(path: &OsStr) -> Result<OwnFile, String> {
+    let path = Path::new(path);
+    OwnFile::lock(path, 0o600).map_err(|refusal| match refusal {
+        Refusal::Locked(_) => format!(
+            "File lock already acquired by another Einhorn process: {}. Were two started with the \
+             same name?",
+            path.display()
+        ),
+        refusal => format!("cannot open lock file {}: {refusal}", path.display()),
+    })
+}
+
+fn refuse_takeover(config: &Config) -> Result<(), String> {
+    match config.takeover {
+        None => Ok(()),
+        Some(pid) => Err(format!(
+            "cannot take over from process {pid}: not available in this version"
+        )),
+    }
+}
+
+/// The path of the program that would be run now. Each start looks it up again.
+fn resolve(config: &Config) -> Result<String, String> {
+    let path = std::env::var_os("PATH");
+    let directory = program::logical_directory(std::env::var_os("PWD"))
+        .and_then(|directory| program::open_directory(&directory));
+    let directory = directory.as_ref().map(AsFd::as_fd);
+    let found = program::resolve(&config.command, path.as_deref(), directory);
+    found
+        .map(|path| path.display().to_string())
+        .map_err(|error| error.0)
+}
+
+fn look_up_user(config: &Config) -> Result<Option<User>, String> {
+    let user = config.user.as_deref().map(user::lookup).transpose();
+    user.map_err(|error| error.0)
+}
+
+/// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the
+/// limit as we found it and as it is now.
+fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
+    let nofile = sys::process::raise_nofile()
+        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let capacity = daemon::capacity(nofile.1, config.listen.len(), config);
+    match config.workers <= capacity {
+        true => Ok(nofile),
+        false => Err(format!(
+            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for {capacity}",
+            config.workers, nofile.1
+        )),
+    }
+}
+
+fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {
+    let Some(path) = &config.control else {
+        return Ok(None);
+    };
+    let access = match &config.dialect {
+        Dialect::Socketmaster => Access::of(user),
+        #[cfg(feature = "einhorn")]
+        Dialect::Einhorn(_) => Access::of_einhorn(),
+    };
+    let control = Control::open(Path::new(path), access, config.dialect.clone());
+    control.map(Some).map_err(|error| error.to_string())
+}
+
+fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, String> {
+    let opened = listen::open_all(&config.listen, inherited).map_err(|error| error.0)?;
+    for index in &config.nonblocking {
+        let listener = &opened.listeners[*index];
+        let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
+        if let Err(errno) = fcntl(listener, flags) {
+            let address = listener.address();
+            opened.abandon();
+            return Err(format!(
+                "cannot set O_NONBLOCK on {address}: {}",
+                errno.desc()
+            ));
+        }
+    }
+    Ok(opened)
+}

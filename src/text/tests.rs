@@ -1,0 +1,66 @@
+use super::*;
+
+#[test]
+fn a_signal_has_a_name_again() {
+    assert_eq!(signal_name(15), "SIGTERM");
+    assert_eq!(signal_name(libc::SIGRTMIN() + 3), "SIGRTMIN+3");
+    assert_eq!(signal_name(99), "signal 99");
+}
+
+#[test]
+fn numbers_are_go_literals() {
+    let all = i64::MIN..=i64::MAX;
+    for (text, number) in [
+        ("0", 0),
+        ("-0", 0),
+        ("3000", 3000),
+        ("+7", 7),
+        ("-7", -7),
+        ("0x10", 16),
+        ("0XfF", 255),
+        ("0b101", 5),
+        ("0o17", 15),
+        ("017", 15),
+        ("1_000", 1000),
+        ("0x_1f", 31),
+        ("0_17", 15),
+        ("-0x1_0", -16),
+        ("9223372036854775807", i64::MAX),
+    ] {
+        assert_eq!(integer(text, all.clone()), Ok(number), "{text}");
+    }
+    for text in [
+        "", "-", "+", "--1", "+-1", "x", "1x", " 1", "1 ", "1.5", "1e3", "08", "0x", "0b", "0o",
+        "0b2", "0xg", "_1", "1_", "1__0", "0_", "0x_", "_", "3s", "\u{661}",
+    ] {
+        assert_eq!(
+            integer(text, all.clone()),
+            Err("not a number".into()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_number_out_of_range_says_the_range() {
+    for text in ["0", "11", "-1", "99999999999999999999"] {
+        assert_eq!(
+            integer(text, 1..=10),
+            Err("out of range, 1 to 10".into()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn booleans_are_gos() {
+    for text in ["1", "t", "T", "true", "TRUE", "True"] {
+        assert_eq!(boolean(text), Ok(true), "{text}");
+    }
+    for text in ["0", "f", "F", "false", "FALSE", "False"] {
+        assert_eq!(boolean(text), Ok(false), "{text}");
+    }
+    for text in ["", "yes", "on", "tRUE", "2"] {
+        assert!(boolean(text).is_err(), "{text}");
+    }
+}
