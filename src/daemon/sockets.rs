@@ -147,14 +147,15 @@ impl Daemon {
         if let Some(guard) = &mut self.guard.guard {
             guard.drain();
         }
+        self.guard.retry_at = self.guard.retry_at.filter(|at| *at > clock::now());
         for index in 0..self.listeners.len() {
             self.mend(index);
         }
         let may_be_mended = |it: &Listener| it.is_harmed() && !guard::is_hopeless(it);
         let again = self.listeners.iter().any(may_be_mended);
-        let asked = self.guard.retry_at.take();
-        let later = again.then(|| clock::now() + RETRY);
-        self.guard.retry_at = later.or(asked.filter(|at| *at > clock::now()));
+        if again && self.guard.retry_at.is_none() {
+            self.guard.retry_at = Some(clock::now() + RETRY);
+        }
     }
 
     /// Looks again at what could not be mended: the reason may be gone.
@@ -213,10 +214,9 @@ impl Daemon {
             .add(listener, Source::Listener(index), Interest::WRITABLE);
         self.guard.listeners[index] = added.ok();
         if let Some(guard) = &mut self.guard.guard {
-            // Its path may be lost again already: the next look finds that.
-            if guard.watch(index, listener).is_err() {
-                self.guard.retry_at = Some(clock::now() + RETRY);
-            }
+            // Its path may be lost again already, before it was watched: look again.
+            let _ = guard.watch(index, listener);
+            self.guard.retry_at = Some(clock::now());
         }
         self.systemd.store_again(listener);
         if let Some(count) = count {
