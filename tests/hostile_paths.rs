@@ -2,46 +2,17 @@
 
 mod common;
 
+use common::attacker::{Attacker, STRANGER};
 use common::{Daemon, Run, TempDir, example, facts, worker};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-/// A user who is neither root nor ours.
-const STRANGER: u32 = 65534;
 
 /// How long a race is run: a by-hand run may give it more.
 fn race() -> Duration {
     let seconds = std::env::var("SOCKETMASTER_RACE_SECONDS").unwrap_or_default();
     Duration::from_secs(seconds.parse().unwrap_or(2))
-}
-
-/// An attacker of the stranger's, until it is dropped.
-struct Attacker(Child);
-
-impl Attacker {
-    fn start(dir: &TempDir, words: &[&str]) -> Attacker {
-        let program = dir.copy_program(&example("attacker"), "attacker");
-        let child = Command::new("setpriv")
-            .args([
-                &format!("--reuid={STRANGER}"),
-                &format!("--regid={STRANGER}")[..],
-            ])
-            .args(["--clear-groups", &program])
-            .args(words)
-            .stdout(Stdio::null())
-            .spawn();
-        Attacker(child.expect("setpriv is there"))
-    }
-}
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A directory below it that the stranger owns.

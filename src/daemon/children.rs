@@ -7,6 +7,7 @@ use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
+use crate::log::RateLimit;
 use crate::notify::{Message, WorkerSocket};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
@@ -41,8 +42,6 @@ pub(super) struct Child {
     program: PathBuf,
     /// Its last lines, once its output is closed: that is seen before its end is.
     pub last_lines: Vec<String>,
-    /// One message from somebody who must not speak for it has been logged.
-    refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
 }
@@ -54,6 +53,8 @@ pub(super) struct Children {
     pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
     graves: VecDeque<(ChildId, Culprit)>,
+    /// Messages of those who may not speak for a worker.
+    refused: RateLimit,
 }
 
 impl Children {
@@ -268,7 +269,6 @@ impl Daemon {
             failure: None,
             program,
             last_lines: Vec::new(),
-            refused: false,
             status: None,
         };
         self.children.by_pid.insert(pid, id);
@@ -317,25 +317,24 @@ impl Daemon {
                 Ok(Some(message)) => message,
                 Ok(None) | Err(_) => return,
             };
-            match message {
-                Message::From { report, .. } => {
-                    if report.status.is_some() {
-                        child.status = report.status;
-                    }
-                    if report.ready {
-                        self.tell(Event::Ready(id));
-                    }
-                }
-                Message::Refused { pid, uid } if !child.refused => {
-                    child.refused = true;
+            let Message { sender, report } = message;
+            if !socket.may_speak(sender, child.pid) {
+                let refused = self.children.refused.allow_with_count(clock::now());
+                if let Some(count) = refused {
+                    let (pid, uid, worker) = (sender.pid, sender.uid, child.pid);
                     warn!(
                         self.logger,
-                        "process {pid} of user {uid} may not speak for worker {}: \
-                        its messages are ignored",
-                        child.pid
+                        "process {pid} of user {uid} may not speak for worker {worker}: \
+                         its message is ignored{count}"
                     );
                 }
-                Message::Refused { .. } => {}
+                continue;
+            }
+            if report.status.is_some() {
+                child.status = report.status;
+            }
+            if report.ready {
+                self.tell(Event::Ready(id));
             }
         }
         self.watch.inbox.insert(Source::Notify(id));

@@ -8,6 +8,7 @@ mod backtrace;
 pub mod clock;
 pub mod datagram;
 pub mod io;
+pub mod proc;
 pub mod process;
 pub mod signals;
 pub mod socket;

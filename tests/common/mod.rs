@@ -5,6 +5,7 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod attacker;
 pub mod clients;
 pub mod control;
 pub mod dir;

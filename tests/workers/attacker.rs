@@ -4,7 +4,9 @@
 use nix::sys::socket::{Shutdown, shutdown};
 use std::env;
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
 /// No attack lasts longer than this, in seconds.
@@ -28,7 +30,27 @@ fn main() {
                 let _ = shutdown(3, Shutdown::Both);
             }
         }
+        "ready" => speak(),
         other => panic!("no attack is called {other:?}"),
+    }
+}
+
+/// Says READY=1 to every notify socket that /proc/net/unix shows, again and again, and stays.
+fn speak() {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    loop {
+        let shown = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let names = shown
+            .lines()
+            .filter_map(|line| line.split_once(" @socketmaster-"));
+        for (_, name) in names {
+            let name = format!("socketmaster-{name}");
+            if let Ok(address) = SocketAddr::from_abstract_name(name) {
+                let _ = socket
+                    .connect_addr(&address)
+                    .and_then(|()| socket.send(b"READY=1"));
+            }
+        }
     }
 }
 
