@@ -46,8 +46,13 @@ impl Peer {
 
     /// Whether it is the process `worker`, a living child of ours, or a descendant of it now.
     pub fn descends_from(&self, worker: i32) -> bool {
-        self.started
-            .is_some_and(|started| proc::descends(self.pid, started, worker))
+        self.lineage().contains(&worker)
+    }
+
+    /// Its pid and those of its ancestors, as they are now. None when it was gone already.
+    pub fn lineage(&self) -> Vec<i32> {
+        let lineage = |started| proc::lineage(self.pid, started);
+        self.started.map(lineage).unwrap_or_default()
     }
 }
 

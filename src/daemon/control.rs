@@ -13,7 +13,7 @@ pub(super) use waiters::State;
 use super::Daemon;
 use super::watch::Source;
 use crate::config::ReadyGate;
-use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
+use crate::control::{Answer, Command, Control, Incoming, Next, Peer, Rights};
 use crate::status::{Process, SocketView, Told, View, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
@@ -21,13 +21,10 @@ use crate::{info, warn};
 use mio::Interest;
 use signal_hook::consts::SIGTERM;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 use waiters::Wish;
 
 /// How often one connection is read when its last words may count.
 const LAST_WORDS: usize = 8;
-/// What clients do wrong is logged this often at most.
-const COMPLAINTS: Duration = Duration::from_secs(1);
 
 const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
 const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
@@ -67,16 +64,15 @@ impl Daemon {
         let Some(socket) = &mut self.control.socket else {
             return;
         };
-        let accepted = socket.accept(clock::now());
+        let workers = &self.children.by_pid;
+        let is_worker = |peer: &Peer| peer.lineage().iter().any(|pid| workers.get(pid).is_some());
+        let accepted = socket.accept(clock::now(), is_worker);
         self.control.tidy(&mut self.watch);
         if accepted.again {
             self.watch.inbox.insert(Source::Control(0));
         }
-        if let Some(peer) = accepted.refused {
-            let (pid, uid) = (peer.pid, peer.uid);
-            self.complain(&format!(
-                "process {pid} of user {uid} may not use the control socket: turned away"
-            ));
+        if let Some((Peer { pid, uid, .. }, why)) = accepted.refused {
+            self.complain(&format!("process {pid} of user {uid} {why}: turned away"));
         }
         for id in accepted.fresh {
             self.watch_client(id);
@@ -151,10 +147,8 @@ impl Daemon {
     }
 
     fn complain(&mut self, text: &str) {
-        let now = clock::now();
-        if now >= self.control.next_complaint {
-            self.control.next_complaint = now + COMPLAINTS;
-            warn!(self.logger, "{text}");
+        if let Some(count) = self.control.complaints.allow_with_count(clock::now()) {
+            warn!(self.logger, "{text}{count}");
         }
     }
 

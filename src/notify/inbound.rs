@@ -117,7 +117,9 @@ impl WorkerSocket {
             return false;
         }
         match proc::stat(sender.pid) {
-            Some(stat) => stat.group == pid || proc::descends(sender.pid, stat.started, pid),
+            Some(stat) => {
+                stat.group == pid || proc::lineage(sender.pid, stat.started).contains(&pid)
+            }
             None => true,
         }
     }

@@ -50,30 +50,25 @@ pub fn users(pid: i32) -> Option<[u32; 2]> {
     Some([uids.next()?.parse().ok()?, uids.next()?.parse().ok()?])
 }
 
-/// Whether the process `pid`, which started at `started`, is the process `ancestor`, a living child
-/// of ours, or a descendant of it now.
+/// The process `pid`, which started at `started`, its parent, and so on upwards, as they are now.
 ///
 /// A pid that was given to another process in the meantime is noticed: that one started later
 /// than the one that is meant, and no process is older than its parent.
-pub fn descends(pid: i32, started: u64, ancestor: i32) -> bool {
-    let (first, mut pid, mut started) = (pid, pid, started);
-    for _ in 0..GENERATIONS {
-        let Some(stat) = stat(pid).filter(|_| pid > 1) else {
-            return false;
+pub fn lineage(pid: i32, started: u64) -> Vec<i32> {
+    let mut lineage = Vec::new();
+    let (mut next, mut latest) = (pid, started);
+    while lineage.len() < GENERATIONS {
+        let Some(stat) = stat(next).filter(|_| next > 1) else {
+            break;
         };
-        let reused = match pid == first {
-            true => stat.started != started,
-            false => stat.started > started,
-        };
+        let reused = stat.started > latest || next == pid && stat.started != started;
         if reused {
-            return false;
+            break;
         }
-        if pid == ancestor {
-            return true;
-        }
-        (pid, started) = (stat.parent, stat.started);
+        lineage.push(next);
+        (next, latest) = (stat.parent, stat.started);
     }
-    false
+    lineage
 }
 
 #[cfg(test)]

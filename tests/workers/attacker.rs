@@ -6,8 +6,9 @@ use std::env;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process;
 
 /// No attack lasts longer than this, in seconds.
 const LIFE: u32 = 300;
@@ -31,7 +32,38 @@ fn main() {
             }
         }
         "ready" => speak(),
+        "hold" => hold(&path(1)),
         other => panic!("no attack is called {other:?}"),
+    }
+}
+
+/// Forty processes that hold as many connections as they get, and connect again when they are
+/// closed.
+fn hold(path: &Path) {
+    let program = env::current_exe().expect("/proc is there");
+    if env::var_os("ATTACKER_CHILD").is_none() {
+        let own = || process::Command::new(&program);
+        let start = |_| {
+            own()
+                .args(env::args_os().skip(1))
+                .env("ATTACKER_CHILD", "1")
+                .spawn()
+        };
+        let children: Vec<_> = (0..40).filter_map(|n: u32| start(n).ok()).collect();
+        // They end with us: the first one that we wait for lives as long as the attack.
+        for mut child in children {
+            let _ = child.wait();
+        }
+        return;
+    }
+    let parent = std::os::unix::process::parent_id();
+    let mut held: Vec<UnixStream> = Vec::new();
+    while std::os::unix::process::parent_id() == parent {
+        held.extend(UnixStream::connect(path));
+        if held.len() > 50 {
+            held.remove(0);
+        }
+        std::thread::yield_now();
     }
 }
 
