@@ -19,7 +19,7 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::manners::{Manners, Wish};
 use crate::status::{self, Culprit, Told};
-use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
+use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::table::Set;
 use crate::user::User;
@@ -28,6 +28,7 @@ use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 pub use signal_hook_mio::v1_0::Signals;
@@ -237,10 +238,11 @@ impl Daemon {
         loop {
             if let Some(status) = self.exit {
                 self.end_control(status);
-                let why = if self.asked_to_stop {
-                    "stopped"
-                } else {
-                    "the workers left"
+                let why = match (self.asked_to_stop, self.core.has_given_up()) {
+                    (true, false) => "stopped",
+                    (true, true) => "stopped without the workers that were given up",
+                    (false, false) => "the workers left",
+                    (false, true) => "the workers left, but for those that were given up",
                 };
                 info!(self.logger, "{why}: exiting with status {status}");
                 self.finish();
@@ -474,7 +476,7 @@ impl Daemon {
     }
 
     fn perform(&mut self) {
-        while let Some(action) = self.core.outbox.pop_front() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Begin { generation, first } => self.on_begin(generation, first),
                 Action::Spawn {
@@ -487,9 +489,14 @@ impl Daemon {
                 }
                 Action::Signal { id, signal } => {
                     self.control_asks(id, signal);
-                    self.signal(id, signal);
+                    let result = self.signal(id, signal);
+                    self.on_sent(id, signal, result);
                 }
-                Action::Kill { id } => self.kill_group(id),
+                Action::Kill { id } => {
+                    let result = self.kill_group(id);
+                    self.on_sent(id, libc::SIGKILL, result);
+                }
+                Action::GiveUp { id, why } => self.give_up(id, why),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
@@ -506,8 +513,16 @@ impl Daemon {
         );
     }
 
+    /// The core goes by what became of a signal; the loop of actions goes on with what follows.
+    fn on_sent(&mut self, id: ChildId, signal: i32, result: Result<(), Errno>) {
+        let result = result.map_err(|errno| errno as i32);
+        let event = Event::Sent { id, signal, result };
+        self.core.handle(clock::now(), event);
+    }
+
     fn exit_status(&self, status: i32) -> i32 {
-        match self.manners.stops_well && self.asked_to_stop {
+        let stops_well = self.manners.stops_well && !self.core.has_given_up();
+        match stops_well && self.asked_to_stop {
             true => 0,
             false => status,
         }
@@ -531,9 +546,10 @@ impl Daemon {
             at: clock::now(),
         };
         let text = told.text();
-        match (verdict.outcome, &verdict.failure) {
-            (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
-            (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
+        let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
+        match (verdict.outcome, is_whole) {
+            (Outcome::Live, true) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
+            (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
         self.last_verdict = text;
@@ -545,7 +561,9 @@ impl Daemon {
         use supervisor::Note;
         let pid = match note {
             Note::Ready { id }
-            | Note::Killing { id }
+            | Note::Killed { id }
+            | Note::Refused { id, .. }
+            | Note::LeftAlone { id, .. }
             | Note::Replacing { id, .. }
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,

@@ -135,6 +135,9 @@ fn check(config: &Config) -> i32 {
         raise_limit(config, &Manners::default()).err(),
         listen::check(&config.listen).err().map(|error| error.0),
     ];
+    if let Ok(Some(warning)) = look_up_user(config).map(|user| powerless_over(&user?)) {
+        text += &format!("warning: {warning}\n");
+    }
     let mut status = 0;
     for error in errors.iter().flatten() {
         text += error;
@@ -275,6 +278,9 @@ fn set_up(
     takeover(&plan.config)?;
     resolve(&plan.config)?;
     let user = look_up_user(&plan.config)?;
+    if let Some(warning) = user.as_ref().and_then(powerless_over) {
+        warn!(logger, "{warning}");
+    }
     let nofile = raise_limit(&plan.config, &plan.manners)?;
     let pid = std::process::id();
     let mut files = Files::take(&plan, pid)?;
@@ -357,6 +363,19 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
         .map(user::lookup)
         .transpose()
         .map_err(|error| error.0)
+}
+
+/// What is missing when workers of this user could not be signalled.
+fn powerless_over(user: &User) -> Option<String> {
+    use nix::unistd::{geteuid, getuid};
+    let is_us = [getuid(), geteuid()].contains(&user.uid);
+    (!is_us && !sys::process::may_signal_all()).then(|| {
+        format!(
+            "without CAP_KILL we cannot signal workers of user {}: a reload leaves the old ones \
+             running, and a stop ends after 10 s without its workers",
+            user.name
+        )
+    })
 }
 
 fn open_control(plan: &Plan, user: Option<&User>) -> Result<Option<Control>, String> {

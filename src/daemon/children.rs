@@ -10,13 +10,14 @@ use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::notify::{Message, WorkerSocket};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report};
-use crate::status::{Culprit, end_text};
-use crate::supervisor::{ChildId, End, Event};
+use crate::status::{Culprit, end_text, given_up_text};
+use crate::supervisor::{ChildId, End, Event, GivenUp, Worker};
 use crate::sys::io::{self, out_of_the_way};
 use crate::sys::{clock, process};
 use crate::table::Table;
 use crate::{error, info, warn};
 use mio::Interest;
+use nix::errno::Errno;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -379,58 +380,74 @@ impl Daemon {
             Some(failure) => failure.end(&child.program, self.user.as_ref()),
             None => end,
         };
+        let pid = child.pid;
+        self.forget(child);
+        let text = match &end {
+            End::Exec { .. } => end_text(&end),
+            _ => format!("{pid} {}", end_text(&end)),
+        };
+        self.close_stream(id, text);
+        self.children.bury(
+            id,
+            Culprit {
+                pid: Some(pid),
+                last_lines,
+            },
+        );
+        self.on_listeners_in_doubt();
+        self.control_gone(id, pid);
+        self.tell(Event::Gone(id, end));
+    }
+
+    /// Sends a signal to a worker. One that has ended already needs none.
+    pub(super) fn signal(&mut self, id: ChildId, signal: i32) -> Result<(), Errno> {
+        let asked = |worker: &Worker| worker.is_asked();
+        if self.core.workers().find(id).is_some_and(asked) {
+            self.let_go(id);
+        }
+        match self.children.alive.get(&id) {
+            Some(child) => or_gone(process::signal(child.pid, signal)),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGKILL to a worker and to its group.
+    pub(super) fn kill_group(&mut self, id: ChildId) -> Result<(), Errno> {
+        let Some(child) = self.children.alive.get(&id) else {
+            return Ok(());
+        };
+        // It may have left its group to others, or not have made it yet: what counts is itself.
+        let _ = process::signal_group(child.pid, libc::SIGKILL);
+        or_gone(process::signal(child.pid, libc::SIGKILL))
+    }
+
+    /// We end without this worker. When it ends while we are still there, it is reaped as a
+    /// stranger's.
+    pub(super) fn give_up(&mut self, id: ChildId, why: GivenUp) {
+        let Some(child) = self.children.alive.remove(&id) else {
+            return;
+        };
+        error!(self.logger, "{}", given_up_text(child.pid, why));
+        self.children.by_pid.remove(&child.pid);
+        self.forget(child);
+    }
+
+    /// Gives back what we held of a process.
+    fn forget(&mut self, child: Child) {
         for (fd, ticket) in [child.pidfd, child.report].into_iter().flatten() {
             self.watch.remove(&fd, ticket);
         }
         if let Some((socket, ticket)) = child.notify {
             self.watch.remove(&socket, ticket);
         }
-        let text = match &end {
-            End::Exec { .. } => end_text(&end),
-            _ => format!("{} {}", child.pid, end_text(&end)),
-        };
-        self.close_stream(id, text);
-        self.children.bury(
-            id,
-            Culprit {
-                pid: Some(child.pid),
-                last_lines,
-            },
-        );
-        self.on_listeners_in_doubt();
-        self.control_gone(id, child.pid);
-        self.tell(Event::Gone(id, end));
     }
+}
 
-    pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
-        if self
-            .core
-            .workers()
-            .find(id)
-            .is_some_and(|worker| worker.is_asked())
-        {
-            self.let_go(id);
-        }
-        let Some(child) = self.children.alive.get(&id) else {
-            return;
-        };
-        if let Err(errno) = process::signal(child.pid, signal) {
-            error!(
-                self.logger,
-                "cannot send signal {signal} to worker {}: {}",
-                child.pid,
-                errno.desc()
-            );
-        }
-    }
-
-    pub(super) fn kill_group(&mut self, id: ChildId) {
-        let Some(child) = self.children.alive.get(&id) else {
-            return;
-        };
-        // It may have left its group to others, or not have made it yet.
-        let _ = process::signal_group(child.pid, libc::SIGKILL);
-        let _ = process::signal(child.pid, libc::SIGKILL);
+/// ESRCH: the worker has ended and been collected a moment ago.
+fn or_gone(sent: Result<(), Errno>) -> Result<(), Errno> {
+    match sent {
+        Err(Errno::ESRCH) => Ok(()),
+        other => other,
     }
 }
 

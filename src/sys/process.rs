@@ -152,6 +152,21 @@ fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
 }
 
+/// Whether we may signal processes of any user: whether CAP_KILL is in effect (capget(2)). Where
+/// the kernel does not say, it is taken to be so.
+pub fn may_signal_all() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_KILL: u32 = 5;
+    // linux/capability.h: the version and a pid, 0 for the caller; two times effective, permitted
+    // and inheritable.
+    let mut header = [VERSION_3, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: the kernel reads and writes eight bytes of `header` and writes 24 of `sets`, which
+    // are ours and that large.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    done != 0 || sets[0] & (1 << CAP_KILL) != 0
+}
+
 /// How nice a process is from now on, -20 to 19 (setpriority(2)). EACCES, EPERM: only root may
 /// make it less nice.
 pub fn set_nice(pid: i32, level: i32) -> Result<(), Errno> {
