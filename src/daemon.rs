@@ -45,6 +45,10 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: rlim_t = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
+/// One kind of trouble is one line in this time at most.
+const COMPLAINTS: Duration = Duration::from_secs(1);
+/// How long until we try again to be told when a full log can be written to.
+const LOG_RETRY: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -84,18 +88,29 @@ struct Registered {
 }
 
 impl Registered {
-    fn new(setup: &mut Setup) -> io::Result<Registered> {
-        let mut watch = Watch::new()?;
-        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+    fn new(setup: &mut Setup) -> Result<Registered, String> {
+        let watching = |error: io::Error| {
+            let reason = status::error_text(&error);
+            format!("watch our descriptors: {reason}")
+        };
+        // Not to be found out when the first worker has ended.
+        crate::sys::process::next_dead()
+            .map_err(|errno| format!("learn of workers' ends (waitid): {}", errno.desc()))?;
+        let mut watch = Watch::new().map_err(watching)?;
+        watch
+            .add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)
+            .map_err(watching)?;
         let terminal = Terminal::open();
         if let Some(tty) = terminal.fd() {
             // There is no empty interest; a hang-up is told whatever was asked for.
             let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
-        let control = control::State::new(&mut watch, setup.control.take())?;
-        let stdin = crate::spawn::worker_stdin(setup.manners.shares_terminal)?;
+        let listeners = &setup.opened.listeners;
+        let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
+        let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
+        let stdin = crate::spawn::worker_stdin(setup.manners.shares_terminal)
+            .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
             watch,
             terminal,
@@ -118,6 +133,8 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
+    /// The log is full, and we are not told when it can be written to.
+    log_retry: Option<Instant>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -138,6 +155,8 @@ pub struct Daemon {
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
     unreaped: bool,
+    /// That events cannot be waited for is not said again before this.
+    next_complaint: Instant,
     exit: Option<i32>,
 }
 
@@ -170,12 +189,12 @@ pub fn policy(config: &Config) -> supervisor::Policy {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (String, Log)> {
         match Registered::new(&mut setup) {
             Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
-            Err(error) => {
+            Err(what) => {
                 setup.opened.abandon();
-                Err((error, log))
+                Err((what, log))
             }
         }
     }
@@ -205,6 +224,7 @@ impl Daemon {
             logger: log.logger(),
             log,
             log_ticket: None,
+            log_retry: None,
             children: Children::default(),
             listeners,
             guard: registered.guard,
@@ -216,6 +236,7 @@ impl Daemon {
             reminder: None,
             asked_to_stop: false,
             unreaped: false,
+            next_complaint: Instant(0),
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -277,7 +298,9 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
+            self.log_retry,
             self.children.outputs.retry_at(),
+            self.children.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.guard.retry_at(),
@@ -295,8 +318,17 @@ impl Daemon {
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
-        if let Err(error) = self.watch.look(until, at_once) {
-            error!(self.logger, "cannot wait for events: {error}");
+        let Err(error) = self.watch.look(until, at_once) else {
+            return;
+        };
+        let now = clock::now();
+        if now >= self.next_complaint {
+            self.next_complaint = now + COMPLAINTS;
+            error!(
+                self.logger,
+                "cannot wait for events: {}; looking at everything instead",
+                status::error_text(&error)
+            );
         }
     }
 
@@ -322,7 +354,9 @@ impl Daemon {
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
-        let ended = (told || dead || self.unreaped) && self.reap();
+        let is_due = |at: Instant| at <= clock::now();
+        let again = self.unreaped || self.children.retry_at().is_some_and(is_due);
+        let ended = (told || dead || again) && self.reap();
         while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
         }
@@ -637,6 +671,8 @@ impl Daemon {
                 .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
             self.log_ticket = added.ok().map(|ticket| (fd, ticket));
         }
+        let unheard = wanted.is_some() && self.log_ticket.is_none();
+        self.log_retry = unheard.then(|| clock::now() + LOG_RETRY);
     }
 
     /// The last lines, for a second at most.

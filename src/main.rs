@@ -219,7 +219,7 @@ fn run(plan: Plan, signals: std::io::Result<daemon::Signals>) -> i32 {
         Ok((setup, files)) => {
             let status = match Daemon::new(setup, log) {
                 Ok(daemon) => daemon.run(),
-                Err((error, log)) => refuse(log, format!("cannot start: {error}")),
+                Err((what, log)) => refuse(log, format!("cannot {what}")),
             };
             drop(files);
             status
@@ -347,8 +347,17 @@ fn raise_limit(config: &Config, manners: &Manners) -> Result<(rlim_t, rlim_t), S
 
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = program::logical_directory(std::env::var_os("PWD"))
-        .and_then(|directory| program::open_directory(&directory));
+    let directory = program::logical_directory(std::env::var_os("PWD"));
+    let directory = match directory.as_deref().map(program::open_directory) {
+        Some(Err(errno)) => {
+            return Err(format!(
+                "cannot open the working directory: {}",
+                errno.desc()
+            ));
+        }
+        Some(Ok(opened)) => opened,
+        None => None,
+    };
     let directory = directory.as_ref().map(AsFd::as_fd);
     match program::resolve(&config.command, path.as_deref(), directory) {
         Ok(found) => Ok(found.display().to_string()),

@@ -54,6 +54,12 @@ pub fn errno_text(errno: i32) -> String {
     }
 }
 
+/// The same for what std says, which adds a number.
+pub fn error_text(error: &std::io::Error) -> String {
+    let own = || error.to_string();
+    error.raw_os_error().map_or_else(own, errno_text)
+}
+
 /// Go's words for a signal.
 pub fn signal_text(signal: i32) -> String {
     let words = [

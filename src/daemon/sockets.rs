@@ -6,6 +6,7 @@ use super::watch::{Source, Ticket, Watch};
 use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
+use crate::status::error_text;
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
 use crate::{error, info, warn};
@@ -69,7 +70,7 @@ impl GuardState {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
             let source = Source::Listener(index);
             tickets.push(match listener.kind().listens() {
-                true => watch.add(listener, source, Interest::WRITABLE).ok(),
+                true => Some(watch.add(listener, source, Interest::WRITABLE)?),
                 false => None,
             });
         }
@@ -149,6 +150,14 @@ impl Daemon {
         let added = self
             .watch
             .add(listener, Source::Listener(index), Interest::WRITABLE);
+        if let Err(error) = &added {
+            warn!(
+                self.logger,
+                "cannot watch {}: {}; looking at it when a worker ends",
+                listener.address(),
+                error_text(error)
+            );
+        }
         self.guard.listeners[index] = added.ok();
         if let Some(guard) = &self.guard.guard {
             let _ = guard.watch(listener);

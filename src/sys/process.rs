@@ -108,6 +108,22 @@ pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
     }))
 }
 
+/// Whether a child of ours has executed a program since its fork, also one that has ended and is
+/// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat, which ps(1) shows as `F`). Where
+/// there is no /proc it is taken to be so.
+pub fn has_run_exec(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let mut stat = [0; 512];
+    let opened = std::fs::File::open(format!("/proc/{pid}/stat"));
+    let length = opened.and_then(|mut file| std::io::Read::read(&mut file, &mut stat));
+    let stat = String::from_utf8_lossy(&stat[..length.unwrap_or(0)]);
+    // The name, in parentheses, may hold anything; the flags are the seventh field after it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = fields.split_whitespace().nth(6);
+    let flags = flags.and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
 /// when there is none. It takes nothing away: the caller looks up whose it is, then calls `reap`,
 /// so that no worker's status is ever lost among the orphans'. Until that it names the same one.
