@@ -582,11 +582,9 @@ impl Supervisor {
                 continue;
             };
             let (phase, refusal) = (worker.phase, worker.refusal);
+            let exhausted = Patience::Exhausted;
             match phase {
-                Phase::Stopping {
-                    since,
-                    patience: Patience::Exhausted,
-                } => {
+                Phase::Stopping { since, patience } if patience == exhausted => {
                     let patience = Patience::GiveUp(now + LAST_PATIENCE);
                     self.workers
                         .set_phase(id, Phase::Stopping { since, patience });
