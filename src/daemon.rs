@@ -19,7 +19,7 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
-use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
+use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::{clock, signals};
 use crate::table::Set;
 use crate::user::User;
@@ -28,6 +28,7 @@ use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
 pub use signal_hook_mio::v1_0::Signals;
@@ -44,6 +45,10 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: rlim_t = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
+/// One kind of trouble is one line in this time at most.
+const COMPLAINTS: Duration = Duration::from_secs(1);
+/// How long until we try again to be told when a full log can be written to.
+const LOG_RETRY: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -80,18 +85,29 @@ struct Registered {
 }
 
 impl Registered {
-    fn new(setup: &mut Setup) -> io::Result<Registered> {
-        let mut watch = Watch::new()?;
-        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+    fn new(setup: &mut Setup) -> Result<Registered, String> {
+        let watching = |error: io::Error| {
+            let reason = status::error_text(&error);
+            format!("watch our descriptors: {reason}")
+        };
+        // Not to be found out when the first worker has ended.
+        crate::sys::process::next_dead()
+            .map_err(|errno| format!("learn of workers' ends (waitid): {}", errno.desc()))?;
+        let mut watch = Watch::new().map_err(watching)?;
+        watch
+            .add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)
+            .map_err(watching)?;
         let terminal = Terminal::open();
         if let Some(tty) = terminal.fd() {
             // There is no empty interest; a hang-up is told whatever was asked for.
             let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
-        let control = control::State::new(&mut watch, setup.control.take())?;
-        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)?;
+        let listeners = &setup.opened.listeners;
+        let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
+        let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
+        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)
+            .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
             watch,
             terminal,
@@ -113,6 +129,8 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
+    /// The log is full, and we are not told when it can be written to.
+    log_retry: Option<Instant>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -134,6 +152,8 @@ pub struct Daemon {
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
     unreaped: bool,
+    /// That events cannot be waited for is not said again before this.
+    next_complaint: Instant,
     exit: Option<i32>,
 }
 
@@ -147,12 +167,12 @@ pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (String, Log)> {
         match Registered::new(&mut setup) {
             Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
-            Err(error) => {
+            Err(what) => {
                 setup.opened.abandon();
-                Err((error, log))
+                Err((what, log))
             }
         }
     }
@@ -179,6 +199,7 @@ impl Daemon {
             logger: log.logger(),
             log,
             log_ticket: None,
+            log_retry: None,
             children: Children::default(),
             listeners,
             guard: registered.guard,
@@ -191,6 +212,7 @@ impl Daemon {
             reminder: None,
             asked_to_stop: false,
             unreaped: false,
+            next_complaint: Instant(0),
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -213,10 +235,11 @@ impl Daemon {
         loop {
             if let Some(status) = self.exit {
                 self.end_control(status);
-                let why = if self.asked_to_stop {
-                    "stopped"
-                } else {
-                    "the workers left"
+                let why = match (self.asked_to_stop, self.core.has_given_up()) {
+                    (true, false) => "stopped",
+                    (true, true) => "stopped without the workers that were given up",
+                    (false, false) => "the workers left",
+                    (false, true) => "the workers left, but for those that were given up",
                 };
                 if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::remove) {
                     warn!(self.logger, "{reason}; it stays behind");
@@ -254,7 +277,9 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
+            self.log_retry,
             self.children.outputs.retry_at(),
+            self.children.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.guard.retry_at(),
@@ -272,8 +297,17 @@ impl Daemon {
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
-        if let Err(error) = self.watch.look(until, at_once) {
-            error!(self.logger, "cannot wait for events: {error}");
+        let Err(error) = self.watch.look(until, at_once) else {
+            return;
+        };
+        let now = clock::now();
+        if now >= self.next_complaint {
+            self.next_complaint = now + COMPLAINTS;
+            error!(
+                self.logger,
+                "cannot wait for events: {}; looking at everything instead",
+                status::error_text(&error)
+            );
         }
     }
 
@@ -299,7 +333,9 @@ impl Daemon {
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
-        let ended = (told || dead || self.unreaped) && self.reap();
+        let is_due = |at: Instant| at <= clock::now();
+        let again = self.unreaped || self.children.retry_at().is_some_and(is_due);
+        let ended = (told || dead || again) && self.reap();
         while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
         }
@@ -452,7 +488,7 @@ impl Daemon {
     }
 
     fn perform(&mut self) {
-        while let Some(action) = self.core.outbox.pop_front() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Begin { generation, first } => self.on_begin(generation, first),
                 Action::Spawn {
@@ -465,9 +501,14 @@ impl Daemon {
                 }
                 Action::Signal { id, signal } => {
                     self.control_asks(id, signal);
-                    self.signal(id, signal);
+                    let result = self.signal(id, signal);
+                    self.on_sent(id, signal, result);
                 }
-                Action::Kill { id } => self.kill_group(id),
+                Action::Kill { id } => {
+                    let result = self.kill_group(id);
+                    self.on_sent(id, libc::SIGKILL, result);
+                }
+                Action::GiveUp { id, why } => self.give_up(id, why),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
@@ -484,8 +525,16 @@ impl Daemon {
         );
     }
 
+    /// The core goes by what became of a signal; the loop of actions goes on with what follows.
+    fn on_sent(&mut self, id: ChildId, signal: i32, result: Result<(), Errno>) {
+        let result = result.map_err(|errno| errno as i32);
+        let event = Event::Sent { id, signal, result };
+        self.core.handle(clock::now(), event);
+    }
+
     fn exit_status(&self, status: i32) -> i32 {
-        match self.config.stop_is_success && self.asked_to_stop {
+        let stops_well = self.config.stop_is_success && !self.core.has_given_up();
+        match stops_well && self.asked_to_stop {
             true => 0,
             false => status,
         }
@@ -509,9 +558,10 @@ impl Daemon {
             at: clock::now(),
         };
         let text = told.text();
-        match (verdict.outcome, &verdict.failure) {
-            (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
-            (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
+        let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
+        match (verdict.outcome, is_whole) {
+            (Outcome::Live, true) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
+            (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
         self.last_verdict = text;
@@ -523,7 +573,9 @@ impl Daemon {
         use supervisor::Note;
         let pid = match note {
             Note::Ready { id }
-            | Note::Killing { id }
+            | Note::Killed { id }
+            | Note::Refused { id, .. }
+            | Note::LeftAlone { id, .. }
             | Note::Replacing { id, .. }
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,
@@ -597,6 +649,8 @@ impl Daemon {
                 .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
             self.log_ticket = added.ok().map(|ticket| (fd, ticket));
         }
+        let unheard = wanted.is_some() && self.log_ticket.is_none();
+        self.log_retry = unheard.then(|| clock::now() + LOG_RETRY);
     }
 
     /// The last lines, for a second at most.

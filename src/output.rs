@@ -13,12 +13,16 @@ use crate::sys::io::{bytes_waiting, peek_pipe, widen_pipe};
 use nix::errno::Errno;
 use nix::unistd::read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use tail::Tail;
 
 /// One read(2): all that a pipe holds. Less would wake its writer more often.
 const CHUNK: usize = 64 * 1024;
 /// What one pipe should be given of a turn, in bytes.
 pub const TURN: usize = 64 * 1024;
+
+/// When to try again what failed for a reason that should not be.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How far a pipe was drained, and when to come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +147,9 @@ impl Pipe {
             match self.read() {
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(Errno::EINTR) => {}
-                Err(_) => return Drained::Empty,
+                Err(Errno::EAGAIN) => return Drained::Empty,
+                // Closing the pipe would kill a worker that lives.
+                Err(_) => return Drained::Wait(now + RETRY),
             }
         }
     }
@@ -187,7 +193,9 @@ impl Pipe {
         let fd = self.fd.as_fd();
         let count = match self.lines.fill(limit, |space| read(fd, space)) {
             Err(errno @ (Errno::EINTR | Errno::EAGAIN)) => return Err(errno),
-            // Nothing else is known to happen to a pipe; it would not get better.
+            // Nothing else is known to happen to a pipe. It may get better while there is a writer;
+            // the end of a dead worker does not wait for that.
+            Err(errno) if self.last == Last::Unknown => return Err(errno),
             result => result.unwrap_or(0),
         };
         self.tail.push(self.lines.last(count));

@@ -54,7 +54,7 @@ pub struct Order<'a> {
     pub parting: bool,
 }
 
-/// A worker that has been forked. Whether it became the program is in its report.
+/// A worker that has been forked. Whether it became the program is in its report pipe.
 #[derive(Debug)]
 pub struct Spawned {
     /// Also the number of its process group.
@@ -62,8 +62,32 @@ pub struct Spawned {
     /// `None` without `Order::pidfd`, or when there was no descriptor left for it: SIGCHLD and
     /// `next_dead` will tell of its end.
     pub pidfd: Option<OwnedFd>,
-    /// Becomes readable when exec is over; for `read_report`. Close-on-exec, O_NONBLOCK.
-    pub report: OwnedFd,
+}
+
+/// What a child reports through, made before there is one: where our end cannot be watched, none
+/// is started.
+#[derive(Debug)]
+pub struct ReportPipe {
+    ours: OwnedFd,
+    /// Until the fork.
+    theirs: Option<OwnedFd>,
+}
+
+impl ReportPipe {
+    pub fn new() -> Result<ReportPipe, Failure> {
+        let (ours, theirs) = Step::Pipe.at(report_pipe())?;
+        Ok(ReportPipe {
+            ours: out_of_the_way(ours),
+            theirs: Some(theirs),
+        })
+    }
+}
+
+/// Our end: it becomes readable when exec is over; for `read_report`. Close-on-exec, O_NONBLOCK.
+impl AsFd for ReportPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ours.as_fd()
+    }
 }
 
 /// What a report pipe says.
@@ -71,7 +95,7 @@ pub struct Spawned {
 pub enum Report {
     /// The child is still on its way to exec.
     Pending,
-    /// It is the program now, or it was killed before: then its end says so.
+    /// It is the program now, or it was killed before ([`process::has_run_exec`] knows).
     Running,
     /// It has not become the program; its exit status 127 that follows means nothing.
     Failed(Failure),
@@ -173,7 +197,7 @@ impl Failure {
     }
 }
 
-/// Reads the report of a `Spawned` without blocking. Ask it before the child is reaped: of a
+/// Reads the report of a child without blocking. Ask it before the child is reaped: of a
 /// worker that never ran, the report has the reason and the exit status has not.
 pub fn read_report(report: BorrowedFd) -> Report {
     let mut bytes = [0; 8];
@@ -225,9 +249,9 @@ pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
 /// Forks a worker and sends it on its way to `order.program`, without waiting for it to get
 /// there. An error: there is no child, or one that ends and is nobody's. The descriptors 0, 1 and 2 must be open in us (or the
 /// pipes made here would take their numbers).
-pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
-    let (report, writer) = Step::Pipe.at(report_pipe())?;
-    let report = out_of_the_way(report);
+pub fn spawn(order: &Order, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
+    // It is closed here when this returns: then the child's end is the pipe's.
+    let writer = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
     let mut plan = Plan::new(order, &writer);
     let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
     let pid = Step::Fork.at(fork(order.parting))?;
@@ -240,9 +264,9 @@ pub fn spawn(order: &Order) -> Result<Spawned, Failure> {
     let pidfd = order.pidfd.then(|| process::pidfd_open(pid).ok()).flatten();
     let pidfd = pidfd.map(out_of_the_way);
     if order.parting {
-        await_parting(pid, report.as_fd(), pidfd.as_ref())?;
+        await_parting(pid, pipe.as_fd(), pidfd.as_ref())?;
     }
-    Ok(Spawned { pid, pidfd, report })
+    Ok(Spawned { pid, pidfd })
 }
 
 /// fork(2), or the same with one descriptor table for both. A copy costs both sides time for each

@@ -19,6 +19,7 @@ use crate::user::{self, User};
 use crate::{program, status, sys};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
+use nix::unistd::{geteuid, getuid};
 use slog::Logger;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -59,7 +60,7 @@ pub fn run(
         Err(reason) => Err((reason, log)),
         Ok(setup) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((error, log)) => Err((format!("cannot start: {}", word(&error)), log)),
+            Err((what, log)) => Err((format!("cannot {what}"), log)),
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {
@@ -83,6 +84,9 @@ pub fn check(config: &Config) -> (String, i32) {
         raise_limit(config).err(),
         listen::check(&config.listen).err().map(|error| error.0),
     ];
+    if let Ok(Some(warning)) = look_up_user(config).map(|user| powerless_over(&user?)) {
+        text += &format!("warning: {warning}\n");
+    }
     let mut status = 0;
     for error in errors.iter().flatten() {
         text += &format!("{error}\n");
@@ -97,6 +101,9 @@ fn set_up(config: Config, signals: io::Result<Signals>, logger: &Logger) -> Resu
     refuse_takeover(&config)?;
     resolve(&config)?;
     let user = look_up_user(&config)?;
+    if let Some(warning) = user.as_ref().and_then(powerless_over) {
+        slog::warn!(logger, "{warning}");
+    }
     let nofile = raise_limit(&config)?;
 
     let pid = std::process::id();
@@ -171,8 +178,13 @@ fn refuse_takeover(config: &Config) -> Result<(), String> {
 /// The path of the program that would be run now. Each start looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = program::logical_directory(std::env::var_os("PWD"))
-        .and_then(|directory| program::open_directory(&directory));
+    let directory = program::logical_directory(std::env::var_os("PWD"));
+    let opened = directory.as_deref().map(program::open_directory);
+    let directory = opened.transpose().map_err(|errno| {
+        let word = errno.desc();
+        format!("cannot open the working directory: {word}")
+    })?;
+    let directory = directory.flatten();
     let directory = directory.as_ref().map(AsFd::as_fd);
     let found = program::resolve(&config.command, path.as_deref(), directory);
     found
@@ -198,6 +210,18 @@ fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
             config.workers, nofile.1
         )),
     }
+}
+
+/// What is missing when workers of this user could not be signalled.
+fn powerless_over(user: &User) -> Option<String> {
+    let is_us = [getuid(), geteuid()].contains(&user.uid);
+    let name = &user.name;
+    (!is_us && !sys::process::may_signal_all()).then(|| {
+        format!(
+            "without CAP_KILL we cannot signal workers of user {name}: a reload leaves the old \
+             ones running, and a stop ends after 10 s without its workers"
+        )
+    })
 }
 
 fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {

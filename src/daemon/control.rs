@@ -14,12 +14,13 @@ use super::Daemon;
 use super::watch::Source;
 use crate::config::ReadyGate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Peer, Rights};
-use crate::status::{Process, SocketView, Told, View, summary, workers_text};
+use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use crate::{info, warn};
 use mio::Interest;
 use signal_hook::consts::SIGTERM;
+use std::io;
 use std::os::unix::net::UnixStream;
 use waiters::Wish;
 
@@ -75,31 +76,49 @@ impl Daemon {
             self.complain(&format!("process {pid} of user {uid} {why}: turned away"));
         }
         for id in accepted.fresh {
-            self.watch_client(id);
+            if let Err(error) = self.watch_client(id) {
+                let reason = error_text(&error);
+                self.complain(&format!("cannot watch a client's connection: {reason}"));
+                continue;
+            }
             // What it sent with the connection is there already.
             self.hear(id);
         }
     }
 
     /// Our end of the connection that a worker was started with: what comes is its word.
-    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) {
+    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) -> io::Result<()> {
+        let Some(socket) = &mut self.control.socket else {
+            return Ok(());
+        };
+        let id = socket.adopt(line, worker, clock::now());
+        self.watch_client(id)
+    }
+
+    /// A worker has gone, or never came to be.
+    pub(super) fn forget_line(&mut self, worker: ChildId) {
         if let Some(socket) = &mut self.control.socket {
-            let id = socket.adopt(line, worker, clock::now());
-            self.watch_client(id);
+            socket.forget(worker);
         }
     }
 
-    fn watch_client(&mut self, id: u64) {
+    /// Where a connection cannot be watched, it is closed.
+    fn watch_client(&mut self, id: u64) -> io::Result<()> {
         let Some(socket) = &mut self.control.socket else {
-            return;
+            return Ok(());
         };
-        let Some(fd) = socket.fd(id) else { return };
+        let Some(fd) = socket.fd(id) else {
+            return Ok(());
+        };
         let both = Interest::READABLE | Interest::WRITABLE;
         match self.watch.add(fd, Source::Control(id), both) {
-            Ok(ticket) => self.control.tickets.push((id, ticket)),
+            Ok(ticket) => {
+                self.control.tickets.push((id, ticket));
+                Ok(())
+            }
             Err(error) => {
                 socket.close(id);
-                self.complain(&format!("cannot watch a client's connection: {error}"));
+                Err(error)
             }
         }
     }
@@ -446,9 +465,7 @@ impl Daemon {
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
         #[cfg(feature = "einhorn")]
         self.upgrade_exited(id, pid);
-        if let Some(socket) = self.control.socket.as_mut() {
-            socket.forget(id);
-        }
+        self.forget_line(id);
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {

@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::config::Protocols;
 use crate::environment::{Environment, Extras};
 use crate::error;
-use crate::spawn::{self, Order};
+use crate::spawn::{self, Order, ReportPipe};
 use crate::status::end_text;
 use crate::sys::{io, process};
 use std::os::fd::AsFd;
@@ -46,7 +46,8 @@ impl Daemon {
             pidfd: false,
             parting: false,
         };
-        spawn::spawn(&order)
+        ReportPipe::new()
+            .and_then(|mut pipe| spawn::spawn(&order, &mut pipe))
             .map(drop)
             .map_err(|failure| end_text(&failure.end(shell, None)))
     }

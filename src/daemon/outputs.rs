@@ -65,11 +65,8 @@ impl Outputs {
 
 impl Daemon {
     /// From now on what this worker writes goes into the log.
-    pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, output: OwnedFd) {
-        let Some((fd, ticket)) = self.watched(output, Source::Output(id)) else {
-            return;
-        };
-        let mut pipe = Pipe::new(fd, pid as u32);
+    pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, output: OwnedFd, ticket: Ticket) {
+        let mut pipe = Pipe::new(output, pid as u32);
         if self.config.workers <= WIDE_PIPES {
             pipe.widen();
         }

@@ -13,6 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+/// How long we wait for events that we cannot be told of, in milliseconds.
+const BLIND_WAIT: u16 = 50;
 /// How many events one poll takes.
 const EVENTS: usize = 256;
 
@@ -158,6 +160,8 @@ impl Watch {
 
     /// Waits until something is ready, at most until `until`; not at all when `at_once`. What is
     /// ready is in `inbox` afterwards. A signal that interrupts it is in its pipe by then.
+    ///
+    /// Errors: epoll_wait(2) does not work. Then everything is looked at, after a short while.
     pub fn look(&mut self, until: Option<Instant>, at_once: bool) -> io::Result<()> {
         if !at_once {
             self.arm(until)?;
@@ -165,7 +169,14 @@ impl Watch {
         let mut timeout = at_once.then_some(Duration::ZERO);
         loop {
             match self.poll.poll(&mut self.events, timeout) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    if !at_once {
+                        // EINTR is as good as an event.
+                        let _ = nix::poll::poll(&mut [], BLIND_WAIT);
+                    }
+                    self.inbox.extend(self.sources.values().copied());
+                    return Err(error);
+                }
                 _ => {}
             }
             for event in &self.events {

@@ -108,6 +108,22 @@ pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
     }))
 }
 
+/// Whether a child of ours has executed a program since its fork, also one that has ended and is
+/// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat, which ps(1) shows as `F`). Where
+/// there is no /proc it is taken to be so.
+pub fn has_run_exec(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let mut stat = [0; 512];
+    let opened = std::fs::File::open(format!("/proc/{pid}/stat"));
+    let length = opened.and_then(|mut file| std::io::Read::read(&mut file, &mut stat));
+    let stat = String::from_utf8_lossy(&stat[..length.unwrap_or(0)]);
+    // The name, in parentheses, may hold anything; the flags are the seventh field after it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = fields.split_whitespace().nth(6);
+    let flags = flags.and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+}
+
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
 /// when there is none. It takes nothing away: the caller looks up whose it is, then calls `reap`,
 /// so that no worker's status is ever lost among the orphans'. Until that it names the same one.
@@ -150,6 +166,21 @@ fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
     }
     // SAFETY: kill takes two integers and touches no memory of ours.
     Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
+}
+
+/// Whether we may signal processes of any user: whether CAP_KILL is in effect (capget(2)). Where
+/// the kernel does not say, it is taken to be so.
+pub fn may_signal_all() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_KILL: u32 = 5;
+    // linux/capability.h: the version and a pid, 0 for the caller; two times effective, permitted
+    // and inheritable.
+    let mut header = [VERSION_3, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: the kernel reads and writes eight bytes of `header` and writes 24 of `sets`, which
+    // are ours and that large.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    done != 0 || sets[0] & (1 << CAP_KILL) != 0
 }
 
 /// How nice a process is from now on, -20 to 19 (setpriority(2)). EACCES, EPERM: only root may

@@ -13,6 +13,7 @@ pub mod facts;
 pub mod net;
 pub mod report;
 pub mod sink;
+pub mod strace;
 pub mod terminal;
 
 pub use dir::TempDir;
