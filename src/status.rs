@@ -54,10 +54,10 @@ pub fn errno_text(errno: i32) -> String {
     }
 }
 
-/// The same for what std says, which adds a number.
+/// The system's word for an error, without its number; where the error is not the system's, its text.
 pub fn error_text(error: &std::io::Error) -> String {
-    let own = || error.to_string();
-    error.raw_os_error().map_or_else(own, errno_text)
+    let errno = error.raw_os_error();
+    errno.map_or_else(|| error.to_string(), errno_text)
 }
 
 /// Go's words for a signal.
