@@ -285,13 +285,12 @@ fn run(order: &Order) -> (String, i32) {
         Ok(line) => line,
         Err(error) => {
             let word = error_text(&error);
-            return (
-                format!(
-                    "socketmaster ctl: cannot connect to {path}: {word}; does a socketmaster run with it \
-                 as its -control?"
-                ),
-                FAILED,
-            );
+            let hint = match error.raw_os_error() {
+                Some(_) => "; does a socketmaster run with it as its -control?",
+                None => "",
+            };
+            let text = format!("socketmaster ctl: cannot connect to {path}: {word}{hint}");
+            return (text, FAILED);
         }
     };
     let shows_progress = waits && stderr().is_terminal();

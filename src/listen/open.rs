@@ -8,7 +8,7 @@ use super::{Bound, Error, Kind, Listener, cannot};
 use crate::files::Refusal;
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
-use crate::sys::socket::{inherit, listen, resolve};
+use crate::sys::socket::{check_path, inherit, listen, resolve};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
@@ -491,7 +491,7 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
     let failed = |errno: Errno| cannot("bind", uri, errno.desc());
     let unclear = |errno| cannot("bind", uri, why_not_at(errno));
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
-    UnixAddr::new(path).map_err(unclear)?;
+    check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     let _lock = file::lock(path, rounds).map_err(|refusal| match refusal {
         Refusal::System(errno) => failed(errno),
         refusal => cannot("bind", uri, &refusal.to_string()),
@@ -515,7 +515,6 @@ fn why_not_at(errno: Errno) -> &'static str {
     match errno {
         Errno::EEXIST => "File exists, and it is not a socket",
         Errno::EPERM => "a stale socket of another user stands there, in a sticky directory",
-        Errno::ENAMETOOLONG => "the path of a unix socket has at most 107 bytes",
         errno => errno.desc(),
     }
 }

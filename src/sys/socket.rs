@@ -104,15 +104,21 @@ pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
 /// The longest path that a unix socket can have (unix(7)): `sun_path` without the NUL at its end.
 const LONGEST_PATH: usize = 107;
 
-/// Connects to the unix socket at a path.
-///
-/// Errors: the system's; of a path that is too long, that and the limit in words.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
+/// Errors: "the path has 125 bytes, the limit is 107". The system only says that it is invalid.
+pub fn check_path(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().len();
-    if length > LONGEST_PATH {
-        let reason = format!("the path has {length} bytes, a socket's at most {LONGEST_PATH}");
-        return Err(io::Error::other(reason));
+    match length > LONGEST_PATH {
+        false => Ok(()),
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the path has {length} bytes, the limit is {LONGEST_PATH}"),
+        )),
     }
+}
+
+/// Connects to the unix socket at a path. Errors: the system's, and those of `check_path`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    check_path(path)?;
     UnixStream::connect(path)
 }
 
