@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{self, Pid};
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -228,12 +228,11 @@ fn report_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((reader, writer))
 }
 
-/// What workers get as stdin: ours, or `/dev/null` when ours is closed or a terminal that is not
-/// to be shared (a process group that is not in the foreground would be stopped reading it).
-/// Close-on-exec, above 2.
-pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
+/// What workers get as stdin, close-on-exec, above 2: ours, or `/dev/null` where ours is closed or
+/// must not be theirs. `share`: it is theirs whatever it is, as the other two are.
+pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
     let stdin = io::stdin();
-    if share_terminal || !stdin.is_terminal() {
+    if share || may_be_shared(stdin) {
         if let Ok(fd) = fcntl(stdin, FcntlArg::F_DUPFD_CLOEXEC(FIRST_FD as RawFd)) {
             // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
             return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -244,6 +243,19 @@ pub fn worker_stdin(share_terminal: bool) -> Result<OwnedFd, Errno> {
         OFlag::O_RDWR | OFlag::O_CLOEXEC,
         Mode::empty(),
     )
+}
+
+/// A worker whose process group is not in the foreground would be stopped when it reads our
+/// terminal. And what is at the same time our stdout or stderr (a socket, as from inetd; a file; a
+/// pipe) takes lines that look like ours, or like another worker's.
+fn may_be_shared(stdin: BorrowedFd) -> bool {
+    let file = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    let is_output = |fd| match (file(stdin), file(fd)) {
+        (Ok(stdin), Ok(output)) => stdin == output,
+        // Not known to be another.
+        _ => true,
+    };
+    !stdin.is_terminal() && !is_output(io::stdout()) && !is_output(io::stderr())
 }
 
 /// Forks a worker and sends it on its way to `order.program`, without waiting for it to get
