@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
+use crate::sys::process::unblock_signals;
 use crate::sys::{clock, signals};
 use crate::table::Set;
 use crate::user::User;
@@ -51,6 +52,8 @@ const COMPLAINTS: Duration = Duration::from_secs(1);
 const LOG_RETRY: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
+/// So long after a turn there is one more look for signals, whatever became of their wake-ups.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Handles these signals and SIGCHLD. They are set up before anything else is done.
 pub fn install_signals(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
@@ -149,6 +152,7 @@ pub struct Daemon {
     parting: bool,
     last_verdict: String,
     reminder: Option<Instant>,
+    second_look: Option<Instant>,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
     unreaped: bool,
@@ -210,6 +214,7 @@ impl Daemon {
             pidfile: setup.pidfile,
             last_verdict: String::new(),
             reminder: None,
+            second_look: None,
             asked_to_stop: false,
             unreaped: false,
             next_complaint: Instant(0),
@@ -231,6 +236,9 @@ impl Daemon {
         if let Some(level) = self.config.nice.master {
             self.renice(std::process::id() as i32, level);
         }
+        // A stop that came during the set-up starts nothing.
+        self.read_signals();
+        self.take_up_stops();
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
@@ -259,6 +267,7 @@ impl Daemon {
         let until = self.next_deadline(now);
         let at_once = self.has_work() || until.is_some_and(|until| until <= now);
         self.look(until, at_once);
+        self.plan_second_look(now);
         self.take_up();
         self.tell_at(now, Event::Tick);
         self.settle();
@@ -273,6 +282,32 @@ impl Daemon {
         self.flush_systemd();
     }
 
+    /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
+    /// the next turn if the handler's wake-up fails, and all of them are if the mask could not be
+    /// given back after a fork. So every turn is followed by another a second later; when that one
+    /// finds nothing we sleep as long as there is nothing to do.
+    fn plan_second_look(&mut self, now: Instant) {
+        let is_second = self.second_look.is_some_and(|at| at <= now);
+        if is_second {
+            self.second_look = None;
+            let unblocked = unblock_signals();
+            if let Err(errno) = unblocked {
+                let reason = status::errno_text(errno as i32);
+                error!(
+                    self.logger,
+                    "cannot unblock signals: {reason}; trying again in a second"
+                );
+            }
+            self.read_signals();
+            if unblocked.is_ok() && self.waiting.is_empty() && self.watch.inbox.is_empty() {
+                return;
+            }
+        }
+        if self.second_look.is_none() {
+            self.second_look = Some(clock::now() + SECOND_LOOK);
+        }
+    }
+
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let core = self.core.next_deadline(now);
         let others = [
@@ -284,6 +319,7 @@ impl Daemon {
             self.control.deadline(),
             self.guard.retry_at(),
             self.reminder,
+            self.second_look,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -399,10 +435,10 @@ impl Daemon {
 
     // ---- signals ----
 
+    /// In every turn, whatever caused it: the wake-up may have failed.
     fn read_signals(&mut self) {
-        if self.watch.inbox.remove(&Source::Signals) {
-            self.waiting.extend(self.signals.pending());
-        }
+        self.watch.inbox.remove(&Source::Signals);
+        self.waiting.extend(self.signals.pending());
     }
 
     /// `name`: what asks us to stop; `signal` goes to the workers.

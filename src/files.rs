@@ -3,9 +3,10 @@
 //! file of root's or ours, with one name, and not through a symbolic link. Nothing is truncated
 //! before it is locked, and nothing is removed that is not this very file.
 
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
 use nix::unistd::{Whence, ftruncate, geteuid, lseek, read, unlink, write};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -29,8 +30,13 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Locked(Some(pid)) => write!(f, "another instance runs (pid {pid})"),
             Refusal::Locked(None) => f.write_str("another instance runs"),
-            Refusal::Foreign(reason) => f.write_str(reason),
-            Refusal::System(errno) => f.write_str(errno.desc()),
+            Refusal::Foreign(reason) => {
+                write!(
+                    f,
+                    "{reason}; remove it, or name a file in a directory of ours"
+                )
+            }
+            Refusal::System(errno) => f.write_str(&errno_text(*errno as i32)),
         }
     }
 }
@@ -167,6 +173,15 @@ impl OwnFile {
     }
 }
 
+/// Why a file at this path proves nothing to those who read it, if everybody may replace it.
+pub fn replaceable_by_everybody(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mode = stat(folder).ok()?.st_mode;
+    let open = mode & 0o002 != 0 && mode & 0o1000 == 0;
+    open.then(|| format!("{} can be written by everybody", folder.display()))
+}
+
 fn whole_file() -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -182,18 +197,23 @@ fn foreign(reason: &str) -> Refusal {
 }
 
 fn prove(found: &FileStat) -> Result<(), Refusal> {
-    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Err(foreign("it is not a regular file"));
+    match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFIFO => return Err(foreign("it is a FIFO")),
+        _ => return Err(foreign("it is not a regular file")),
     }
     if found.st_uid != 0 && found.st_uid != geteuid().as_raw() {
         let owner = found.st_uid;
         return Err(Refusal::Foreign(format!(
-            "it belongs to user {owner}: remove it, or name a file in a directory of ours"
+            "it belongs to user {owner}, who is neither root nor us"
         )));
     }
     // None: it has just been removed, which the caller sees.
     if found.st_nlink > 1 {
-        return Err(foreign("it has another name (a hard link)"));
+        let names = found.st_nlink;
+        return Err(Refusal::Foreign(format!(
+            "it has {names} names (hard links)"
+        )));
     }
     Ok(())
 }
@@ -218,10 +238,15 @@ mod tests {
         fs::hard_link(&victim, folder.join("hard")).unwrap();
         fs::create_dir(folder.join("folder")).unwrap();
         nix::unistd::mkfifo(&folder.join("fifo"), Mode::S_IRWXU).unwrap();
-        assert_eq!(refusal(&folder.join("link")), "it is a symbolic link");
-        assert!(refusal(&folder.join("hard")).contains("another name"));
-        assert_eq!(refusal(&folder.join("folder")), "it is not a regular file");
-        assert_eq!(refusal(&folder.join("fifo")), "it is not a regular file");
+        for (name, reason) in [
+            ("link", "it is a symbolic link; "),
+            ("hard", "it has 2 names"),
+            ("folder", "it is not a regular file; "),
+            ("fifo", "it is a FIFO; "),
+        ] {
+            let refusal = refusal(&folder.join(name));
+            assert!(refusal.starts_with(reason), "{refusal}");
+        }
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 

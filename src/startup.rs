@@ -10,7 +10,7 @@
 use crate::config::{Config, Dialect, SignalAction};
 use crate::control::{Access, Control};
 use crate::daemon::{self, Daemon, Setup, Signals};
-use crate::files::{OwnFile, Refusal};
+use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
 use crate::notify::Systemd;
@@ -33,10 +33,16 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Installs the handlers of these signals before anything else is done, so that none finds us
 /// without one. Those that our parent had blocked come in now.
-pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signals> {
+///
+/// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
+pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
     let signals = daemon::install_signals(signals.keys().copied());
-    let _ = sys::process::unblock_signals();
-    signals
+    let unblocked = sys::process::unblock_signals();
+    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+    match unblocked {
+        Ok(()) => Ok(signals),
+        Err(errno) => Err(format!("cannot unblock signals: {}", errno.desc())),
+    }
 }
 
 /// Runs the daemon until it ends; returns the exit status. `warnings` are what a person should read
@@ -46,7 +52,7 @@ pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signal
 pub fn run(
     config: Config,
     warnings: &[String],
-    signals: io::Result<Signals>,
+    signals: Result<Signals, String>,
 ) -> Result<i32, String> {
     let journal = std::env::var_os("JOURNAL_STREAM");
     let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
@@ -96,8 +102,12 @@ pub fn check(config: &Config) -> (String, i32) {
 }
 
 /// Everything that may fail before the first worker is started.
-fn set_up(config: Config, signals: io::Result<Signals>, logger: &Logger) -> Result<Setup, String> {
-    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+fn set_up(
+    config: Config,
+    signals: Result<Signals, String>,
+    logger: &Logger,
+) -> Result<Setup, String> {
+    let signals = signals?;
     refuse_takeover(&config)?;
     resolve(&config)?;
     let user = look_up_user(&config)?;
@@ -107,8 +117,11 @@ fn set_up(config: Config, signals: io::Result<Signals>, logger: &Logger) -> Resu
     let nofile = raise_limit(&config)?;
 
     let pid = std::process::id();
-    let lock = config.lockfile.as_deref().map(take_lock).transpose()?;
     let path = config.pidfile.as_deref().map(Path::new);
+    if let Some((path, why)) = path.and_then(|path| Some((path, replaceable_by_everybody(path)?))) {
+        slog::warn!(logger, "pid file {} proves nothing: {why}", path.display());
+    }
+    let lock = config.lockfile.as_deref().map(take_lock).transpose()?;
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);

@@ -9,6 +9,7 @@ use crate::supervisor::{
     Cause, End, Failure, GivenUp, Note, Outcome, Supervisor, Then, Unreached, Verdict,
 };
 use crate::text::signal_name;
+pub use crate::text::{errno_text, error_text};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -43,21 +44,6 @@ fn exec_text(step: &str, errno: i32) -> String {
         0 => format!("cannot start worker: {step}"),
         errno => format!("cannot start worker: {step}: {}", errno_text(errno)),
     }
-}
-
-/// The system's word for an errno.
-pub fn errno_text(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.rsplit_once('(') {
-        Some((word, _os_error)) => word.trim_end().to_owned(),
-        None => text,
-    }
-}
-
-/// The system's word for an error, without its number; where the error is not the system's, its text.
-pub fn error_text(error: &std::io::Error) -> String {
-    let errno = error.raw_os_error();
-    errno.map_or_else(|| error.to_string(), errno_text)
 }
 
 /// Go's words for a signal.

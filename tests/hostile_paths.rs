@@ -84,9 +84,9 @@ fn a_pid_file_is_not_written_through_a_link_nor_into_a_file_that_another_user_ma
     nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("it is ours");
     for (name, reason) in [
         ("link", "it is a symbolic link"),
-        ("hard", "it has another name"),
+        ("hard", "it has 2 names"),
         ("theirs", "it belongs to user 65534"),
-        ("fifo", "it is not a regular file"),
+        ("fifo", "it is a FIFO"),
     ] {
         let pidfile = format!("-pidfile={}", dir.word(name));
         let einhorn = ["einhorn", "-d", &dir.word("sock"), "-f", &dir.word("lock")];

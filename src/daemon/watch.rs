@@ -3,6 +3,7 @@
 //! of a descriptor that is gone can only be unknown.
 
 use crate::supervisor::{ChildId, Instant};
+use crate::sys::clock;
 use crate::table::{Key, Raw, Set, Table};
 use mio::event::Source as _;
 use mio::unix::SourceFd;
@@ -159,14 +160,14 @@ impl Watch {
     }
 
     /// Waits until something is ready, at most until `until`; not at all when `at_once`. What is
-    /// ready is in `inbox` afterwards. A signal that interrupts it is in its pipe by then.
+    /// ready is in `inbox` afterwards. A signal ends the wait, whether or not its wake-up is there.
     ///
     /// Errors: epoll_wait(2) does not work. Then everything is looked at, after a short while.
     pub fn look(&mut self, until: Option<Instant>, at_once: bool) -> io::Result<()> {
-        if !at_once {
-            self.arm(until)?;
-        }
-        let mut timeout = at_once.then_some(Duration::ZERO);
+        let mut timeout = match at_once {
+            true => Some(Duration::ZERO),
+            false => self.arm(until),
+        };
         loop {
             match self.poll.poll(&mut self.events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -192,18 +193,30 @@ impl Watch {
         }
     }
 
-    fn arm(&mut self, until: Option<Instant>) -> io::Result<()> {
+    /// Sets the timer to `until`. Where the system refuses, it says how long to poll instead, and
+    /// the next call tries again: a timer counts as set when the call has succeeded.
+    fn arm(&mut self, until: Option<Instant>) -> Option<Duration> {
         if self.armed == until {
-            return Ok(());
+            return None;
         }
-        self.armed = until;
-        let Some(Instant(nanoseconds)) = until else {
-            return Ok(self.timer.unset()?);
+        let set = match until {
+            None => self.timer.unset(),
+            Some(Instant(nanoseconds)) => {
+                // A timer of zero would be disarmed, not due.
+                let at = TimeSpec::from(Duration::from_nanos(nanoseconds.max(1)));
+                let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+                self.timer.set(Expiration::OneShot(at), absolute)
+            }
         };
-        // A timer of zero would be disarmed, not due.
-        let at = TimeSpec::from(Duration::from_nanos(nanoseconds.max(1)));
-        let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
-        Ok(self.timer.set(Expiration::OneShot(at), absolute)?)
+        match (set, until) {
+            (Ok(()), _) => {
+                self.armed = until;
+                None
+            }
+            // The timer may fire at the moment it was set to before; that is only a turn too many.
+            (Err(_), None) => None,
+            (Err(_), Some(until)) => Some(until - clock::now()),
+        }
     }
 
     /// The timer has fired: the same deadline would have to be armed anew.

@@ -5,7 +5,7 @@
 use crate::supervisor::End;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
@@ -201,27 +201,44 @@ pub fn raise_nofile() -> Result<(rlim_t, rlim_t), Errno> {
     Ok((soft, hard))
 }
 
-/// Every signal is held back while this lives; dropped, the mask is what it was.
-pub struct SignalsBlocked(SigSet);
+/// Every signal is held back while this lives; dropped, none is, as ever.
+pub struct SignalsBlocked(());
 
 impl SignalsBlocked {
     /// Blocks all signals for the calling thread (sigprocmask(2)).
     pub fn new() -> Result<Self, Errno> {
-        SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map(Self)
+        set_mask(&SigSet::all()).map(|()| Self(()))
     }
 }
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        let _ = self.0.thread_set_mask();
+        // Where it fails all the same, the loop tries again and complains: it unblocks, too, in its
+        // second look after each event.
+        let _ = unblock_signals();
     }
 }
 
-/// Unblocks every signal: for our own start (a mask is inherited) and for a worker's.
+/// How often a change of the mask is tried that cannot fail but in a sandbox.
+const TRIES: u32 = 8;
+
+/// Unblocks every signal: for our own start (a mask is inherited), after a fork, and for a worker's
+/// start.
 pub fn unblock_signals() -> Result<(), Errno> {
-    SigSet::empty().thread_set_mask()
+    let mut unblocked = set_mask(&SigSet::empty());
+    for _ in 1..TRIES {
+        if unblocked.is_ok() {
+            break;
+        }
+        unblocked = set_mask(&SigSet::empty());
+    }
+    unblocked
+}
+
+/// Not `SigSet::thread_set_mask`: pthread_sigmask(3) returns its errors where nix looks for -1, so
+/// that it takes every one of them for success.
+fn set_mask(mask: &SigSet) -> Result<(), Errno> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)
 }
 
 /// Gives all 64 signals their default disposition. Only for a child that is about to exec.
@@ -407,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_is_restored_when_the_guard_is_dropped() {
+    fn no_signal_is_blocked_when_the_guard_has_been_dropped() {
         unblock_signals().unwrap();
         let blocked = SignalsBlocked::new().unwrap();
         assert!(
