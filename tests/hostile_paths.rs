@@ -223,3 +223,37 @@ fn a_socket_that_is_renamed_away_again_and_again_costs_one_watch() {
     assert!(watches() <= 2, "{} watches", watches());
     ends_well(&daemon);
 }
+
+/// A start on a unix path with one call that fails, and what is left in the directory.
+fn failing(fault: &str) -> Option<(String, Vec<String>)> {
+    let dir = TempDir::new();
+    let run = Run::bare()
+        .args(&[&format!("-listen=unix://{}?mode=0600", dir.word("s"))])
+        .args(&[&format!("-control={}", dir.word("control")), "-start=0"])
+        .args(&[&format!("-pidfile={}", dir.word("pid"))])
+        .args(&[&format!("-command={}", worker()), "exit", "0"]);
+    let output = common::inject::injected(run, &[fault])?.output();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    Some((log, dir.names()))
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_path_no_hidden_link_and_no_pid_file() {
+    for fault in [
+        "getsockname:error=EIO:when=1",
+        "getsockname:error=EIO",
+        "bind:error=EACCES:when=2",
+        "listen:error=EIO:when=1",
+        "listen:error=EIO:when=2",
+        "fchmod:error=EIO",
+        "newfstatat:error=EIO:when=8",
+        "newfstatat:error=EIO:when=12",
+        "newfstatat:error=EIO:when=16",
+        "epoll_create1:error=EMFILE",
+    ] {
+        let Some((log, left)) = failing(fault) else {
+            return;
+        };
+        assert_eq!(left, [""; 0], "{fault}: {log}");
+    }
+}

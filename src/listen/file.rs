@@ -271,7 +271,14 @@ impl Rights {
             }
         }
         let name = Name::of(path)?;
-        let id = bound_file(socket, &name)?;
+        let id = match bound_file(socket, &name) {
+            Ok(id) => id,
+            Err(errno) => {
+                // If it can be told what stands there after all, it does not stay.
+                let _ = bound_file(socket, &name).and_then(|id| name.unlink_if(id));
+                return Err(errno);
+            }
+        };
         let owned = name.hold(id).and_then(|file| self.own(&file));
         if let Err(errno) = owned {
             // It is of no use with the wrong owner, and nobody else knows it.

@@ -351,10 +351,19 @@ fn is_at(bound: &Bound, uri: &Uri, candidates: &[SocketAddr]) -> bool {
     }
 }
 
-fn finish(uri: &Uri, fd: OwnedFd, kind: Kind, file: Option<SocketFile>) -> Result<Listener, Error> {
+fn finish(
+    uri: &Uri,
+    fd: OwnedFd,
+    kind: Kind,
+    mut file: Option<SocketFile>,
+) -> Result<Listener, Error> {
     match Bound::of(fd.as_fd()) {
         Ok(bound) => Ok(Listener::new(uri.clone(), fd, kind, bound, file)),
-        Err(errno) => Err(cannot("bind", uri, errno.desc())),
+        Err(errno) => {
+            // Why there is no address matters more than what cannot be removed.
+            let _ = file.as_mut().map(SocketFile::remove);
+            Err(cannot("bind", uri, errno.desc()))
+        }
     }
 }
 
