@@ -25,7 +25,6 @@ mod protocol;
 mod spawn;
 mod startup;
 mod status;
-mod strings;
 mod supervisor;
 mod sys;
 mod syslog;

@@ -13,7 +13,7 @@ use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report, ReportPipe};
 use crate::status::{Culprit, end_text, given_up_text};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
-use crate::sys::io::{out_of_the_way, stderr, stdout};
+use crate::sys::io::{stderr, stdout};
 use crate::sys::{clock, process};
 use crate::table::Table;
 use crate::{error, info, warn};
@@ -217,7 +217,6 @@ impl Daemon {
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
             pidfd: self.pidfds,
-            parting: self.parting,
         };
         let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
         let (pipe, _) = ends.report.as_mut().expect("it was opened first");
@@ -246,7 +245,7 @@ impl Daemon {
         if self.config.control_fd {
             let step = "opening its connection to the control socket";
             let (ours, theirs) = UnixStream::pair().map_err(not_done(step))?;
-            self.adopt_line(id, out_of_the_way(ours.into()).into())
+            self.adopt_line(id, ours)
                 .map_err(not_done("watching its connection to the control socket"))?;
             ends.their_line = Some(theirs);
         }
