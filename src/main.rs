@@ -11,6 +11,7 @@ use socketmaster::log::Log;
 use socketmaster::manners::Manners;
 use socketmaster::notify::Systemd;
 use socketmaster::pidfile::PidFile;
+use socketmaster::status::error_text;
 use socketmaster::supervisor::Policy;
 use socketmaster::user::User;
 use socketmaster::{ctl, program, sys, user};
@@ -274,7 +275,8 @@ fn set_up(
     for warning in &plan.warnings {
         warn!(logger, "{warning}");
     }
-    let signals = signals.map_err(|error| format!("cannot handle signals: {error}"))?;
+    let signals =
+        signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
     takeover(&plan.config)?;
     resolve(&plan.config)?;
     let user = look_up_user(&plan.config)?;
@@ -286,7 +288,8 @@ fn set_up(
     let mut files = Files::take(&plan, pid)?;
     let variable = |name: &str| std::env::var_os(name);
     let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
-        warn!(logger, "cannot notify systemd: {error}; going on without");
+        let reason = error_text(&error);
+        warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
     let control = open_control(&plan, user.as_ref())?;

@@ -10,8 +10,8 @@ mod waiters;
 
 pub(super) use waiters::State;
 
-use super::Daemon;
 use super::watch::Source;
+use super::{COMPLAINTS, Daemon};
 use crate::args::Gate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
 use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
@@ -22,13 +22,10 @@ use mio::Interest;
 use signal_hook::consts::SIGTERM;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 use waiters::Wish;
 
 /// How often one connection is read when its last words may count.
 const LAST_WORDS: usize = 8;
-/// What clients do wrong is logged this often at most.
-const COMPLAINTS: Duration = Duration::from_secs(1);
 
 const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
 const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
