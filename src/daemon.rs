@@ -48,8 +48,6 @@ const PER_WORKER: rlim_t = 4;
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// One kind of trouble is one line in this time at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
-/// How long until we try again to be told when a full log can be written to.
-const LOG_RETRY: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 /// So long after a turn there is one more look for signals, whatever became of their wake-ups.
@@ -132,8 +130,6 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
-    /// The log is full, and we are not told when it can be written to.
-    log_retry: Option<Instant>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -201,7 +197,6 @@ impl Daemon {
             logger: log.logger(),
             log,
             log_ticket: None,
-            log_retry: None,
             children: Children::default(),
             listeners,
             guard: registered.guard,
@@ -310,9 +305,8 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
-            self.log_retry,
+            self.watch.deadline(),
             self.children.outputs.retry_at(),
-            self.children.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.guard.retry_at(),
@@ -367,8 +361,7 @@ impl Daemon {
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
-        let is_due = |at: Instant| at <= clock::now();
-        let again = self.unreaped || self.children.retry_at().is_some_and(is_due);
+        let again = self.unreaped || self.children.is_blind();
         let ended = (told || dead || again) && self.reap();
         while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
@@ -681,10 +674,12 @@ impl Daemon {
             let added = self
                 .watch
                 .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
-            self.log_ticket = added.ok().map(|ticket| (fd, ticket));
+            match added {
+                Ok(ticket) => self.log_ticket = Some((fd, ticket)),
+                // The log is full: there is nobody to tell. Each turn tries again.
+                Err(_) => self.watch.doubt(),
+            }
         }
-        let unheard = wanted.is_some() && self.log_ticket.is_none();
-        self.log_retry = unheard.then(|| clock::now() + LOG_RETRY);
     }
 
     /// The last lines, for a second at most.

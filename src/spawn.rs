@@ -85,6 +85,8 @@ impl AsFd for ReportPipe {
 pub enum Report {
     /// The child is still on its way to exec.
     Pending,
+    /// It cannot be read now.
+    Unread,
     /// It is the program now, or it was killed before ([`process::has_run_exec`] knows).
     Running,
     /// It has not become the program; its exit status 127 that follows means nothing.
@@ -195,7 +197,8 @@ pub fn read_report(report: BorrowedFd) -> Report {
         Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
         // Written at once by write(2), a message this small arrives whole or not at all.
         Ok(8) => Report::Failed(Failure::from_bytes(bytes)),
-        _ => Report::Running,
+        Ok(_) => Report::Running,
+        Err(_) => Report::Unread,
     }
 }
 

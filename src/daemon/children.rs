@@ -2,9 +2,9 @@
 //! readiness, collecting their end and their output. It decides nothing; what it finds becomes
 //! events.
 
-use super::Daemon;
 use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
+use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
@@ -33,8 +33,7 @@ use std::time::Duration;
 const DEATHS: u32 = 1024;
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// How often waitid(2) is asked again when it fails, and for how long a stop puts up with that.
-const BLIND_RETRY: Duration = Duration::from_secs(1);
+/// How long a stop puts up with a waitid(2) that fails.
 const BLIND_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended workers are remembered for a verdict.
 const GRAVES: usize = 64;
@@ -77,11 +76,11 @@ struct Ends {
     their_line: Option<UnixStream>,
 }
 
-/// That waitid(2) fails: since when, and when to try again.
+/// That waitid(2) fails: since when, and when that was said last.
 #[derive(Clone, Copy)]
 struct Blind {
     since: Instant,
-    retry: Instant,
+    said: Instant,
 }
 
 /// All processes, and what is kept of those that are gone.
@@ -97,9 +96,9 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// When to look for ended children although nothing tells of one.
-    pub fn retry_at(&self) -> Option<Instant> {
-        self.blind.map(|blind| blind.retry)
+    /// Whether the system does not tell which children have ended.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
     }
 
     /// What is known of a worker, alive or not long dead.
@@ -348,8 +347,10 @@ impl Daemon {
         };
         let Some((fd, _)) = &child.report else { return };
         let report = spawn::read_report(fd.as_fd());
-        if report == Report::Pending {
-            return;
+        match report {
+            Report::Pending => return,
+            Report::Unread => return self.watch.doubt(),
+            Report::Running | Report::Failed(_) => {}
         }
         if let Some((fd, ticket)) = child.report.take() {
             self.watch.remove(&fd, ticket);
@@ -373,7 +374,8 @@ impl Daemon {
             };
             let message = match socket.receive() {
                 Ok(Some(message)) => message,
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                Err(_) => return self.watch.doubt(),
             };
             let Message { sender, report } = message;
             if !socket.may_speak(sender, child.pid) {
@@ -441,15 +443,16 @@ impl Daemon {
     fn on_blindness(&mut self, errno: Errno) {
         let now = clock::now();
         let since = self.children.blind.map_or(now, |blind| blind.since);
-        let retry = now + BLIND_RETRY;
-        if self.children.blind.is_none_or(|blind| blind.retry <= now) {
+        let said = self.children.blind.map(|blind| blind.said);
+        if said.is_none_or(|said| now - said >= COMPLAINTS) {
             error!(
                 self.logger,
                 "cannot collect workers that have ended: {}; trying again every second",
                 errno.desc()
             );
-            self.children.blind = Some(Blind { since, retry });
+            self.children.blind = Some(Blind { since, said: now });
         }
+        self.watch.doubt();
         if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
             for id in self.children.alive.keys() {
                 let child = self.children.alive.get(&id);
