@@ -19,6 +19,7 @@ use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
+use crate::text::error_text;
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
@@ -168,7 +169,12 @@ impl Control {
         };
         match control.listener.set_nonblocking(true) {
             Ok(()) => Ok(control),
-            Err(error) => Err(named(listen::Error(error.to_string()))),
+            Err(error) => {
+                let word = error_text(&error);
+                Err(named(listen::Error(format!(
+                    "cannot set O_NONBLOCK: {word}"
+                ))))
+            }
         }
     }
 
