@@ -3,7 +3,6 @@
 //! events.
 
 use super::Daemon;
-use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
@@ -15,9 +14,10 @@ use crate::supervisor::{ChildId, End, Event};
 use crate::sys::io::{self, out_of_the_way};
 use crate::sys::{clock, process};
 use crate::table::Table;
+use crate::worker::output::Outputs;
 use crate::{error, info, warn};
 use mio::Interest;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -39,8 +39,6 @@ pub(super) struct Child {
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
-    /// Its last lines, once its output is closed: that is seen before its end is.
-    pub last_lines: Vec<String>,
     /// One message from somebody who must not speak for it has been logged.
     refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
@@ -53,19 +51,20 @@ pub(super) struct Children {
     pub alive: Table<ChildId, Child>,
     pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
+    pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, Culprit)>,
 }
 
 impl Children {
     /// What is known of a worker, alive or not long dead.
-    pub fn culprit(&self, id: ChildId) -> Culprit {
+    pub fn culprit(&mut self, id: ChildId) -> Culprit {
         if let Some(culprit) = self.buried(id) {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
         Culprit {
             pid,
-            last_lines: self.last_lines(id),
+            last_lines: self.outputs.last_lines(id),
         }
     }
 
@@ -79,12 +78,6 @@ impl Children {
     fn buried(&self, id: ChildId) -> Option<&Culprit> {
         let mut graves = self.graves.iter().rev();
         Some(&graves.find(|(dead, _)| *dead == id)?.1)
-    }
-
-    fn last_lines(&self, id: ChildId) -> Vec<String> {
-        let closed = || Some(self.alive.get(&id)?.last_lines.clone());
-        let lines = self.outputs.last_lines(id).or_else(closed);
-        lines.unwrap_or_default()
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -114,6 +107,11 @@ impl Daemon {
         let notify = self.notify_socket()?;
         let output = self.output_pipe()?;
         let line = self.control_line()?;
+        // An output that nobody reads would end the worker, so this comes before its start.
+        let watched = match &output {
+            Some((ours, _)) => Some(self.watch_output(id, ours)?),
+            None => None,
+        };
         let path = self.control_path(at);
         let told = path.as_deref().map(|path| Control {
             path,
@@ -145,10 +143,22 @@ impl Daemon {
             pidfd: self.pidfds,
             parting: self.parting,
         };
-        let failed = |failure: spawn::Failure| failure.end(&program, self.user.as_ref());
-        let spawned = spawn::spawn(&order).map_err(failed)?;
+        let spawned = spawn::spawn(&order);
+        let spawned = match (spawned, output, watched) {
+            (Ok(spawned), Some((ours, _)), Some(ticket)) => {
+                self.adopt_output(id, spawned.pid, ours, ticket);
+                spawned
+            }
+            (Ok(spawned), ..) => spawned,
+            (Err(failure), output, watched) => {
+                if let (Some((ours, _)), Some(ticket)) = (output, watched) {
+                    self.watch.remove(ours, ticket);
+                }
+                return Err(failure.end(&program, self.user.as_ref()));
+            }
+        };
         let pid = spawned.pid;
-        self.take_charge(id, program, spawned, notify, output.map(|(ours, _)| ours));
+        self.take_charge(id, program, spawned, notify);
         if let Some((ours, _)) = line {
             self.adopt_line(id, out_of_the_way(ours.into()).into());
         }
@@ -249,7 +259,6 @@ impl Daemon {
         program: PathBuf,
         spawned: spawn::Spawned,
         notify: Option<WorkerSocket>,
-        output: Option<OwnedFd>,
     ) {
         let pid = spawned.pid;
         let report = self.watched(spawned.report, Source::Report(id));
@@ -257,9 +266,6 @@ impl Daemon {
             .pidfd
             .and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
         let notify = notify.and_then(|socket| self.watched(socket, Source::Notify(id)));
-        if let Some(output) = output {
-            self.adopt_output(id, pid, output);
-        }
         let child = Child {
             pid,
             pidfd,
@@ -267,7 +273,6 @@ impl Daemon {
             notify,
             failure: None,
             program,
-            last_lines: Vec::new(),
             refused: false,
             status: None,
         };
@@ -370,7 +375,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
-        let last_lines = self.children.last_lines(id);
+        let last_lines = self.children.outputs.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -389,7 +394,7 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{} {}", child.pid, end_text(&end)),
         };
-        self.close_stream(id, text);
+        self.end_output(id, text);
         self.children.bury(
             id,
             Culprit {
@@ -409,7 +414,7 @@ impl Daemon {
             .find(id)
             .is_some_and(|worker| worker.is_asked())
         {
-            self.let_go(id);
+            self.children.outputs.allow_drops(id);
         }
         let Some(child) = self.children.alive.get(&id) else {
             return;
