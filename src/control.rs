@@ -19,6 +19,7 @@ use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
+use crate::text::error_text;
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
@@ -32,6 +33,12 @@ use std::time::Duration;
 pub const MAX_CLIENTS: usize = 64;
 /// At most so many of one process.
 pub const MAX_OF_ONE: usize = 16;
+/// At most so many of those who are neither root nor ours: the other places are never theirs.
+const MAX_OTHERS: usize = 48;
+/// No user has more than a quarter of these.
+const MAX_OF_A_USER: usize = MAX_OTHERS / 4;
+/// At most so many bytes of requests and answers are held for all clients together.
+const MAX_HELD: usize = 2 * 1024 * 1024;
 /// A client that has been silent for so long may have to make room for another.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -111,8 +118,8 @@ pub struct Accepted {
     pub fresh: Vec<u64>,
     /// More may wait: call again.
     pub again: bool,
-    /// The last of those that were turned away for their user.
-    pub refused: Option<Peer>,
+    /// The last of those that were turned away, and why.
+    pub refused: Option<(Peer, &'static str)>,
 }
 
 /// The socket and its clients. Dropped, it removes its file if that is still ours.
@@ -148,12 +155,11 @@ impl Control {
             options,
         };
         let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
-        let mut bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
-        // Workers know this socket by its path alone: one name is enough, and no reason to fail.
-        let _ = bound.file.forget_link();
+        let bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
         let control = Control {
             listener: bound.fd.into(),
-            file: bound.file,
+            // The guard does not watch it: one name is enough.
+            file: SocketFile::without_link(path, bound.id),
             access,
             dialect,
             clients: Vec::new(),
@@ -163,7 +169,12 @@ impl Control {
         };
         match control.listener.set_nonblocking(true) {
             Ok(()) => Ok(control),
-            Err(error) => Err(named(listen::Error(error.to_string()))),
+            Err(error) => {
+                let word = error_text(&error);
+                Err(named(listen::Error(format!(
+                    "cannot set O_NONBLOCK: {word}"
+                ))))
+            }
         }
     }
 
@@ -196,8 +207,9 @@ impl Control {
     }
 
     /// Takes in those who want to connect, as far as there is room. When it is full, who has been
-    /// silent for longest goes; who has only just come has a moment to say something.
-    pub fn accept(&mut self, now: Instant) -> Accepted {
+    /// silent for longest goes; who has only just come has a moment to say something. `is_worker`
+    /// says whether a process is a living worker or its descendant: those always find a place.
+    pub fn accept(&mut self, now: Instant, is_worker: impl Fn(&Peer) -> bool) -> Accepted {
         let mut accepted = Accepted::default();
         self.retry = None;
         for _ in 0..MAX_CLIENTS {
@@ -205,7 +217,7 @@ impl Control {
                 return accepted;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.take_in(stream, now, &mut accepted),
+                Ok((stream, _)) => self.take_in(stream, now, &is_worker, &mut accepted),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return accepted,
                 Err(_no_descriptor_free) => {
@@ -218,16 +230,56 @@ impl Control {
         accepted
     }
 
-    fn take_in(&mut self, stream: UnixStream, now: Instant, accepted: &mut Accepted) {
+    fn take_in(
+        &mut self,
+        stream: UnixStream,
+        now: Instant,
+        is_worker: impl Fn(&Peer) -> bool,
+        accepted: &mut Accepted,
+    ) {
         let Ok(peer) = Peer::of(stream.as_fd()) else {
             return;
         };
         let rights = self.access.rights(peer.uid);
         if rights == Rights::Nothing {
-            accepted.refused = Some(peer);
-        } else if self.make_room_beside(peer.pid) {
-            accepted.fresh.push(self.keep(stream, peer, rights, now));
+            accepted.refused = Some((peer, "may not use the control socket"));
+            return;
         }
+        let of_a_worker = rights < Rights::Everything && is_worker(&peer);
+        let has_room = match rights {
+            Rights::Everything => self.make_room_beside(peer.pid),
+            _ => self.make_room_for_another(peer.uid, of_a_worker),
+        };
+        if !has_room {
+            accepted.refused = Some((peer, "finds the places of its user taken"));
+            return;
+        }
+        let id = self.keep(stream, peer, rights, now);
+        if let Some(client) = self.client_mut(id) {
+            client.of_a_worker = of_a_worker;
+        }
+        accepted.fresh.push(id);
+    }
+
+    /// Whether somebody who is neither root nor ours can be taken in. Their own oldest goes for
+    /// them, and for a worker, which wants to say that it is ready, the oldest of anybody else.
+    fn make_room_for_another(&mut self, uid: u32, of_a_worker: bool) -> bool {
+        let others = || {
+            self.clients
+                .iter()
+                .filter(|it| it.rights < Rights::Everything)
+        };
+        let strangers = || others().filter(|it| !it.of_a_worker && it.may_be_evicted());
+        let of_user = || strangers().filter(|it| it.peer.uid == uid);
+        let oldest = if !of_a_worker && of_user().count() >= MAX_OF_A_USER {
+            of_user().next()
+        } else if others().count() < MAX_OTHERS {
+            return true;
+        } else {
+            strangers().next().filter(|_| of_a_worker)
+        };
+        let oldest = oldest.map(|client| client.id);
+        oldest.inspect(|id| self.close(*id)).is_some()
     }
 
     fn keep(&mut self, stream: UnixStream, peer: Peer, rights: Rights, now: Instant) -> u64 {
@@ -255,7 +307,8 @@ impl Control {
         }
     }
 
-    /// Whether one more client can be taken in.
+    /// Whether one more client can be taken in, whoever it is. Only root's and our own can fill
+    /// the last places.
     fn make_room(&mut self, now: Instant) -> bool {
         let all = self.clients.iter();
         let guests = all.filter(|client| client.peer.worker.is_none());
@@ -315,6 +368,7 @@ impl Control {
             }
         };
         self.tidy(id);
+        self.keep_within_limits();
         next
     }
 
@@ -328,6 +382,17 @@ impl Control {
             self.close(id);
         }
         self.tidy(id);
+        self.keep_within_limits();
+    }
+
+    /// What clients make us hold has an end, however many they are: who holds most goes.
+    fn keep_within_limits(&mut self) {
+        while self.clients.iter().map(Connection::held).sum::<usize>() > MAX_HELD {
+            let Some(largest) = self.clients.iter().max_by_key(|client| client.held()) else {
+                return;
+            };
+            self.close(largest.id);
+        }
     }
 
     /// A client waits for more answers: it is kept meanwhile, also when it sends no more.
@@ -376,13 +441,10 @@ impl Control {
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
     ///
-    /// Errors: "cannot remove the control socket PATH: Read-only file system".
-    pub fn end(mut self) -> Result<(), String> {
+    /// Returns what stays behind and why, a line each.
+    pub fn end(mut self) -> Vec<String> {
         std::mem::forget(std::mem::take(&mut self.clients));
-        self.file.remove().map_err(|errno| {
-            let path = self.file.path().display();
-            format!("cannot remove the control socket {path}: {}", errno.desc())
-        })
+        self.file.remove()
     }
 
     /// The connections that were closed since the last call: to be deregistered, then dropped.

@@ -3,7 +3,9 @@
 
 use crate::args::{self, UsageError};
 use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
+use crate::status::error_text;
 use crate::sys::io::{stderr, stdout, write_all};
+use crate::sys::socket::connect;
 use crate::text::{boolean, integer, printable};
 use argh::ArgsInfo;
 use std::ffi::{OsStr, OsString};
@@ -282,14 +284,13 @@ fn run(order: &Order) -> (String, i32) {
     let mut line = match Line::open(order, limit) {
         Ok(line) => line,
         Err(error) => {
-            let word = crate::status::errno_text(error.raw_os_error().unwrap_or(libc::EIO));
-            return (
-                format!(
-                    "socketmaster ctl: cannot connect to {path}: {word}; does a socketmaster run with it \
-                 as its -control?"
-                ),
-                FAILED,
-            );
+            let word = error_text(&error);
+            let hint = match error.raw_os_error() {
+                Some(_) => "; does a socketmaster run with it as its -control?",
+                None => "",
+            };
+            let text = format!("socketmaster ctl: cannot connect to {path}: {word}{hint}");
+            return (text, FAILED);
         }
     };
     let shows_progress = waits && stderr().is_terminal();
@@ -301,7 +302,10 @@ fn run(order: &Order) -> (String, i32) {
                 return (text, FAILED);
             }
             Err(error) if is_timeout(&error) => return (late(order, limit), TIMED_OUT),
-            Err(error) => return (format!("no answer from {path}: {error}"), FAILED),
+            Err(error) => {
+                let text = format!("no answer from {path}: {}", error_text(&error));
+                return (text, FAILED);
+            }
         };
         if is_true(&answer, "wait") {
             if shows_progress {
@@ -383,7 +387,7 @@ struct Line {
 
 impl Line {
     fn open(order: &Order, limit: Option<Duration>) -> io::Result<Line> {
-        let mut stream = UnixStream::connect(&order.control)?;
+        let mut stream = connect(&order.control)?;
         let args: Vec<&str> = order.args.iter().map(String::as_str).collect();
         stream.write_all(&encode_request(1, order.command, &args))?;
         Ok(Line {

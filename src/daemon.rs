@@ -19,7 +19,8 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
-use crate::supervisor::{self, Action, Event, Instant, Outcome, Supervisor};
+use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
+use crate::sys::process::unblock_signals;
 use crate::sys::{clock, signals};
 use crate::table::Set;
 use crate::user::User;
@@ -28,6 +29,7 @@ use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
 use mio::unix::SourceFd;
+use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
 pub use signal_hook_mio::v1_0::Signals;
@@ -44,8 +46,12 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: rlim_t = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
+/// One kind of trouble is one line in this time at most.
+const COMPLAINTS: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
+/// So long after a turn there is one more look for signals, whatever became of their wake-ups.
+const SECOND_LOOK: Duration = Duration::from_secs(1);
 
 /// Handles these signals and SIGCHLD. They are set up before anything else is done.
 pub fn install_signals(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
@@ -80,18 +86,29 @@ struct Registered {
 }
 
 impl Registered {
-    fn new(setup: &mut Setup) -> io::Result<Registered> {
-        let mut watch = Watch::new()?;
-        watch.add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)?;
+    fn new(setup: &mut Setup) -> Result<Registered, String> {
+        let watching = |error: io::Error| {
+            let reason = status::error_text(&error);
+            format!("watch our descriptors: {reason}")
+        };
+        // Not to be found out when the first worker has ended.
+        crate::sys::process::next_dead()
+            .map_err(|errno| format!("learn of workers' ends (waitid): {}", errno.desc()))?;
+        let mut watch = Watch::new().map_err(watching)?;
+        watch
+            .add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)
+            .map_err(watching)?;
         let terminal = Terminal::open();
         if let Some(tty) = terminal.fd() {
             // There is no empty interest; a hang-up is told whatever was asked for.
             let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
         }
-        let guard = sockets::GuardState::new(&mut watch, &setup.opened.listeners)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take())?;
-        let control = control::State::new(&mut watch, setup.control.take())?;
-        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)?;
+        let listeners = &setup.opened.listeners;
+        let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
+        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
+        let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
+        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)
+            .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
             watch,
             terminal,
@@ -128,12 +145,14 @@ pub struct Daemon {
     inherited: Vec<(OsString, OsString)>,
     nofile: Option<(rlim_t, rlim_t)>,
     pidfds: bool,
-    parting: bool,
     last_verdict: String,
     reminder: Option<Instant>,
+    second_look: Option<Instant>,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
     unreaped: bool,
+    /// That events cannot be waited for is not said again before this.
+    next_complaint: Instant,
     exit: Option<i32>,
 }
 
@@ -147,12 +166,12 @@ pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (io::Error, Log)> {
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (String, Log)> {
         match Registered::new(&mut setup) {
             Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
-            Err(error) => {
+            Err(what) => {
                 setup.opened.abandon();
-                Err((error, log))
+                Err((what, log))
             }
         }
     }
@@ -171,7 +190,6 @@ impl Daemon {
             inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
-            parting: crate::sys::process::probe_parting(),
             config: setup.config,
             watch: registered.watch,
             signals: setup.signals,
@@ -189,8 +207,10 @@ impl Daemon {
             pidfile: setup.pidfile,
             last_verdict: String::new(),
             reminder: None,
+            second_look: None,
             asked_to_stop: false,
             unreaped: false,
+            next_complaint: Instant(0),
             exit: None,
         };
         daemon.fill_store(setup.stored, &forget);
@@ -209,14 +229,18 @@ impl Daemon {
         if let Some(level) = self.config.nice.master {
             self.renice(std::process::id() as i32, level);
         }
+        // A stop that came during the set-up starts nothing.
+        self.read_signals();
+        self.take_up_stops();
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
                 self.end_control(status);
-                let why = if self.asked_to_stop {
-                    "stopped"
-                } else {
-                    "the workers left"
+                let why = match (self.asked_to_stop, self.core.has_given_up()) {
+                    (true, false) => "stopped",
+                    (true, true) => "stopped without the workers that were given up",
+                    (false, false) => "the workers left",
+                    (false, true) => "the workers left, but for those that were given up",
                 };
                 if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::remove) {
                     warn!(self.logger, "{reason}; it stays behind");
@@ -236,6 +260,7 @@ impl Daemon {
         let until = self.next_deadline(now);
         let at_once = self.has_work() || until.is_some_and(|until| until <= now);
         self.look(until, at_once);
+        self.plan_second_look(now);
         self.take_up();
         self.tell_at(now, Event::Tick);
         self.settle();
@@ -250,15 +275,43 @@ impl Daemon {
         self.flush_systemd();
     }
 
+    /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
+    /// the next turn if the handler's wake-up fails, and all of them are if the mask could not be
+    /// given back after a fork. So every turn is followed by another a second later; when that one
+    /// finds nothing we sleep as long as there is nothing to do.
+    fn plan_second_look(&mut self, now: Instant) {
+        let is_second = self.second_look.is_some_and(|at| at <= now);
+        if is_second {
+            self.second_look = None;
+            let unblocked = unblock_signals();
+            if let Err(errno) = unblocked {
+                let reason = status::errno_text(errno as i32);
+                error!(
+                    self.logger,
+                    "cannot unblock signals: {reason}; trying again in a second"
+                );
+            }
+            self.read_signals();
+            if unblocked.is_ok() && self.waiting.is_empty() && self.watch.inbox.is_empty() {
+                return;
+            }
+        }
+        if self.second_look.is_none() {
+            self.second_look = Some(clock::now() + SECOND_LOOK);
+        }
+    }
+
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
+            self.watch.deadline(),
             self.children.outputs.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.guard.retry_at(),
             self.reminder,
+            self.second_look,
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
     }
@@ -273,8 +326,17 @@ impl Daemon {
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
-        if let Err(error) = self.watch.look(until, at_once) {
-            error!(self.logger, "cannot wait for events: {error}");
+        let Err(error) = self.watch.look(until, at_once) else {
+            return;
+        };
+        let now = clock::now();
+        if now >= self.next_complaint {
+            self.next_complaint = now + COMPLAINTS;
+            error!(
+                self.logger,
+                "cannot wait for events: {}; looking at everything instead",
+                status::error_text(&error)
+            );
         }
     }
 
@@ -300,7 +362,8 @@ impl Daemon {
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
-        let ended = (told || dead || self.unreaped) && self.reap();
+        let again = self.unreaped || self.children.is_blind();
+        let ended = (told || dead || again) && self.reap();
         while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
         }
@@ -364,10 +427,10 @@ impl Daemon {
 
     // ---- signals ----
 
+    /// In every turn, whatever caused it: the wake-up may have failed.
     fn read_signals(&mut self) {
-        if self.watch.inbox.remove(&Source::Signals) {
-            self.waiting.extend(self.signals.pending());
-        }
+        self.watch.inbox.remove(&Source::Signals);
+        self.waiting.extend(self.signals.pending());
     }
 
     /// `name`: what asks us to stop; `signal` goes to the workers.
@@ -453,7 +516,7 @@ impl Daemon {
     }
 
     fn perform(&mut self) {
-        while let Some(action) = self.core.outbox.pop_front() {
+        while let Some(action) = self.core.next_action() {
             match action {
                 Action::Begin { generation, first } => self.on_begin(generation, first),
                 Action::Spawn {
@@ -466,9 +529,14 @@ impl Daemon {
                 }
                 Action::Signal { id, signal } => {
                     self.control_asks(id, signal);
-                    self.signal(id, signal);
+                    let result = self.signal(id, signal);
+                    self.on_sent(id, signal, result);
                 }
-                Action::Kill { id } => self.kill_group(id),
+                Action::Kill { id } => {
+                    let result = self.kill_group(id);
+                    self.on_sent(id, libc::SIGKILL, result);
+                }
+                Action::GiveUp { id, why } => self.give_up(id, why),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
@@ -485,8 +553,16 @@ impl Daemon {
         );
     }
 
+    /// The core goes by what became of a signal; the loop of actions goes on with what follows.
+    fn on_sent(&mut self, id: ChildId, signal: i32, result: Result<(), Errno>) {
+        let result = result.map_err(|errno| errno as i32);
+        let event = Event::Sent { id, signal, result };
+        self.core.handle(clock::now(), event);
+    }
+
     fn exit_status(&self, status: i32) -> i32 {
-        match self.config.stop_is_success && self.asked_to_stop {
+        let stops_well = self.config.stop_is_success && !self.core.has_given_up();
+        match stops_well && self.asked_to_stop {
             true => 0,
             false => status,
         }
@@ -510,9 +586,10 @@ impl Daemon {
             at: clock::now(),
         };
         let text = told.text();
-        match (verdict.outcome, &verdict.failure) {
-            (Outcome::Live, None) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
-            (Outcome::Live, Some(_)) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
+        let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
+        match (verdict.outcome, is_whole) {
+            (Outcome::Live, true) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
+            (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
         self.last_verdict = text;
@@ -524,7 +601,9 @@ impl Daemon {
         use supervisor::Note;
         let pid = match note {
             Note::Ready { id }
-            | Note::Killing { id }
+            | Note::Killed { id }
+            | Note::Refused { id, .. }
+            | Note::LeftAlone { id, .. }
             | Note::Replacing { id, .. }
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,
@@ -596,7 +675,11 @@ impl Daemon {
             let added = self
                 .watch
                 .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
-            self.log_ticket = added.ok().map(|ticket| (fd, ticket));
+            match added {
+                Ok(ticket) => self.log_ticket = Some((fd, ticket)),
+                // The log is full: there is nobody to tell. Each turn tries again.
+                Err(_) => self.watch.doubt(),
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 use crate::einhorn::options::{self, Item, Switch, Words};
 use crate::einhorn::{files, words};
 use crate::protocol::{self, LineReader, MAX_ANSWER};
+use crate::status::error_text;
+use crate::sys::socket::connect;
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -127,7 +129,7 @@ enum Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::Wire(error.to_string())
+        Failure::Wire(error_text(&error))
     }
 }
 
@@ -260,17 +262,21 @@ struct Wire {
 impl Wire {
     fn connect(path: &Path) -> Result<Wire, Failure> {
         let shown = path.display();
-        match UnixStream::connect(path) {
-            Ok(stream) => Ok(Wire {
-                stream,
-                reader: LineReader::new(MAX_ANSWER),
-            }),
-            Err(error) if error.kind() == ErrorKind::NotFound => Err(Failure::Wire(format!(
-                "Could not connect to Einhorn master process: {shown}: {error}. \
+        let error = match connect(path) {
+            Ok(stream) => {
+                let reader = LineReader::new(MAX_ANSWER);
+                return Ok(Wire { stream, reader });
+            }
+            Err(error) => error,
+        };
+        let word = error_text(&error);
+        Err(Failure::Wire(match error.kind() {
+            ErrorKind::NotFound => format!(
+                "Could not connect to Einhorn master process: {shown}: {word}. \
                  Is one running? It needs the same -c NAME or -d PATH here as there."
-            ))),
-            Err(error) => Err(Failure::Wire(format!("cannot connect to {shown}: {error}"))),
-        }
+            ),
+            _ => format!("cannot connect to {shown}: {word}"),
+        }))
     }
 
     /// Prints each message up to and with the last one, the first without `wait`.

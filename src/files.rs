@@ -3,9 +3,10 @@
 //! file of root's or ours, with one name, and not through a symbolic link. Nothing is truncated
 //! before it is locked, and nothing is removed that is not this very file.
 
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
 use nix::unistd::{Whence, ftruncate, geteuid, lseek, read, unlink, write};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -29,8 +30,13 @@ impl fmt::Display for Refusal {
         match self {
             Refusal::Locked(Some(pid)) => write!(f, "another instance runs (pid {pid})"),
             Refusal::Locked(None) => f.write_str("another instance runs"),
-            Refusal::Foreign(reason) => f.write_str(reason),
-            Refusal::System(errno) => f.write_str(errno.desc()),
+            Refusal::Foreign(reason) => {
+                write!(
+                    f,
+                    "{reason}; remove it, or name a file in a directory of ours"
+                )
+            }
+            Refusal::System(errno) => f.write_str(&errno_text(*errno as i32)),
         }
     }
 }
@@ -101,12 +107,16 @@ impl OwnFile {
             let file = OwnFile::open(path, mode)?;
             match fcntl(&file.fd, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Err(Refusal::Locked(file.pid())),
+                Err(Errno::EAGAIN | Errno::EACCES) => {
+                    return Err(Refusal::Locked(file.pid().ok().flatten()));
+                }
                 Err(errno) => return Err(file.give_up(errno.into())),
             }
             // Its owner may have removed it after we opened it: a lock without a name is none.
-            if file.is_at_its_path() {
-                return Ok(file);
+            match file.is_at_its_path() {
+                Ok(true) => return Ok(file),
+                Ok(false) => {}
+                Err(errno) => return Err(file.give_up(errno.into())),
             }
         }
         Err(foreign("others keep replacing it"))
@@ -129,31 +139,32 @@ impl OwnFile {
     }
 
     /// The pid that it holds, if it does.
-    pub fn pid(&self) -> Option<u32> {
+    ///
+    /// Errors: read(2)'s.
+    pub fn pid(&self) -> Result<Option<u32>, Errno> {
         let mut bytes = [0; 32];
-        lseek(&self.fd, 0, Whence::SeekSet).ok()?;
-        let length = read(&self.fd, &mut bytes).ok()?;
-        std::str::from_utf8(&bytes[..length])
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        lseek(&self.fd, 0, Whence::SeekSet)?;
+        let length = read(&self.fd, &mut bytes)?;
+        let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
+        Ok(text.trim().parse().ok())
     }
 
     /// Removes it, if its path still leads to it.
     ///
     /// Errors: unlink(2)'s.
     pub fn remove(&self) -> Result<(), Errno> {
-        match self.is_at_its_path() {
+        match self.is_at_its_path()? {
             true => unlink(&self.path),
             false => Ok(()),
         }
     }
 
-    fn is_at_its_path(&self) -> bool {
-        match (fstat(&self.fd), lstat(&self.path)) {
-            (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
-            _ => false,
+    fn is_at_its_path(&self) -> Result<bool, Errno> {
+        let ours = fstat(&self.fd)?;
+        match lstat(&self.path) {
+            Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -165,6 +176,15 @@ impl OwnFile {
         }
         refusal
     }
+}
+
+/// Why a file at this path proves nothing to those who read it, if everybody may replace it.
+pub fn replaceable_by_everybody(path: &Path) -> Option<String> {
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    let mode = stat(folder).ok()?.st_mode;
+    let open = mode & 0o002 != 0 && mode & 0o1000 == 0;
+    open.then(|| format!("{} can be written by everybody", folder.display()))
 }
 
 fn whole_file() -> libc::flock {
@@ -182,18 +202,23 @@ fn foreign(reason: &str) -> Refusal {
 }
 
 fn prove(found: &FileStat) -> Result<(), Refusal> {
-    if SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-        return Err(foreign("it is not a regular file"));
+    match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFIFO => return Err(foreign("it is a FIFO")),
+        _ => return Err(foreign("it is not a regular file")),
     }
     if found.st_uid != 0 && found.st_uid != geteuid().as_raw() {
         let owner = found.st_uid;
         return Err(Refusal::Foreign(format!(
-            "it belongs to user {owner}: remove it, or name a file in a directory of ours"
+            "it belongs to user {owner}, who is neither root nor us"
         )));
     }
     // None: it has just been removed, which the caller sees.
     if found.st_nlink > 1 {
-        return Err(foreign("it has another name (a hard link)"));
+        let names = found.st_nlink;
+        return Err(Refusal::Foreign(format!(
+            "it has {names} names (hard links)"
+        )));
     }
     Ok(())
 }
@@ -218,10 +243,15 @@ mod tests {
         fs::hard_link(&victim, folder.join("hard")).unwrap();
         fs::create_dir(folder.join("folder")).unwrap();
         nix::unistd::mkfifo(&folder.join("fifo"), Mode::S_IRWXU).unwrap();
-        assert_eq!(refusal(&folder.join("link")), "it is a symbolic link");
-        assert!(refusal(&folder.join("hard")).contains("another name"));
-        assert_eq!(refusal(&folder.join("folder")), "it is not a regular file");
-        assert_eq!(refusal(&folder.join("fifo")), "it is not a regular file");
+        for (name, reason) in [
+            ("link", "it is a symbolic link; "),
+            ("hard", "it has 2 names"),
+            ("folder", "it is not a regular file; "),
+            ("fifo", "it is a FIFO; "),
+        ] {
+            let refusal = refusal(&folder.join(name));
+            assert!(refusal.starts_with(reason), "{refusal}");
+        }
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 

@@ -24,7 +24,6 @@ mod protocol;
 mod spawn;
 mod startup;
 mod status;
-mod strings;
 mod supervisor;
 mod sys;
 mod table;

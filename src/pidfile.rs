@@ -2,6 +2,7 @@
 //! that keeps a second instance out. It must never remove what another process wrote.
 
 use crate::files::{OwnFile, Refusal};
+use crate::text::errno_text;
 use std::path::Path;
 
 /// Our pid file.
@@ -38,7 +39,7 @@ impl PidFile {
             Err(errno) => {
                 // What it says is no pid: nobody is to read it. The write's failure is what counts.
                 let _ = file.remove();
-                Err(cannot("write", file.path(), errno.desc()))
+                Err(cannot("write", file.path(), &errno_text(errno as i32)))
             }
         }
     }
@@ -47,11 +48,12 @@ impl PidFile {
     ///
     /// Errors: "cannot remove pid file PATH: Read-only file system".
     pub fn remove(&self) -> Result<(), String> {
-        if self.file.pid() != Some(self.pid) {
-            return Ok(());
-        }
-        let removed = self.file.remove();
-        removed.map_err(|errno| cannot("remove", self.file.path(), errno.desc()))
+        let removed = match self.file.pid() {
+            Ok(pid) if pid != Some(self.pid) => Ok(()),
+            // Whatever it says: it is still the file that we locked or wrote.
+            _ => self.file.remove(),
+        };
+        removed.map_err(|errno| cannot("remove", self.file.path(), &errno_text(errno as i32)))
     }
 }
 

@@ -119,13 +119,21 @@ pub fn logical_directory(pwd: Option<OsString>) -> Option<PathBuf> {
 }
 
 /// Opens the directory that `path` names now, for `resolve` and the workers; close-on-exec.
-/// `None` when it is gone or closed to us: workers then start in our own working directory.
-pub fn open_directory(path: &Path) -> Option<OwnedFd> {
+/// `None` when it is gone or closed to us: workers then start in our own working directory. Errors:
+/// what says nothing about the directory, no descriptor being left as a rule; a worker that started
+/// elsewhere then would be another release's.
+pub fn open_directory(path: &Path) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(path, flags, Mode::empty()).ok()?;
-    // Entering needs the right to search it, which O_PATH does not ask for.
-    faccessat(&directory, ".", AccessFlags::X_OK, AtFlags::empty()).ok()?;
-    Some(directory)
+    let opened = open(path, flags, Mode::empty()).and_then(|directory| {
+        // Entering needs the right to search it, which O_PATH does not ask for.
+        faccessat(&directory, ".", AccessFlags::X_OK, AtFlags::empty())?;
+        Ok(directory)
+    });
+    match opened {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Whether `directory` is another than our own working directory.
@@ -236,7 +244,7 @@ pub(crate) mod tests {
     fn relative_results_belong_to_the_workers_directory() {
         let scratch = Scratch::new();
         scratch.file("serve", "", 0o755);
-        let directory = open_directory(&scratch.0).unwrap();
+        let directory = open_directory(&scratch.0).unwrap().unwrap();
         let find = |command: &str, path: &str| {
             resolve(
                 command.as_ref(),
@@ -258,7 +266,7 @@ pub(crate) mod tests {
             let _ = std::fs::remove_file(&current);
             symlink(release, &current).unwrap();
             let program = scratch.file(&format!("{release}/{release}"), "", 0o755);
-            let directory = open_directory(&current).unwrap();
+            let directory = open_directory(&current).unwrap().unwrap();
             let name = PathBuf::from("./").join(program.file_name().unwrap());
             assert_eq!(
                 resolve(name.as_os_str(), None, Some(directory.as_fd())),
@@ -266,7 +274,7 @@ pub(crate) mod tests {
             );
         }
         std::fs::remove_file(&current).unwrap();
-        assert!(open_directory(&current).is_none());
+        assert!(open_directory(&current).unwrap().is_none());
     }
 
     #[test]

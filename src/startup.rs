@@ -10,7 +10,7 @@
 use crate::config::{Config, Dialect, SignalAction};
 use crate::control::{Access, Control};
 use crate::daemon::{self, Daemon, Setup, Signals};
-use crate::files::{OwnFile, Refusal};
+use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
 use crate::notify::Systemd;
@@ -19,6 +19,7 @@ use crate::user::{self, User};
 use crate::{program, status, sys};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
+use nix::unistd::{geteuid, getuid};
 use slog::Logger;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -32,10 +33,16 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
 /// Installs the handlers of these signals before anything else is done, so that none finds us
 /// without one. Those that our parent had blocked come in now.
-pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signals> {
+///
+/// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
+pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
     let signals = daemon::install_signals(signals.keys().copied());
-    let _ = sys::process::unblock_signals();
-    signals
+    let unblocked = sys::process::unblock_signals();
+    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+    match unblocked {
+        Ok(()) => Ok(signals),
+        Err(errno) => Err(format!("cannot unblock signals: {}", errno.desc())),
+    }
 }
 
 /// Runs the daemon until it ends; returns the exit status. `warnings` are what a person should read
@@ -45,7 +52,7 @@ pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> io::Result<Signal
 pub fn run(
     config: Config,
     warnings: &[String],
-    signals: io::Result<Signals>,
+    signals: Result<Signals, String>,
 ) -> Result<i32, String> {
     let journal = std::env::var_os("JOURNAL_STREAM");
     let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
@@ -59,7 +66,7 @@ pub fn run(
         Err(reason) => Err((reason, log)),
         Ok(setup) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((error, log)) => Err((format!("cannot start: {}", word(&error)), log)),
+            Err((what, log)) => Err((format!("cannot {what}"), log)),
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {
@@ -83,6 +90,9 @@ pub fn check(config: &Config) -> (String, i32) {
         raise_limit(config).err(),
         listen::check(&config.listen).err().map(|error| error.0),
     ];
+    if let Ok(Some(warning)) = look_up_user(config).map(|user| powerless_over(&user?)) {
+        text += &format!("warning: {warning}\n");
+    }
     let mut status = 0;
     for error in errors.iter().flatten() {
         text += &format!("{error}\n");
@@ -92,16 +102,26 @@ pub fn check(config: &Config) -> (String, i32) {
 }
 
 /// Everything that may fail before the first worker is started.
-fn set_up(config: Config, signals: io::Result<Signals>, logger: &Logger) -> Result<Setup, String> {
-    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+fn set_up(
+    config: Config,
+    signals: Result<Signals, String>,
+    logger: &Logger,
+) -> Result<Setup, String> {
+    let signals = signals?;
     refuse_takeover(&config)?;
     resolve(&config)?;
     let user = look_up_user(&config)?;
+    if let Some(warning) = user.as_ref().and_then(powerless_over) {
+        slog::warn!(logger, "{warning}");
+    }
     let nofile = raise_limit(&config)?;
 
     let pid = std::process::id();
-    let lock = config.lockfile.as_deref().map(take_lock).transpose()?;
     let path = config.pidfile.as_deref().map(Path::new);
+    if let Some((path, why)) = path.and_then(|path| Some((path, replaceable_by_everybody(path)?))) {
+        slog::warn!(logger, "pid file {} proves nothing: {why}", path.display());
+    }
+    let lock = config.lockfile.as_deref().map(take_lock).transpose()?;
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
@@ -171,8 +191,13 @@ fn refuse_takeover(config: &Config) -> Result<(), String> {
 /// The path of the program that would be run now. Each start looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = program::logical_directory(std::env::var_os("PWD"))
-        .and_then(|directory| program::open_directory(&directory));
+    let directory = program::logical_directory(std::env::var_os("PWD"));
+    let opened = directory.as_deref().map(program::open_directory);
+    let directory = opened.transpose().map_err(|errno| {
+        let word = errno.desc();
+        format!("cannot open the working directory: {word}")
+    })?;
+    let directory = directory.flatten();
     let directory = directory.as_ref().map(AsFd::as_fd);
     let found = program::resolve(&config.command, path.as_deref(), directory);
     found
@@ -198,6 +223,18 @@ fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
             config.workers, nofile.1
         )),
     }
+}
+
+/// What is missing when workers of this user could not be signalled.
+fn powerless_over(user: &User) -> Option<String> {
+    let is_us = [getuid(), geteuid()].contains(&user.uid);
+    let name = &user.name;
+    (!is_us && !sys::process::may_signal_all()).then(|| {
+        format!(
+            "without CAP_KILL we cannot signal workers of user {name}: a reload leaves the old \
+             ones running, and a stop ends after 10 s without its workers"
+        )
+    })
 }
 
 fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {

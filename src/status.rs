@@ -5,7 +5,11 @@ mod view;
 
 pub use view::{Process, SocketView, Told, View};
 
-use crate::supervisor::{Cause, End, Failure, Note, Outcome, Supervisor, Verdict};
+use crate::supervisor::{
+    Cause, End, Failure, GivenUp, Note, Outcome, Supervisor, Then, Unreached, Verdict,
+};
+use crate::text::signal_name;
+pub use crate::text::{errno_text, error_text};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -39,15 +43,6 @@ fn exec_text(step: &str, errno: i32) -> String {
     match errno {
         0 => format!("cannot start worker: {step}"),
         errno => format!("cannot start worker: {step}: {}", errno_text(errno)),
-    }
-}
-
-/// The system's word for an errno.
-pub fn errno_text(errno: i32) -> String {
-    let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.rsplit_once('(') {
-        Some((word, _os_error)) => word.trim_end().to_owned(),
-        None => text,
     }
 }
 
@@ -145,7 +140,40 @@ pub fn verdict_sentence(verdict: &Verdict, pid: Option<i32>) -> String {
         let _ = write!(line, ": {}", failure_text(failure, pid));
     }
     line.push_str(&consequence(verdict));
+    if let Some(unreached) = &verdict.unreached {
+        line.push_str(&unreached_text(unreached));
+    }
     line
+}
+
+fn unreached_text(unreached: &Unreached) -> String {
+    let they = if unreached.workers == 1 {
+        "it goes"
+    } else {
+        "they go"
+    };
+    format!(
+        "; {} could not be asked to stop: {}; {they} on serving beside it",
+        workers_text(unreached.workers as usize),
+        errno_text(unreached.errno)
+    )
+}
+
+/// A worker that nobody waits for any more.
+pub fn given_up_text(pid: i32, why: GivenUp) -> String {
+    match why {
+        GivenUp::Refused(errno) => format!(
+            "giving up worker {pid}: it cannot be signalled ({}), so it is left behind, running",
+            errno_text(errno)
+        ),
+        GivenUp::Survives => format!(
+            "giving up worker {pid}: SIGKILL has not ended it in 10 s, so it is left behind \
+             (a sleep in the kernel that nothing interrupts?)"
+        ),
+        GivenUp::Lost => {
+            format!("giving up worker {pid}: it has ended, and the system does not say how")
+        }
+    }
 }
 
 /// The outcome in one word, for programs.
@@ -230,7 +258,25 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
         Note::NobodyToQuit => {
             "SIGQUIT: no worker to forward it to (SIGTERM stops socketmaster)".to_owned()
         }
-        Note::Killing { .. } => format!("{who} did not stop in time: SIGKILL to its process group"),
+        Note::Killed { .. } => format!("{who} did not stop in time: SIGKILL to its process group"),
+        Note::Refused {
+            signal,
+            errno,
+            then,
+            ..
+        } => {
+            let (signal, errno) = (signal_name(*signal), errno_text(*errno));
+            let then = match then {
+                Then::Nothing => "",
+                Then::RunsOn => "; trying for 10 s more, then it is left to run on",
+                Then::GivenUp => "; trying for 10 s more, then we end without it",
+            };
+            format!("cannot send {signal} to {who}: {errno}{then}")
+        }
+        Note::LeftAlone { errno, .. } => format!(
+            "{who} cannot be signalled: {}; it runs on beside the others until somebody ends it",
+            errno_text(*errno)
+        ),
         Note::Replacing { delay, .. } if delay.is_zero() => {
             format!("{who} died: starting another at once")
         }
@@ -255,8 +301,12 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
         ),
     };
     let draining = tally.len() as u32 - tally.unasked();
-    if draining > 0 {
-        let _ = write!(line, ", {draining} draining");
+    let unreached = core.unreached().map_or(0, |unreached| unreached.workers);
+    if draining > unreached {
+        let _ = write!(line, ", {} draining", draining - unreached);
+    }
+    if unreached > 0 {
+        let _ = write!(line, ", {unreached} not to be stopped by us");
     }
     if core.is_stopping() {
         line = format!("stopping: waiting for {}", workers_text(tally.len()));

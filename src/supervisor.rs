@@ -17,6 +17,10 @@
 //! * `Stopping`: asked by us, once. Only it has a deadline for SIGKILL. Nothing that it says or
 //!   does changes anything any more, but its end: we do not exit before.
 //!
+//! A worker that the kernel does not let us signal has a `Refusal`: the signal is tried again
+//! every second for ten. Then, while we serve, the worker is left alone; at a stop it is given
+//! up, as is one that SIGKILL did not end within ten seconds. So a stop always ends.
+//!
 //! # The life of a generation
 //!
 //! A `Rollout` is a generation on its way to be live: the first one, or a reload. There is at
@@ -59,8 +63,8 @@ mod workers;
 mod tests;
 
 pub use policy::{ChildId, Gate, Instant, Pace, Policy, Style};
-pub use verdict::{Cause, End, Failure, Note, Outcome, Verdict};
-pub use workers::{Patience, Phase, Worker, Workers};
+pub use verdict::{Cause, End, Failure, GivenUp, Note, Outcome, Then, Unreached, Verdict};
+pub use workers::{Patience, Phase, Refusal, Worker, Workers};
 
 use places::Vacancies;
 use rollout::Rollout;
@@ -71,7 +75,12 @@ use std::time::Duration;
 const BURST: u32 = 16;
 /// How long a rolled-back worker may drain where `-stop` sets no limit.
 const ROLLBACK_PATIENCE: Duration = Duration::from_secs(10);
+/// A signal that was refused is tried again after this …
+const RETRY: Duration = Duration::from_secs(1);
+/// … for so long; a worker that SIGKILL does not end has as long at a stop.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 const SIGQUIT: i32 = 3;
+const SIGKILL: i32 = 9;
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +101,14 @@ pub enum Event {
     Stop(i32),
     /// SIGQUIT: forward it, and nothing else.
     Quit,
+    /// What became of the last signal to it: sent, or refused for this reason (an errno).
+    Sent {
+        id: ChildId,
+        signal: i32,
+        result: Result<(), i32>,
+    },
+    /// The kernel does not tell what became of this worker, and has not for a while.
+    Lost(ChildId),
     /// N is another number now.
     Resize(u32),
     /// Time has passed; sent at the end of every turn.
@@ -114,14 +131,19 @@ pub enum Action {
         generation: u64,
         index: u32,
     },
-    /// Send `signal` to the worker itself.
+    /// Send `signal` to the worker itself; `Event::Sent` says what became of it.
     Signal {
         id: ChildId,
         signal: i32,
     },
-    /// SIGKILL to the worker's process group.
+    /// SIGKILL to the worker's process group; `Event::Sent` says what became of it.
     Kill {
         id: ChildId,
+    },
+    /// Nobody waits for this worker any more: it is to be named as left behind.
+    GiveUp {
+        id: ChildId,
+        why: GivenUp,
     },
     /// Close our copies of the sockets and remove our unix paths.
     CloseListeners,
@@ -165,13 +187,15 @@ pub struct Supervisor {
     /// What we exit with if the workers leave by themselves.
     last_status: Option<i32>,
     left_by_quit: bool,
+    /// A worker was given up: we leave it behind.
+    gave_up: bool,
     burst: u32,
     last_spawn: Option<Instant>,
     /// Deaths in a row before readiness (einhorn's throttle).
     early_deaths: u32,
     last_verdict: Option<Verdict>,
-    /// What has to be done, first things first; the loop takes it out.
-    pub outbox: VecDeque<Action>,
+    /// What has to be done, first things first.
+    outbox: VecDeque<Action>,
 }
 
 impl Supervisor {
@@ -192,6 +216,7 @@ impl Supervisor {
             ever_ran: false,
             last_status: None,
             left_by_quit: false,
+            gave_up: false,
             burst: BURST,
             last_spawn: None,
             early_deaths: 0,
@@ -200,7 +225,7 @@ impl Supervisor {
         }
     }
 
-    /// Takes in what happened at `now`; what has to be done is in `outbox` afterwards.
+    /// Takes in what happened at `now`; what has to be done is what [`Self::next_action`] returns.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Start if self.mode == Mode::Serving && !self.has_begun() => {
@@ -214,11 +239,24 @@ impl Supervisor {
             Event::Gone(id, end) => self.on_gone(now, id, end),
             Event::Stop(signal) => self.on_stop(now, signal),
             Event::Quit => self.on_quit(),
+            Event::Sent { id, signal, result } => self.on_sent(now, id, signal, result),
+            Event::Lost(id) => self.give_up(id, GivenUp::Lost),
             Event::Resize(workers) => self.on_resize(now, workers),
             Event::Tick => self.on_tick(now),
             Event::Settled => self.on_settled(now),
         }
         self.advance(now);
+    }
+
+    /// What has to be done next; to be asked again until there is nothing. A verdict says what
+    /// became of the signals before it, so it is completed when it is its turn.
+    pub fn next_action(&mut self) -> Option<Action> {
+        let mut action = self.outbox.pop_front()?;
+        if let Action::Verdict(verdict) = &mut action {
+            verdict.unreached = self.unreached();
+            self.last_verdict = Some(verdict.clone());
+        }
+        Some(action)
     }
 
     /// When `Event::Tick` is needed next; recomputed, so it cannot be stale.
@@ -268,6 +306,21 @@ impl Supervisor {
     /// Whether a generation ever served: the first was live, or what was left of it went on.
     pub fn has_been_up(&self) -> bool {
         self.been_up
+    }
+
+    /// The workers that were to be asked to stop, or killed, and run on because they cannot be
+    /// signalled.
+    pub fn unreached(&self) -> Option<Unreached> {
+        let asked = self.workers.iter().filter(|(_, worker)| worker.is_asked());
+        let mut errnos = asked.filter_map(|(_, worker)| Some(worker.refusal?.errno));
+        let errno = errnos.next()?;
+        let workers = 1 + errnos.count() as u32;
+        Some(Unreached { workers, errno })
+    }
+
+    /// Whether a worker was left behind at the stop.
+    pub fn has_given_up(&self) -> bool {
+        self.gave_up
     }
 
     /// No worker is started any more.
@@ -408,6 +461,7 @@ impl Supervisor {
             self.abandon(now);
             self.vacancies.clear();
             self.outbox.push_back(Action::CloseListeners);
+            self.give_last_chances(now);
         }
         for id in self.workers.ids() {
             self.mark_asked(now, id, self.policy.stop);
@@ -443,9 +497,116 @@ impl Supervisor {
                     self.become_ready(now, id);
                 }
                 Phase::Running { .. } => self.on_silence(now, id, &worker, Cause::Silent),
-                Phase::Stopping { since, .. } => self.kill(id, since),
+                Phase::Stopping { since, patience } => match patience {
+                    Patience::Until(at) if at <= now => self.kill(now, id, since),
+                    Patience::GiveUp(at) if at <= now => {
+                        let refused = worker.refusal.map(|it| GivenUp::Refused(it.errno));
+                        self.give_up(id, refused.unwrap_or(GivenUp::Survives));
+                    }
+                    _ => self.try_again(now, id, &worker),
+                },
                 Phase::Ready { .. } => {}
             }
+        }
+    }
+
+    /// A signal reached its worker, or was refused.
+    fn on_sent(&mut self, now: Instant, id: ChildId, signal: i32, result: Result<(), i32>) {
+        let Some(worker) = self.workers.find(id) else {
+            return;
+        };
+        let (before, is_asked) = (worker.refusal, worker.is_asked());
+        let Err(errno) = result else {
+            if before.is_some() {
+                self.workers.set_refusal(id, None);
+            }
+            if signal == SIGKILL {
+                self.note(Note::Killed { id });
+            }
+            return;
+        };
+        let then = match (is_asked, self.mode) {
+            (false, _) => Then::Nothing,
+            (true, Mode::Serving) => Then::RunsOn,
+            (true, _) => Then::GivenUp,
+        };
+        if before.is_none_or(|before| (before.errno, before.then) != (errno, then)) {
+            self.note(Note::Refused {
+                id,
+                signal,
+                errno,
+                then,
+            });
+        }
+        if is_asked {
+            // Signals that come in between must not put off the next try, nor the end of all tries.
+            let retry = before.and_then(|before| before.retry);
+            let retry = retry.filter(|at| *at > now).unwrap_or(now + RETRY);
+            let was_kill = before.is_some_and(|before| before.signal == SIGKILL);
+            let refusal = Refusal {
+                errno,
+                signal: if was_kill { SIGKILL } else { signal },
+                then,
+                since: before.map_or(now, |before| before.since),
+                retry: Some(retry),
+            };
+            self.workers.set_refusal(id, Some(refusal));
+        }
+    }
+
+    /// The refused signal once more, or no more.
+    fn try_again(&mut self, now: Instant, id: ChildId, worker: &Worker) {
+        let Some(refusal) = worker.refusal else {
+            return;
+        };
+        if now - refusal.since < LAST_PATIENCE {
+            return self.send(id, refusal.signal);
+        }
+        if self.mode != Mode::Serving {
+            return self.give_up(id, GivenUp::Refused(refusal.errno));
+        }
+        let left_alone = Refusal {
+            retry: None,
+            ..refusal
+        };
+        self.workers.set_refusal(id, Some(left_alone));
+        let errno = refusal.errno;
+        self.note(Note::LeftAlone { id, errno });
+    }
+
+    /// We are about to end: whoever could not be signalled so far is tried anew, and nobody is
+    /// waited for much longer who has had SIGKILL.
+    fn give_last_chances(&mut self, now: Instant) {
+        for id in self.workers.ids() {
+            let Some(worker) = self.workers.find(id) else {
+                continue;
+            };
+            let (phase, refusal) = (worker.phase, worker.refusal);
+            let exhausted = Patience::Exhausted;
+            match phase {
+                Phase::Stopping { since, patience } if patience == exhausted => {
+                    let patience = Patience::GiveUp(now + LAST_PATIENCE);
+                    self.workers
+                        .set_phase(id, Phase::Stopping { since, patience });
+                }
+                _ => {}
+            }
+            if let Some(refusal) = refusal {
+                let anew = Refusal {
+                    since: now,
+                    retry: Some(now),
+                    ..refusal
+                };
+                self.workers.set_refusal(id, Some(anew));
+            }
+        }
+    }
+
+    /// Nobody waits for this worker any more. Only on the way out: while we serve it stays.
+    fn give_up(&mut self, id: ChildId, why: GivenUp) {
+        if self.mode != Mode::Serving && self.workers.remove(id).is_some() {
+            self.gave_up = true;
+            self.outbox.push_back(Action::GiveUp { id, why });
         }
     }
 
@@ -490,6 +651,7 @@ impl Supervisor {
                 self.mode = Mode::Leaving;
                 self.vacancies.clear();
                 self.outbox.push_back(Action::CloseListeners);
+                self.give_last_chances(now);
             }
         }
         if matches!(self.mode, Mode::Stopping | Mode::Leaving) && self.workers.is_empty() {
@@ -508,10 +670,10 @@ impl Supervisor {
 
     fn status(&self) -> i32 {
         let asked = self.mode == Mode::Stopping || self.left_by_quit;
-        if asked && self.been_up {
-            0
-        } else {
-            self.last_status.unwrap_or(1)
+        match (self.gave_up, asked && self.been_up) {
+            (true, _) => 1,
+            (false, true) => 0,
+            (false, false) => self.last_status.unwrap_or(1),
         }
     }
 
@@ -544,12 +706,21 @@ impl Supervisor {
         true
     }
 
-    fn kill(&mut self, id: ChildId, since: Instant) {
-        let patience = Patience::Exhausted;
+    fn kill(&mut self, now: Instant, id: ChildId, since: Instant) {
+        let patience = match self.mode {
+            Mode::Serving => Patience::Exhausted,
+            _ => Patience::GiveUp(now + LAST_PATIENCE),
+        };
         self.workers
             .set_phase(id, Phase::Stopping { since, patience });
-        self.note(Note::Killing { id });
         self.outbox.push_back(Action::Kill { id });
+    }
+
+    fn send(&mut self, id: ChildId, signal: i32) {
+        self.outbox.push_back(match signal {
+            SIGKILL => Action::Kill { id },
+            _ => Action::Signal { id, signal },
+        });
     }
 
     /// For notes that concern nobody in particular, too.

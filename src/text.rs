@@ -95,5 +95,20 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The system's word for an errno.
+pub fn errno_text(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    match text.rsplit_once('(') {
+        Some((word, _os_error)) => word.trim_end().to_owned(),
+        None => text,
+    }
+}
+
+/// The system's word for an error, without its number; where the error is not the system's, its text.
+pub fn error_text(error: &std::io::Error) -> String {
+    let errno = error.raw_os_error();
+    errno.map_or_else(|| error.to_string(), errno_text)
+}
+
 #[cfg(test)]
 mod tests;

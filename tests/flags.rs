@@ -353,3 +353,65 @@ fn the_command_is_looked_up_in_the_path_as_a_shell_would() {
         [&dir.word("my-worker"), "report"]
     );
 }
+
+#[test]
+fn a_path_that_is_too_long_for_a_socket_is_named_with_the_limit() {
+    let dir = TempDir::new();
+    let path = dir.word(&"x".repeat(107));
+    let reason = format!(
+        "{path}: the path has {} bytes, the limit is 107",
+        path.len()
+    );
+    let control = format!("-control={path}");
+    let says = |run: Run| {
+        let output = run.output();
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{log}");
+        assert!(log.contains(&reason), "{log}");
+    };
+    says(Run::bare().args(&["ctl", &control, "ping"]));
+    says(Run::bare().args(&["ctl", &control, "reload", "-wait"]));
+    says(Run::worker(&[control.as_str()], &["up"]));
+    if cfg!(feature = "einhorn") {
+        says(Run::bare().args(&["einhornsh", "-d", &path, "-e", "help"]));
+        says(Run::bare().args(&["einhorn", "-d", &path, &worker(), "up"]));
+    }
+    let flags = ["-syslog".to_owned(), format!("-syslog-socket={path}")];
+    fails_to_start(Run::worker(&flags, &["up"]), &[&path, "File name too long"]);
+    let daemon = Run::worker(&["-start=0"], &["up"])
+        .env("NOTIFY_SOCKET", &path)
+        .start();
+    daemon.wait_for_line(&reason);
+    daemon.wait_until_live();
+}
+
+#[test]
+fn an_error_of_the_system_is_its_word_without_a_number() {
+    let dir = TempDir::new();
+    let missing = dir.word("no/such");
+    let mut runs = vec![
+        Run::bare().args(&["ctl", &format!("-control={missing}"), "ping"]),
+        Run::worker(&[format!("-pidfile={missing}")], &["up"]),
+        Run::worker(&[format!("-control={missing}")], &["up"]),
+        Run::worker(&[format!("-listen=unix://{missing}")], &["up"]),
+    ];
+    if cfg!(feature = "einhorn") {
+        runs.push(Run::bare().args(&["einhornsh", "-d", &missing, "-e", "help"]));
+        for (option, other) in [("-f", "-e"), ("-e", "-f")] {
+            let files = [
+                option,
+                &missing,
+                other,
+                &dir.word("other"),
+                "-d",
+                &dir.word("sock"),
+            ];
+            runs.push(Run::bare().arg("einhorn").args(&files).arg(worker()));
+        }
+    }
+    for run in runs {
+        let log = text(&run.output().stderr);
+        assert!(log.contains("No such file or directory"), "{log}");
+        assert!(!log.contains("os error"), "{log}");
+    }
+}

@@ -2,46 +2,17 @@
 
 mod common;
 
+use common::attacker::{Attacker, STRANGER};
 use common::{Daemon, Run, TempDir, example, facts, worker};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-/// A user who is neither root nor ours.
-const STRANGER: u32 = 65534;
 
 /// How long a race is run: a by-hand run may give it more.
 fn race() -> Duration {
     let seconds = std::env::var("SOCKETMASTER_RACE_SECONDS").unwrap_or_default();
     Duration::from_secs(seconds.parse().unwrap_or(2))
-}
-
-/// An attacker of the stranger's, until it is dropped.
-struct Attacker(Child);
-
-impl Attacker {
-    fn start(dir: &TempDir, words: &[&str]) -> Attacker {
-        let program = dir.copy_program(&example("attacker"), "attacker");
-        let child = Command::new("setpriv")
-            .args([
-                &format!("--reuid={STRANGER}"),
-                &format!("--regid={STRANGER}")[..],
-            ])
-            .args(["--clear-groups", &program])
-            .args(words)
-            .stdout(Stdio::null())
-            .spawn();
-        Attacker(child.expect("setpriv is there"))
-    }
-}
-
-impl Drop for Attacker {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 /// A directory below it that the stranger owns.
@@ -113,9 +84,9 @@ fn a_pid_file_is_not_written_through_a_link_nor_into_a_file_that_another_user_ma
     nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).expect("it is ours");
     for (name, reason) in [
         ("link", "it is a symbolic link"),
-        ("hard", "it has another name"),
+        ("hard", "it has 2 names"),
         ("theirs", "it belongs to user 65534"),
-        ("fifo", "it is not a regular file"),
+        ("fifo", "it is a FIFO"),
     ] {
         let pidfile = format!("-pidfile={}", dir.word(name));
         let einhorn = ["einhorn", "-d", &dir.word("sock"), "-f", &dir.word("lock")];
@@ -251,4 +222,38 @@ fn a_socket_that_is_renamed_away_again_and_again_costs_one_watch() {
     }
     assert!(watches() <= 2, "{} watches", watches());
     ends_well(&daemon);
+}
+
+/// A start on a unix path with one call that fails, and what is left in the directory.
+fn failing(fault: &str) -> Option<(String, Vec<String>)> {
+    let dir = TempDir::new();
+    let run = Run::bare()
+        .args(&[&format!("-listen=unix://{}?mode=0600", dir.word("s"))])
+        .args(&[&format!("-control={}", dir.word("control")), "-start=0"])
+        .args(&[&format!("-pidfile={}", dir.word("pid"))])
+        .args(&[&format!("-command={}", worker()), "exit", "0"]);
+    let output = common::inject::injected(run, &[fault])?.output();
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    Some((log, dir.names()))
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_path_no_hidden_link_and_no_pid_file() {
+    for fault in [
+        "getsockname:error=EIO:when=1",
+        "getsockname:error=EIO",
+        "bind:error=EACCES:when=2",
+        "listen:error=EIO:when=1",
+        "listen:error=EIO:when=2",
+        "fchmod:error=EIO",
+        "newfstatat:error=EIO:when=8",
+        "newfstatat:error=EIO:when=12",
+        "newfstatat:error=EIO:when=16",
+        "epoll_create1:error=EMFILE",
+    ] {
+        let Some((log, left)) = failing(fault) else {
+            return;
+        };
+        assert_eq!(left, [""; 0], "{fault}: {log}");
+    }
 }

@@ -61,6 +61,8 @@ pub(super) struct Connection {
     pub stream: UnixStream,
     pub peer: Peer,
     pub rights: Rights,
+    /// It came from a living worker or a descendant of one.
+    pub of_a_worker: bool,
     /// When it last said something.
     pub heard: Instant,
     /// How many requests have answers to come.
@@ -88,6 +90,7 @@ impl Connection {
             stream,
             peer,
             rights,
+            of_a_worker: false,
             heard: now,
             waiting: 0,
             has_more: true,
@@ -115,6 +118,11 @@ impl Connection {
 
     fn unread(&self) -> usize {
         self.out.len() - self.written
+    }
+
+    /// How many bytes it makes us hold.
+    pub fn held(&self) -> usize {
+        self.out.len() + self.reader.pending().len()
     }
 
     /// At most one request, and at most one read, so that every client has its turn.

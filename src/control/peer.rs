@@ -1,14 +1,10 @@
 //! Who is at the other end of a connection, and whether that is a worker or its offspring: only
-//! what the kernel says counts. It reads /proc and changes nothing.
+//! what the kernel says counts. It changes nothing.
 
 use crate::supervisor::ChildId;
+use crate::sys::proc;
 use nix::sys::socket::{getsockopt, sockopt};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::BorrowedFd;
-
-/// How far a process may be from its worker.
-const GENERATIONS: usize = 32;
 
 /// The process that connected (SO_PEERCRED, unix(7)).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +29,7 @@ impl Peer {
         Ok(Peer {
             pid,
             uid: credentials.uid(),
-            started: stat(pid).map(|stat| stat.started),
+            started: proc::stat(pid).map(|stat| stat.started),
             worker: None,
         })
     }
@@ -49,58 +45,15 @@ impl Peer {
     }
 
     /// Whether it is the process `worker`, a living child of ours, or a descendant of it now.
-    ///
-    /// A pid that was given to another process in the meantime is noticed: that one started
-    /// later than the connection's, and no process is older than its parent.
     pub fn descends_from(&self, worker: i32) -> bool {
-        let (mut pid, Some(mut started)) = (self.pid, self.started) else {
-            return false;
-        };
-        for _ in 0..GENERATIONS {
-            let Some(stat) = stat(pid).filter(|_| pid > 1) else {
-                return false;
-            };
-            let reused = if pid == self.pid {
-                stat.started != started
-            } else {
-                stat.started > started
-            };
-            if reused {
-                return false;
-            }
-            if pid == worker {
-                return true;
-            }
-            (pid, started) = (stat.parent, stat.started);
-        }
-        false
+        self.lineage().contains(&worker)
     }
-}
 
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    parent: i32,
-    started: u64,
-}
-
-/// The fields of /proc/PID/stat that matter here (proc(5)); they come in the first read.
-fn stat(pid: i32) -> Option<Stat> {
-    let mut stat = [0; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
-    let length = file.read(&mut stat).ok()?;
-    parse(&stat[..length])
-}
-
-fn parse(stat: &[u8]) -> Option<Stat> {
-    // The name is in parentheses and may hold anything, parentheses too.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let mut number = |skipped| fields.nth(skipped)?.parse::<i64>().ok();
-    Some(Stat {
-        parent: number(1)? as i32,
-        started: number(17)? as u64,
-    })
+    /// Its pid and those of its ancestors, as they are now. None when it was gone already.
+    pub fn lineage(&self) -> Vec<i32> {
+        let lineage = |started| proc::lineage(self.pid, started);
+        self.started.map(lineage).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +72,7 @@ mod tests {
     fn of(pid: i32) -> Peer {
         Peer {
             pid,
-            started: stat(pid).map(|stat| stat.started),
+            started: proc::stat(pid).map(|stat| stat.started),
             ..own()
         }
     }
@@ -143,18 +96,6 @@ mod tests {
     fn end(mut shell: Child) {
         shell.stdin.take().unwrap().write_all(b"\n").unwrap();
         shell.wait().unwrap();
-    }
-
-    #[test]
-    fn a_name_with_parentheses_does_not_confuse() {
-        let text = b"12 (a) (b 1 2) S 7 12 12 0 -1 1 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
-        let expected = Stat {
-            parent: 7,
-            started: 4711,
-        };
-        assert_eq!(parse(text), Some(expected));
-        assert_eq!(parse(b"12 (a"), None);
-        assert_eq!(parse(b"12 (a) S 7"), None);
     }
 
     #[test]

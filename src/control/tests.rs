@@ -37,7 +37,7 @@ impl Place {
     /// A client that is accepted, and its number.
     fn client(&mut self) -> (UnixStream, u64) {
         let stream = self.connect();
-        let accepted = self.control.accept(self.now);
+        let accepted = self.control.accept(self.now, |_| false);
         (stream, *accepted.fresh.last().unwrap())
     }
 
@@ -230,14 +230,14 @@ fn when_it_is_full_who_has_been_silent_for_longest_goes_but_not_at_once() {
         .map(|n| stranger(&mut place, -1 - n))
         .collect();
     let _newcomer = place.connect();
-    let accepted = place.control.accept(place.now);
+    let accepted = place.control.accept(place.now, |_| false);
     assert_eq!(accepted, Accepted::default(), "all have only just come");
     let retry = place.control.deadline().unwrap();
     assert_eq!(retry, place.now + GRACE);
     place.now = retry;
     send(&clients[0].0, b"{\"command\":\"a\"}\n");
     assert_eq!(place.commands(clients[0].1), ["a"]);
-    let accepted = place.control.accept(place.now);
+    let accepted = place.control.accept(place.now, |_| false);
     assert_eq!(accepted.fresh.len(), 1);
     assert_eq!(place.control.deadline(), None);
     let closed = place.control.take_closed();
@@ -245,18 +245,39 @@ fn when_it_is_full_who_has_been_silent_for_longest_goes_but_not_at_once() {
 }
 
 #[test]
-fn those_who_may_only_report_make_room_first() {
+fn no_user_holds_more_than_a_quarter_of_the_others_places_and_none_those_of_root() {
     let mut place = Place::new();
-    let clients: Vec<_> = (0..MAX_CLIENTS as i32)
-        .map(|n| stranger(&mut place, -1 - n))
-        .collect();
-    let reporter = clients[9].1;
-    let client = place.control.client_mut(reporter).unwrap();
-    client.rights = Rights::Reports;
-    place.now = place.now + GRACE;
-    let _newcomer = place.connect();
-    place.control.accept(place.now);
-    assert_eq!(place.control.take_closed()[0].0, reporter);
+    let mut clients = Vec::new();
+    for uid in 1000..1010 {
+        for _ in 0..2 * MAX_OF_A_USER {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let mut peer = Peer::of(ours.as_fd()).unwrap();
+            peer.uid = uid;
+            if place.control.make_room_for_another(uid, false) {
+                place.control.keep(ours, peer, Rights::Reports, place.now);
+            }
+            clients.push(theirs);
+            let all = place.control.clients.iter();
+            assert!(all.filter(|it| it.peer.uid == uid).count() <= MAX_OF_A_USER);
+        }
+    }
+    assert_eq!(place.control.ids().len(), MAX_OTHERS);
+    // Who is a worker finds a place, and so does root.
+    assert!(place.control.make_room_for_another(1009, true));
+    assert!(place.client().1 > 0);
+}
+
+#[test]
+fn what_all_clients_together_make_us_hold_is_bounded() {
+    let mut place = Place::new();
+    let text = "x".repeat(250_000);
+    let clients: Vec<_> = (0..60).map(|n| stranger(&mut place, -1 - n)).collect();
+    for (_, id) in &clients {
+        place.answer(*id, &text);
+    }
+    let held: usize = place.control.clients.iter().map(Connection::held).sum();
+    assert!(held <= MAX_HELD, "{held}");
+    assert!(!place.control.clients.is_empty());
 }
 
 #[test]

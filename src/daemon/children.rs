@@ -2,31 +2,39 @@
 //! readiness, collecting their end and their output. It decides nothing; what it finds becomes
 //! events.
 
-use super::Daemon;
 use super::watch::{Source, Ticket};
+use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
+use crate::log::RateLimit;
 use crate::notify::{Message, WorkerSocket};
 use crate::program::{self, ResolveError};
-use crate::spawn::{self, Order, Report};
-use crate::status::{Culprit, end_text};
-use crate::supervisor::{ChildId, End, Event};
-use crate::sys::io::{self, out_of_the_way};
+use crate::spawn::{self, Order, Report, ReportPipe};
+use crate::status::{Culprit, end_text, given_up_text};
+use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
+use crate::sys::io::{stderr, stdout};
 use crate::sys::{clock, process};
 use crate::table::Table;
 use crate::worker::output::Outputs;
 use crate::{error, info, warn};
 use mio::Interest;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::getuid;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many ends are taken up before a stop signal gets its turn.
 const DEATHS: u32 = 1024;
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
+/// How long a stop puts up with a waitid(2) that fails.
+const BLIND_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended workers are remembered for a verdict.
 const GRAVES: usize = 64;
 
@@ -34,15 +42,43 @@ const GRAVES: usize = 64;
 pub(super) struct Child {
     pub pid: i32,
     pidfd: Option<(OwnedFd, Ticket)>,
-    report: Option<(OwnedFd, Ticket)>,
+    report: Option<(ReportPipe, Ticket)>,
     notify: Option<(WorkerSocket, Ticket)>,
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
-    /// One message from somebody who must not speak for it has been logged.
-    refused: bool,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
+}
+
+impl Child {
+    /// Whether its process is at its end, as far as can be known: without a pidfd, it may be.
+    fn has_ended(&self) -> bool {
+        let Some((pidfd, _)) = &self.pidfd else {
+            return true;
+        };
+        let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        poll(&mut watched, PollTimeout::ZERO) != Ok(0)
+    }
+}
+
+/// Our ends of what a worker is started with. All are watched before there is a child: one that we
+/// could not hear would be taken for silent, or die of a closed pipe, and be blamed for it.
+#[derive(Default)]
+struct Ends {
+    report: Option<(ReportPipe, Ticket)>,
+    notify: Option<(WorkerSocket, Ticket)>,
+    output: Option<(OwnedFd, Ticket)>,
+    /// The worker's ends.
+    their_output: Option<OwnedFd>,
+    their_line: Option<UnixStream>,
+}
+
+/// That waitid(2) fails: since when, and when that was said last.
+#[derive(Clone, Copy)]
+struct Blind {
+    since: Instant,
+    said: Instant,
 }
 
 /// All processes, and what is kept of those that are gone.
@@ -53,9 +89,17 @@ pub(super) struct Children {
     pub outputs: Outputs,
     pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, Culprit)>,
+    /// Messages of those who may not speak for a worker.
+    refused: RateLimit,
+    blind: Option<Blind>,
 }
 
 impl Children {
+    /// Whether the system does not tell which children have ended.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
+    }
+
     /// What is known of a worker, alive or not long dead.
     pub fn culprit(&mut self, id: ChildId) -> Culprit {
         if let Some(culprit) = self.buried(id) {
@@ -98,40 +142,64 @@ impl Daemon {
     }
 
     fn try_start(&mut self, id: ChildId, generation: u64, index: u32) -> Result<(), End> {
-        let directory = self.directory.as_deref().and_then(program::open_directory);
+        let directory = match self.directory.as_deref().map(program::open_directory) {
+            None => None,
+            Some(opened) => {
+                opened.map_err(|errno| not_done("opening its working directory")(errno.into()))?
+            }
+        };
         let path = std::env::var_os("PATH");
         let at = directory.as_ref().map(AsFd::as_fd);
         let program =
             program::resolve(&self.config.command, path.as_deref(), at).map_err(not_found)?;
         self.announce_start(&program);
-        let notify = self.notify_socket()?;
-        let output = self.output_pipe()?;
-        let line = self.control_line()?;
-        // An output that nobody reads would end the worker, so this comes before its start.
-        let watched = match &output {
-            Some((ours, _)) => Some(self.watch_output(id, ours)?),
-            None => None,
+        let mut ends = Ends::default();
+        let spawned = match self.open_ends(id, &mut ends) {
+            Ok(()) => self.fork(&program, at, generation, index, &mut ends),
+            Err(end) => Err(end),
         };
+        let spawned = match spawned {
+            Ok(spawned) => spawned,
+            Err(end) => {
+                self.close_ends(id, ends);
+                return Err(end);
+            }
+        };
+        let pid = spawned.pid;
+        self.take_charge(id, program, spawned, ends);
+        if let Some(level) = self.config.nice.worker {
+            self.renice(pid, level);
+        }
+        Ok(())
+    }
+
+    fn fork(
+        &self,
+        program: &Path,
+        at: Option<BorrowedFd>,
+        generation: u64,
+        index: u32,
+        ends: &mut Ends,
+    ) -> Result<spawn::Spawned, End> {
         let path = self.control_path(at);
         let told = path.as_deref().map(|path| Control {
             path,
             master_pid: std::process::id(),
             child_index: index,
-            fd: line.is_some().then_some(FIRST_FD + self.sockets.len()),
+            fd: (ends.their_line.is_some()).then_some(FIRST_FD + self.sockets.len()),
         });
-        let environment = self.environment(generation, notify.as_ref(), told);
-        let theirs = output.as_ref().map(|(_, theirs)| theirs.as_fd());
+        let notify = ends.notify.as_ref().map(|(socket, _)| socket);
+        let environment = self.environment(generation, notify, told);
+        let theirs = ends.their_output.as_ref().map(AsFd::as_fd);
         let mut descriptors: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
-        if let Some((_, theirs)) = &line {
-            descriptors.push(theirs.as_fd());
-        }
+        descriptors.extend(ends.their_line.as_ref().map(AsFd::as_fd));
         let order = Order {
-            program: &program,
+            program,
             arguments: &self.config.arguments,
             environment: &environment,
             stdin: self.stdin.as_fd(),
-            stdout: theirs.unwrap_or(io::stdout()),
-            stderr: theirs.unwrap_or(io::stderr()),
+            stdout: theirs.unwrap_or(stdout()),
+            stderr: theirs.unwrap_or(stderr()),
             descriptors: &descriptors,
             user: self.user.as_ref(),
             directory: at,
@@ -141,57 +209,58 @@ impl Daemon {
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
             pidfd: self.pidfds,
-            parting: self.parting,
         };
-        let spawned = spawn::spawn(&order);
-        let spawned = match (spawned, output, watched) {
-            (Ok(spawned), Some((ours, _)), Some(ticket)) => {
-                self.adopt_output(id, spawned.pid, ours, ticket);
-                spawned
-            }
-            (Ok(spawned), ..) => spawned,
-            (Err(failure), output, watched) => {
-                if let (Some((ours, _)), Some(ticket)) = (output, watched) {
-                    self.watch.remove(ours, ticket);
-                }
-                return Err(failure.end(&program, self.user.as_ref()));
-            }
-        };
-        let pid = spawned.pid;
-        self.take_charge(id, program, spawned, notify);
-        if let Some((ours, _)) = line {
-            self.adopt_line(id, out_of_the_way(ours.into()).into());
+        let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
+        let (pipe, _) = ends.report.as_mut().expect("it was opened first");
+        spawn::spawn(&order, pipe).map_err(failed)
+    }
+
+    fn open_ends(&mut self, id: ChildId, ends: &mut Ends) -> Result<(), End> {
+        let pipe =
+            ReportPipe::new().map_err(|failure| failure.end(Path::new(""), self.user.as_ref()))?;
+        let ticket = self.watched(&pipe, Source::Report(id), "the report of its start")?;
+        ends.report = Some((pipe, ticket));
+        if self.config.ready == ReadyGate::Notify {
+            let uid = self.user.as_ref().map_or(getuid(), |user| user.uid);
+            let socket =
+                WorkerSocket::bind(uid.as_raw()).map_err(not_done("opening its notify socket"))?;
+            let ticket = self.watched(&socket, Source::Notify(id), "its notify socket")?;
+            ends.notify = Some((socket, ticket));
         }
-        if let Some(level) = self.config.nice.worker {
-            self.renice(pid, level);
+        if self.config.output != Output::Inherit {
+            let (ours, theirs) = spawn::output_pipe(self.user.as_ref())
+                .map_err(|errno| not_done("opening a pipe for its output")(errno.into()))?;
+            let ticket = self.watched(&ours, Source::Output(id), "its output")?;
+            ends.output = Some((ours, ticket));
+            ends.their_output = Some(theirs);
+        }
+        if self.config.control_fd {
+            let step = "opening its connection to the control socket";
+            let (ours, theirs) = UnixStream::pair().map_err(not_done(step))?;
+            self.adopt_line(id, ours)
+                .map_err(not_done("watching its connection to the control socket"))?;
+            ends.their_line = Some(theirs);
         }
         Ok(())
     }
 
-    fn notify_socket(&self) -> Result<Option<WorkerSocket>, End> {
-        if self.config.ready != ReadyGate::Notify {
-            return Ok(None);
-        }
-        let uid = self
-            .user
-            .as_ref()
-            .map_or(nix::unistd::getuid(), |user| user.uid);
-        let socket = WorkerSocket::bind(uid.as_raw());
-        socket.map(Some).map_err(|error| End::Exec {
-            step: "opening its notify socket".to_owned(),
-            errno: error.raw_os_error().unwrap_or(0),
-        })
+    fn watched(&mut self, fd: impl AsFd, source: Source, what: &str) -> Result<Ticket, End> {
+        let ticket = self.watch.add(fd, source, Interest::READABLE);
+        ticket.map_err(not_done(&format!("watching {what}")))
     }
 
-    fn output_pipe(&self) -> Result<Option<(OwnedFd, OwnedFd)>, End> {
-        if self.config.output == Output::Inherit {
-            return Ok(None);
+    /// There is no worker after all.
+    fn close_ends(&mut self, id: ChildId, ends: Ends) {
+        if let Some((pipe, ticket)) = ends.report {
+            self.watch.remove(&pipe, ticket);
         }
-        let pipe = spawn::output_pipe(self.user.as_ref());
-        pipe.map(Some).map_err(|errno| End::Exec {
-            step: "opening a pipe for its output".to_owned(),
-            errno: errno as i32,
-        })
+        if let Some((socket, ticket)) = ends.notify {
+            self.watch.remove(&socket, ticket);
+        }
+        if let Some((pipe, ticket)) = ends.output {
+            self.watch.remove(&pipe, ticket);
+        }
+        self.forget_line(id);
     }
 
     /// The control socket as a worker finds it: as given, but where a relative path would lead a
@@ -201,18 +270,6 @@ impl Daemon {
         let astray = path.is_relative() && directory.is_some_and(program::is_elsewhere);
         let own = std::env::current_dir().ok().filter(|_| astray);
         Some(own.map_or_else(|| path.clone(), |own| own.join(&path)))
-    }
-
-    /// A connection to the control socket for a worker that is to have one: our end and its.
-    fn control_line(&self) -> Result<Option<(UnixStream, UnixStream)>, End> {
-        if !self.config.control_fd {
-            return Ok(None);
-        }
-        let pair = UnixStream::pair();
-        pair.map(Some).map_err(|error| End::Exec {
-            step: "opening its connection to the control socket".to_owned(),
-            errno: error.raw_os_error().unwrap_or(0),
-        })
     }
 
     fn announce_start(&self, program: &Path) {
@@ -251,43 +308,28 @@ impl Daemon {
         )
     }
 
-    /// Registers what we hold of a forked worker. Where the kernel refuses a registration we go
-    /// on without it: SIGCHLD tells of its end anyway.
-    fn take_charge(
-        &mut self,
-        id: ChildId,
-        program: PathBuf,
-        spawned: spawn::Spawned,
-        notify: Option<WorkerSocket>,
-    ) {
+    /// A worker has been forked: what we hold of it. Without a pidfd, or where that cannot be
+    /// watched, SIGCHLD tells of its end.
+    fn take_charge(&mut self, id: ChildId, program: PathBuf, spawned: spawn::Spawned, ends: Ends) {
         let pid = spawned.pid;
-        let report = self.watched(spawned.report, Source::Report(id));
-        let pidfd = spawned
-            .pidfd
-            .and_then(|pidfd| self.watched(pidfd, Source::Death(id)));
-        let notify = notify.and_then(|socket| self.watched(socket, Source::Notify(id)));
+        let pidfd = spawned.pidfd.and_then(|pidfd| {
+            let ticket = self.watched(&pidfd, Source::Death(id), "its pidfd").ok()?;
+            Some((pidfd, ticket))
+        });
+        if let Some((output, ticket)) = ends.output {
+            self.adopt_output(id, pid, output, ticket);
+        }
         let child = Child {
             pid,
             pidfd,
-            report,
-            notify,
+            report: ends.report,
+            notify: ends.notify,
             failure: None,
             program,
-            refused: false,
             status: None,
         };
         self.children.by_pid.insert(pid, id);
         self.children.alive.insert(id, child);
-    }
-
-    pub(super) fn watched<F: AsFd>(&mut self, fd: F, source: Source) -> Option<(F, Ticket)> {
-        match self.watch.add(&fd, source, Interest::READABLE) {
-            Ok(ticket) => Some((fd, ticket)),
-            Err(error) => {
-                error!(self.logger, "cannot watch a worker's descriptor: {error}");
-                None
-            }
-        }
     }
 
     /// The exec of a worker is over.
@@ -297,15 +339,19 @@ impl Daemon {
         };
         let Some((fd, _)) = &child.report else { return };
         let report = spawn::read_report(fd.as_fd());
-        if report == Report::Pending {
-            return;
+        match report {
+            Report::Pending => return,
+            Report::Unread => return self.watch.doubt(),
+            Report::Running | Report::Failed(_) => {}
         }
         if let Some((fd, ticket)) = child.report.take() {
             self.watch.remove(&fd, ticket);
         }
         match report {
             Report::Failed(failure) => child.failure = Some(failure),
-            _ => self.tell(Event::Running(id)),
+            _ if process::has_run_exec(child.pid) => self.tell(Event::Running(id)),
+            // Killed on its way: its end follows.
+            _ => {}
         }
     }
 
@@ -320,27 +366,27 @@ impl Daemon {
             };
             let message = match socket.receive() {
                 Ok(Some(message)) => message,
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                Err(_) => return self.watch.doubt(),
             };
-            match message {
-                Message::From { report, .. } => {
-                    if report.status.is_some() {
-                        child.status = report.status;
-                    }
-                    if report.ready {
-                        self.tell(Event::Ready(id));
-                    }
-                }
-                Message::Refused { pid, uid } if !child.refused => {
-                    child.refused = true;
+            let Message { sender, report } = message;
+            if !socket.may_speak(sender, child.pid) {
+                let refused = self.children.refused.allow_with_count(clock::now());
+                if let Some(count) = refused {
+                    let (pid, uid, worker) = (sender.pid, sender.uid, child.pid);
                     warn!(
                         self.logger,
-                        "process {pid} of user {uid} may not speak for worker {}: \
-                        its messages are ignored",
-                        child.pid
+                        "process {pid} of user {uid} may not speak for worker {worker}: \
+                         its message is ignored{count}"
                     );
                 }
-                Message::Refused { .. } => {}
+                continue;
+            }
+            if report.status.is_some() {
+                child.status = report.status;
+            }
+            if report.ready {
+                self.tell(Event::Ready(id));
             }
         }
         self.watch.inbox.insert(Source::Notify(id));
@@ -352,8 +398,16 @@ impl Daemon {
         let mut any = false;
         self.unreaped = false;
         for _ in 0..DEATHS {
-            let Ok(Some(pid)) = process::next_dead() else {
-                return any;
+            let pid = match process::next_dead() {
+                Ok(Some(pid)) => pid,
+                Ok(None) => {
+                    self.sees_again();
+                    return any;
+                }
+                Err(errno) => {
+                    self.on_blindness(errno);
+                    return any;
+                }
             };
             // Its last words are read while they are still known to be its.
             let worker = self.children.by_pid.get(&pid).copied();
@@ -365,12 +419,46 @@ impl Daemon {
             match (process::reap(pid), worker) {
                 (Ok(Some(end)), Some(id)) => self.on_end(id, end),
                 (Ok(_), _) => {}
-                (Err(_), _) => return any,
+                (Err(errno), _) => {
+                    self.on_blindness(errno);
+                    return any;
+                }
             }
             any |= worker.is_some();
         }
         self.unreaped = true;
         true
+    }
+
+    /// waitid(2) does not work: nothing else will tell of the children that have ended, so it is
+    /// asked again by the clock. A stop does not wait for it for ever.
+    fn on_blindness(&mut self, errno: Errno) {
+        let now = clock::now();
+        let since = self.children.blind.map_or(now, |blind| blind.since);
+        let said = self.children.blind.map(|blind| blind.said);
+        if said.is_none_or(|said| now - said >= COMPLAINTS) {
+            error!(
+                self.logger,
+                "cannot collect workers that have ended: {}; trying again every second",
+                errno.desc()
+            );
+            self.children.blind = Some(Blind { since, said: now });
+        }
+        self.watch.doubt();
+        if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
+            for id in self.children.alive.keys() {
+                let child = self.children.alive.get(&id);
+                if child.is_some_and(Child::has_ended) {
+                    self.tell(Event::Lost(id));
+                }
+            }
+        }
+    }
+
+    fn sees_again(&mut self) {
+        if self.children.blind.take().is_some() {
+            info!(self.logger, "collecting workers that have ended again");
+        }
     }
 
     /// A worker's process is gone.
@@ -384,58 +472,85 @@ impl Daemon {
             Some(failure) => failure.end(&child.program, self.user.as_ref()),
             None => end,
         };
-        for (fd, ticket) in [child.pidfd, child.report].into_iter().flatten() {
-            self.watch.remove(&fd, ticket);
-        }
-        if let Some((socket, ticket)) = child.notify {
-            self.watch.remove(&socket, ticket);
-        }
+        let pid = child.pid;
+        self.forget(child);
         let text = match &end {
             End::Exec { .. } => end_text(&end),
-            _ => format!("{} {}", child.pid, end_text(&end)),
+            _ => format!("{pid} {}", end_text(&end)),
         };
         self.end_output(id, text);
         self.children.bury(
             id,
             Culprit {
-                pid: Some(child.pid),
+                pid: Some(pid),
                 last_lines,
             },
         );
         self.on_listeners_in_doubt();
-        self.control_gone(id, child.pid);
+        self.control_gone(id, pid);
         self.tell(Event::Gone(id, end));
     }
 
-    pub(super) fn signal(&mut self, id: ChildId, signal: i32) {
-        if self
-            .core
-            .workers()
-            .find(id)
-            .is_some_and(|worker| worker.is_asked())
-        {
+    /// Sends a signal to a worker. One that has ended already needs none.
+    pub(super) fn signal(&mut self, id: ChildId, signal: i32) -> Result<(), Errno> {
+        let asked = |worker: &Worker| worker.is_asked();
+        if self.core.workers().find(id).is_some_and(asked) {
             self.children.outputs.allow_drops(id);
         }
-        let Some(child) = self.children.alive.get(&id) else {
-            return;
-        };
-        if let Err(errno) = process::signal(child.pid, signal) {
-            error!(
-                self.logger,
-                "cannot send signal {signal} to worker {}: {}",
-                child.pid,
-                errno.desc()
-            );
+        match self.children.alive.get(&id) {
+            Some(child) => or_gone(process::signal(child.pid, signal)),
+            None => Ok(()),
         }
     }
 
-    pub(super) fn kill_group(&mut self, id: ChildId) {
+    /// SIGKILL to a worker and to its group.
+    pub(super) fn kill_group(&mut self, id: ChildId) -> Result<(), Errno> {
         let Some(child) = self.children.alive.get(&id) else {
+            return Ok(());
+        };
+        // It may have left its group to others, or not have made it yet: what counts is itself.
+        let _ = process::signal_group(child.pid, libc::SIGKILL);
+        or_gone(process::signal(child.pid, libc::SIGKILL))
+    }
+
+    /// We end without this worker. When it ends while we are still there, it is reaped as a
+    /// stranger's.
+    pub(super) fn give_up(&mut self, id: ChildId, why: GivenUp) {
+        let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
-        // It may have left its group to others, or not have made it yet.
-        let _ = process::signal_group(child.pid, libc::SIGKILL);
-        let _ = process::signal(child.pid, libc::SIGKILL);
+        error!(self.logger, "{}", given_up_text(child.pid, why));
+        self.children.by_pid.remove(&child.pid);
+        self.forget(child);
+    }
+
+    /// Gives back what we held of a process.
+    fn forget(&mut self, child: Child) {
+        if let Some((pidfd, ticket)) = child.pidfd {
+            self.watch.remove(&pidfd, ticket);
+        }
+        if let Some((pipe, ticket)) = child.report {
+            self.watch.remove(&pipe, ticket);
+        }
+        if let Some((socket, ticket)) = child.notify {
+            self.watch.remove(&socket, ticket);
+        }
+    }
+}
+
+/// ESRCH: the worker has ended and been collected a moment ago.
+fn or_gone(sent: Result<(), Errno>) -> Result<(), Errno> {
+    match sent {
+        Err(Errno::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// A step of ours before there is a child did not succeed.
+fn not_done(step: &str) -> impl Fn(io::Error) -> End {
+    move |error| End::Exec {
+        step: step.to_owned(),
+        errno: error.raw_os_error().unwrap_or(0),
     }
 }
 

@@ -13,21 +13,19 @@ pub(super) use waiters::State;
 use super::Daemon;
 use super::watch::Source;
 use crate::config::ReadyGate;
-use crate::control::{Answer, Command, Control, Incoming, Next, Rights};
-use crate::status::{Process, SocketView, Told, View, summary, workers_text};
+use crate::control::{Answer, Command, Control, Incoming, Next, Peer, Rights};
+use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use crate::{info, warn};
 use mio::Interest;
 use signal_hook::consts::SIGTERM;
+use std::io;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 use waiters::Wish;
 
 /// How often one connection is read when its last words may count.
 const LAST_WORDS: usize = 8;
-/// What clients do wrong is logged this often at most.
-const COMPLAINTS: Duration = Duration::from_secs(1);
 
 const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
 const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
@@ -67,43 +65,60 @@ impl Daemon {
         let Some(socket) = &mut self.control.socket else {
             return;
         };
-        let accepted = socket.accept(clock::now());
+        let workers = &self.children.by_pid;
+        let is_worker = |peer: &Peer| peer.lineage().iter().any(|pid| workers.get(pid).is_some());
+        let accepted = socket.accept(clock::now(), is_worker);
         self.control.tidy(&mut self.watch);
         if accepted.again {
             self.watch.inbox.insert(Source::Control(0));
         }
-        if let Some(peer) = accepted.refused {
-            let (pid, uid) = (peer.pid, peer.uid);
-            self.complain(&format!(
-                "process {pid} of user {uid} may not use the control socket: turned away"
-            ));
+        if let Some((Peer { pid, uid, .. }, why)) = accepted.refused {
+            self.complain(&format!("process {pid} of user {uid} {why}: turned away"));
         }
         for id in accepted.fresh {
-            self.watch_client(id);
+            if let Err(error) = self.watch_client(id) {
+                let reason = error_text(&error);
+                self.complain(&format!("cannot watch a client's connection: {reason}"));
+                continue;
+            }
             // What it sent with the connection is there already.
             self.hear(id);
         }
     }
 
     /// Our end of the connection that a worker was started with: what comes is its word.
-    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) {
+    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) -> io::Result<()> {
+        let Some(socket) = &mut self.control.socket else {
+            return Ok(());
+        };
+        let id = socket.adopt(line, worker, clock::now());
+        self.watch_client(id)
+    }
+
+    /// A worker has gone, or never came to be.
+    pub(super) fn forget_line(&mut self, worker: ChildId) {
         if let Some(socket) = &mut self.control.socket {
-            let id = socket.adopt(line, worker, clock::now());
-            self.watch_client(id);
+            socket.forget(worker);
         }
     }
 
-    fn watch_client(&mut self, id: u64) {
+    /// Where a connection cannot be watched, it is closed.
+    fn watch_client(&mut self, id: u64) -> io::Result<()> {
         let Some(socket) = &mut self.control.socket else {
-            return;
+            return Ok(());
         };
-        let Some(fd) = socket.fd(id) else { return };
+        let Some(fd) = socket.fd(id) else {
+            return Ok(());
+        };
         let both = Interest::READABLE | Interest::WRITABLE;
         match self.watch.add(fd, Source::Control(id), both) {
-            Ok(ticket) => self.control.tickets.push((id, ticket)),
+            Ok(ticket) => {
+                self.control.tickets.push((id, ticket));
+                Ok(())
+            }
             Err(error) => {
                 socket.close(id);
-                self.complain(&format!("cannot watch a client's connection: {error}"));
+                Err(error)
             }
         }
     }
@@ -151,10 +166,8 @@ impl Daemon {
     }
 
     fn complain(&mut self, text: &str) {
-        let now = clock::now();
-        if now >= self.control.next_complaint {
-            self.control.next_complaint = now + COMPLAINTS;
-            warn!(self.logger, "{text}");
+        if let Some(count) = self.control.complaints.allow_with_count(clock::now()) {
+            warn!(self.logger, "{text}{count}");
         }
     }
 
@@ -452,9 +465,7 @@ impl Daemon {
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
         #[cfg(feature = "einhorn")]
         self.upgrade_exited(id, pid);
-        if let Some(socket) = self.control.socket.as_mut() {
-            socket.forget(id);
-        }
+        self.forget_line(id);
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
@@ -489,7 +500,7 @@ impl Daemon {
         self.control.conclude(&text, abandoned, &|_| true);
         self.control.tidy(&mut self.watch);
         if let Some(socket) = self.control.socket.take() {
-            if let Err(reason) = socket.end() {
+            for reason in socket.end() {
                 warn!(self.logger, "{reason}; it stays behind");
             }
         }

@@ -4,7 +4,7 @@ use super::Daemon;
 use crate::config::Protocols;
 use crate::environment::{Environment, Extras};
 use crate::error;
-use crate::spawn::{self, Order};
+use crate::spawn::{self, Order, ReportPipe};
 use crate::status::end_text;
 use crate::sys::{io, process};
 use std::os::fd::AsFd;
@@ -44,9 +44,9 @@ impl Daemon {
             die_with_parent: None,
             nofile: self.nofile,
             pidfd: false,
-            parting: false,
         };
-        spawn::spawn(&order)
+        ReportPipe::new()
+            .and_then(|mut pipe| spawn::spawn(&order, &mut pipe))
             .map(drop)
             .map_err(|failure| end_text(&failure.end(shell, None)))
     }

@@ -3,11 +3,10 @@
 use super::Daemon;
 use super::watch::{Source, Ticket};
 use crate::config::Output;
-use crate::supervisor::{ChildId, End};
+use crate::supervisor::ChildId;
 use crate::sys::clock;
 use crate::worker::output::OutputEvent;
 use crate::{info, warn};
-use mio::Interest;
 use std::os::fd::OwnedFd;
 
 /// How many pipes of dead workers are kept beside one of each worker of a generation, for their
@@ -15,15 +14,6 @@ use std::os::fd::OwnedFd;
 const PIPES_OF_THE_DEAD: usize = 64;
 
 impl Daemon {
-    /// Watches the output of a worker that is to be started.
-    pub(super) fn watch_output(&mut self, id: ChildId, pipe: &OwnedFd) -> Result<Ticket, End> {
-        let added = self.watch.add(pipe, Source::Output(id), Interest::READABLE);
-        added.map_err(|error| End::Exec {
-            step: "watching its output".to_owned(),
-            errno: error.raw_os_error().unwrap_or(0),
-        })
-    }
-
     /// From now on what this worker writes goes into the log.
     pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, pipe: OwnedFd, ticket: Ticket) {
         self.children.outputs.adopt(id, pid as u32, pipe);

@@ -7,6 +7,7 @@ use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::log::RateLimit;
+use crate::status::error_text;
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
 use crate::{error, info, warn};
@@ -78,7 +79,7 @@ impl GuardState {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
             let source = Source::Listener(index);
             tickets.push(match listener.kind().listens() {
-                true => watch.add(listener, source, Interest::WRITABLE).ok(),
+                true => Some(watch.add(listener, source, Interest::WRITABLE)?),
                 false => None,
             });
         }
@@ -212,6 +213,14 @@ impl Daemon {
         let added = self
             .watch
             .add(listener, Source::Listener(index), Interest::WRITABLE);
+        if let Err(error) = &added {
+            warn!(
+                self.logger,
+                "cannot watch {}: {}; looking at it when a worker ends",
+                listener.address(),
+                error_text(error)
+            );
+        }
         self.guard.listeners[index] = added.ok();
         if let Some(guard) = &mut self.guard.guard {
             // Its path may be lost again already, before it was watched: look again.
@@ -260,12 +269,8 @@ impl Daemon {
             if let Some(ticket) = ticket {
                 self.watch.remove(&listener, ticket);
             }
-            if let Err(errno) = listener.remove() {
-                let (address, word) = (listener.address(), errno.desc());
-                warn!(
-                    self.logger,
-                    "cannot remove {address}: {word}; it stays behind"
-                );
+            for reason in listener.remove() {
+                warn!(self.logger, "{reason}; it stays behind");
             }
         }
         self.systemd.forget_listeners(&mut self.watch);

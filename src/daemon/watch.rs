@@ -3,6 +3,7 @@
 //! of a descriptor that is gone can only be unknown.
 
 use crate::supervisor::{ChildId, Instant};
+use crate::sys::clock;
 use crate::table::{Key, Raw, Set, Table};
 use mio::event::Source as _;
 use mio::unix::SourceFd;
@@ -13,6 +14,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+/// How long after a call that should not have failed everything is looked at again.
+const DOUBT: Duration = Duration::from_secs(1);
+/// How long we wait for events that we cannot be told of, in milliseconds.
+const BLIND_WAIT: u16 = 50;
 /// How many events one poll takes.
 const EVENTS: usize = 256;
 
@@ -106,6 +111,8 @@ pub(super) struct Watch {
     next: usize,
     timer: TimerFd,
     armed: Option<Instant>,
+    /// When everything is to be looked at, whatever epoll says.
+    again: Option<Instant>,
     pub inbox: Inbox,
 }
 
@@ -119,6 +126,7 @@ impl Watch {
             next: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
             armed: None,
+            again: None,
             inbox: Inbox::default(),
         };
         let timer = watch.timer.as_fd().as_raw_fd();
@@ -156,16 +164,36 @@ impl Watch {
         }
     }
 
+    /// A call failed that should not have, and what was to be taken up there is still there: epoll
+    /// tells of it only once. In a second everything counts as ready.
+    pub fn doubt(&mut self) {
+        self.again.get_or_insert(clock::now() + DOUBT);
+    }
+
+    /// When `look` has to have been called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
     /// Waits until something is ready, at most until `until`; not at all when `at_once`. What is
-    /// ready is in `inbox` afterwards. A signal that interrupts it is in its pipe by then.
+    /// ready is in `inbox` afterwards. A signal ends the wait, whether or not its wake-up is there.
+    ///
+    /// Errors: epoll_wait(2) does not work. Then everything is looked at, after a short while.
     pub fn look(&mut self, until: Option<Instant>, at_once: bool) -> io::Result<()> {
-        if !at_once {
-            self.arm(until)?;
-        }
-        let mut timeout = at_once.then_some(Duration::ZERO);
+        let mut timeout = match at_once {
+            true => Some(Duration::ZERO),
+            false => self.arm(until),
+        };
         loop {
             match self.poll.poll(&mut self.events, timeout) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    if !at_once {
+                        // EINTR is as good as an event.
+                        let _ = nix::poll::poll(&mut [], BLIND_WAIT);
+                    }
+                    self.inbox.extend(self.sources.values().copied());
+                    return Err(error);
+                }
                 _ => {}
             }
             for event in &self.events {
@@ -175,24 +203,40 @@ impl Watch {
             }
             // As many as fit: there may be more, and each is told only once.
             if self.events.iter().count() < EVENTS {
+                if self.again.is_some_and(|at| at <= clock::now()) {
+                    self.again = None;
+                    self.inbox.extend(self.sources.values().copied());
+                }
                 return Ok(());
             }
             timeout = Some(Duration::ZERO);
         }
     }
 
-    fn arm(&mut self, until: Option<Instant>) -> io::Result<()> {
+    /// Sets the timer to `until`. Where the system refuses, it says how long to poll instead, and
+    /// the next call tries again: a timer counts as set when the call has succeeded.
+    fn arm(&mut self, until: Option<Instant>) -> Option<Duration> {
         if self.armed == until {
-            return Ok(());
+            return None;
         }
-        self.armed = until;
-        let Some(Instant(nanoseconds)) = until else {
-            return Ok(self.timer.unset()?);
+        let set = match until {
+            None => self.timer.unset(),
+            Some(Instant(nanoseconds)) => {
+                // A timer of zero would be disarmed, not due.
+                let at = TimeSpec::from(Duration::from_nanos(nanoseconds.max(1)));
+                let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+                self.timer.set(Expiration::OneShot(at), absolute)
+            }
         };
-        // A timer of zero would be disarmed, not due.
-        let at = TimeSpec::from(Duration::from_nanos(nanoseconds.max(1)));
-        let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
-        Ok(self.timer.set(Expiration::OneShot(at), absolute)?)
+        match (set, until) {
+            (Ok(()), _) => {
+                self.armed = until;
+                None
+            }
+            // The timer may fire at the moment it was set to before; that is only a turn too many.
+            (Err(_), None) => None,
+            (Err(_), Some(until)) => Some(until - clock::now()),
+        }
     }
 
     /// The timer has fired: the same deadline would have to be armed anew.

@@ -108,8 +108,9 @@ fn copy(socket: &UnixDatagram) -> nix::Result<UnixDatagram> {
     Ok(copy_above(socket.as_fd(), OWN_FDS_FROM)?.into())
 }
 
+/// std's only error of its own here is for a path that no socket can have.
 fn errno_of(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENAMETOOLONG))
 }
 
 /// Sends one line through slog-syslog at the severity that slog's level means. An error says only

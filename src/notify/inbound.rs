@@ -1,9 +1,10 @@
-//! What a worker tells us: the datagram socket that is its `NOTIFY_SOCKET`. One for each worker, so that the socket says who is meant, also when the sender is
-//! a helper that is already gone. It hears and parses; what a message is worth, others decide.
+//! What a worker tells us: the datagram socket that is its `NOTIFY_SOCKET`. One for each worker, so
+//! that the socket says who is meant, and the kernel who it is that speaks. It hears and parses;
+//! what a message is worth, others decide.
 
 use super::one_line;
 use crate::sys::datagram::{self, Received, Sender};
-use crate::sys::io::out_of_the_way;
+use crate::sys::proc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
 use std::hash::{BuildHasher, RandomState};
@@ -21,16 +22,14 @@ const LONGEST: usize = 8192;
 pub struct WorkerSocket {
     socket: UnixDatagram,
     name: String,
-    worker: u32,
+    user: u32,
 }
 
-/// One datagram of a worker.
+/// One datagram, and who sent it. Anybody can: [`WorkerSocket::may_speak`] tells whether it counts.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Message {
-    /// From a process of root, of ours or of the worker's user.
-    From { pid: i32, report: Report },
-    /// From somebody else. Anybody can send these in any number: log one, not all.
-    Refused { pid: i32, uid: u32 },
+pub struct Message {
+    pub sender: Sender,
+    pub report: Report,
 }
 
 /// What one datagram said (sd_notify(3)). Unknown lines are ignored, of a repeated one the first
@@ -61,25 +60,21 @@ pub enum Watchdog {
 
 impl WorkerSocket {
     /// Opens the socket for a worker that will run as this uid.
-    pub fn bind(worker: u32) -> io::Result<WorkerSocket> {
+    pub fn bind(user: u32) -> io::Result<WorkerSocket> {
         let address = SocketAddr::from_abstract_name(unguessable_name())?;
         let socket = UnixDatagram::bind_addr(&address)?.into();
-        WorkerSocket::adopt(out_of_the_way(socket), worker)
+        WorkerSocket::adopt(socket, user)
     }
 
     /// The same for a socket that we opened before an exec of ourselves. Fails if it is none.
-    pub fn adopt(socket: OwnedFd, worker: u32) -> io::Result<WorkerSocket> {
+    pub fn adopt(socket: OwnedFd, user: u32) -> io::Result<WorkerSocket> {
         let socket = UnixDatagram::from(socket);
         let address = socket.local_addr()?;
         let name = address.as_abstract_name().ok_or(ErrorKind::InvalidInput)?;
         let name = format!("@{}", String::from_utf8_lossy(name));
         setsockopt(&socket, sockopt::PassCred, &true)?;
         socket.set_nonblocking(true)?;
-        Ok(WorkerSocket {
-            socket,
-            name,
-            worker,
-        })
+        Ok(WorkerSocket { socket, name, user })
     }
 
     /// The value for `NOTIFY_SOCKET`.
@@ -99,15 +94,33 @@ impl WorkerSocket {
     }
 
     fn message(&self, buffer: &[u8], received: &Received) -> Message {
-        let Sender { pid, uid } = received.sender.unwrap_or(Sender {
+        let nobody = Sender {
             pid: 0,
             uid: u32::MAX,
-        });
-        if uid != 0 && uid != getuid().as_raw() && uid != self.worker {
-            return Message::Refused { pid, uid };
+        };
+        Message {
+            sender: received.sender.unwrap_or(nobody),
+            report: Report::parse(&buffer[..received.length], received.truncated),
         }
-        let report = Report::parse(&buffer[..received.length], received.truncated);
-        Message::From { pid, report }
+    }
+
+    /// Whether who sent a message may speak for the worker `pid`. It must be a process of root, of
+    /// ours, of the worker's user, or of the user that the worker has become by itself. While it is
+    /// there, it must also descend from the worker or be in its process group: /proc/net/unix shows
+    /// the socket's name to everybody, and a user's other processes are not the worker. One that is
+    /// gone already left nothing but its user.
+    pub fn may_speak(&self, sender: Sender, pid: i32) -> bool {
+        let now = || proc::users(pid).is_some_and(|users| users.contains(&sender.uid));
+        let known = [0, getuid().as_raw(), self.user].contains(&sender.uid);
+        if !known && !now() {
+            return false;
+        }
+        match proc::stat(sender.pid) {
+            Some(stat) => {
+                stat.group == pid || proc::lineage(sender.pid, stat.started).contains(&pid)
+            }
+            None => true,
+        }
     }
 }
 
@@ -216,10 +229,8 @@ mod tests {
     }
 
     fn report(socket: &WorkerSocket) -> Report {
-        match socket.receive().unwrap().expect("a datagram was sent") {
-            Message::From { report, .. } => report,
-            refused => panic!("{refused:?}"),
-        }
+        let message = socket.receive().unwrap();
+        message.expect("a datagram was sent").report
     }
 
     fn ready() -> Report {
@@ -266,10 +277,11 @@ mod tests {
             .unwrap();
         let status = Some("serving 7 clients".to_owned());
         let report = Report { status, ..ready() };
-        let message = Message::From {
+        let sender = Sender {
             pid: id() as i32,
-            report,
+            uid: getuid().as_raw(),
         };
+        let message = Message { sender, report };
         assert_eq!(socket.receive().unwrap(), Some(message));
         assert_eq!(socket.receive().unwrap(), None);
     }
@@ -435,9 +447,27 @@ mod tests {
                 .env("NOTIFY_SOCKET", socket.name());
             assert!(command.uid(uid).gid(uid).status().unwrap().success());
         }
-        let refused = socket.receive().unwrap();
-        assert!(matches!(refused, Some(Message::Refused { uid, .. }) if uid == stranger));
-        assert_eq!(report(&socket), ready());
+        let own = id() as i32;
+        for uid in [stranger, worker] {
+            let sender = socket.receive().unwrap().unwrap().sender;
+            assert_eq!(sender.uid, uid);
+            assert_eq!(socket.may_speak(sender, own), uid == worker, "{uid}");
+        }
+    }
+
+    #[test]
+    fn a_living_process_of_the_same_user_that_is_not_the_workers_is_refused() {
+        let socket = socket();
+        let uid = getuid().as_raw();
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let worker = child.id() as i32;
+        let own = id() as i32;
+        assert!(!socket.may_speak(Sender { pid: own, uid }, worker));
+        assert!(socket.may_speak(Sender { pid: worker, uid }, worker));
+        // It descends from us.
+        assert!(socket.may_speak(Sender { pid: worker, uid }, own));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     fn wait_readable(socket: &WorkerSocket) {

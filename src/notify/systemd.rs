@@ -3,6 +3,7 @@
 //! us up; and it decides nothing about when to say what.
 
 use super::one_line;
+use crate::sys::socket::check_path;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use std::collections::VecDeque;
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::Path;
 use std::time::Duration;
 
 /// systemd ignores a datagram of more than 4096 bytes (NOTIFY_BUFFER_MAX) whole.
@@ -231,7 +233,7 @@ impl Systemd {
 fn address(value: &OsStr) -> io::Result<SocketAddr> {
     match value.as_bytes() {
         [b'@', name @ ..] if !name.is_empty() => SocketAddr::from_abstract_name(name),
-        [b'/', ..] => SocketAddr::from_pathname(value),
+        [b'/', ..] => check_path(Path::new(value)).and_then(|()| SocketAddr::from_pathname(value)),
         _ => Err(io::Error::new(
             ErrorKind::InvalidInput,
             "neither an absolute path nor an abstract name",

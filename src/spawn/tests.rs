@@ -24,6 +24,24 @@ struct Trial {
     theirs: OwnedFd,
 }
 
+/// A child, and what it reports.
+#[derive(Debug)]
+struct Started {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+    report: OwnedFd,
+}
+
+fn start(order: &Order) -> Result<Started, Failure> {
+    let mut pipe = ReportPipe::new()?;
+    let Spawned { pid, pidfd } = spawn(order, &mut pipe)?;
+    Ok(Started {
+        pid,
+        pidfd,
+        report: pipe.ours,
+    })
+}
+
 /// What became of it.
 struct Outcome {
     output: String,
@@ -67,18 +85,17 @@ impl Trial {
             die_with_parent: None,
             nofile: None,
             pidfd: true,
-            parting: true,
         }
     }
 
     /// Runs it as ordered, without more.
     fn run(self) -> Outcome {
-        let spawned = spawn(&self.order()).expect("forked");
+        let spawned = start(&self.order()).expect("forked");
         self.finish(spawned)
     }
 
     /// Waits for exec, for the end of its output and for its death.
-    fn finish(self, spawned: Spawned) -> Outcome {
+    fn finish(self, spawned: Started) -> Outcome {
         drop((self.theirs, self.stdin));
         let report = await_report(&spawned);
         let output = read_all(&self.output);
@@ -101,7 +118,7 @@ fn await_readable(fd: &OwnedFd, what: &str) {
     assert_eq!(ready, 1, "waited 10 s for {what}");
 }
 
-fn await_report(spawned: &Spawned) -> Report {
+fn await_report(spawned: &Started) -> Report {
     await_readable(&spawned.report, "the report");
     read_report(spawned.report.as_fd())
 }
@@ -137,7 +154,7 @@ fn assert_placed(files: &[&(String, OwnedFd)]) {
          exec ls /proc/self/fd | sort -n | tr '\\n' ' '"
     ));
     let descriptors: Vec<_> = files.iter().map(|(_, fd)| fd.as_fd()).collect();
-    let spawned = spawn(&Order {
+    let spawned = start(&Order {
         descriptors: &descriptors,
         ..trial.order()
     })
@@ -224,7 +241,7 @@ fn listen_pid_is_the_workers_own_also_under_a_wrapper_that_execs() {
     for script in ["exec env", "exec /bin/sh -c 'exec /usr/bin/env'"] {
         let mut trial = Trial::shell(script);
         trial.environment = build();
-        let spawned = spawn(&trial.order()).unwrap();
+        let spawned = start(&trial.order()).unwrap();
         let wanted = format!("LISTEN_PID={}", spawned.pid);
         let outcome = trial.finish(spawned);
         let lines: Vec<_> = outcome.output.lines().collect();
@@ -270,7 +287,7 @@ fn arguments_follow_the_resolved_path() {
 #[test]
 fn a_worker_leads_its_own_process_group() {
     let trial = Trial::shell("read pid name state parent group rest < /proc/$$/stat; echo $group");
-    let spawned = spawn(&trial.order()).unwrap();
+    let spawned = start(&trial.order()).unwrap();
     let wanted = format!("{}\n", spawned.pid);
     assert_eq!(trial.finish(spawned).output, wanted);
 }
@@ -280,7 +297,7 @@ fn a_worker_starts_with_an_empty_mask_and_default_dispositions() {
     // Rust's runtime ignores SIGPIPE, so there is something to undo.
     let trial = Trial::new("/bin/grep", &["-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
     let blocked = process::SignalsBlocked::new().unwrap();
-    let spawned = spawn(&trial.order()).unwrap();
+    let spawned = start(&trial.order()).unwrap();
     drop(blocked);
     let zero = "0000000000000000";
     let wanted = format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\n");
@@ -370,10 +387,8 @@ fn a_worker_becomes_its_user_with_the_supplementary_groups() {
         "/bin/grep",
         &["-E", "^(Uid|Gid|Groups)", "/proc/self/status"],
     );
-    let spawned = spawn(&Order {
+    let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -401,10 +416,8 @@ fn a_user_that_the_kernel_refuses_is_named() {
         ..web()
     };
     let trial = Trial::new("/bin/true", &[]);
-    let spawned = spawn(&Order {
+    let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -432,10 +445,8 @@ fn a_worker_with_another_user_can_open_dev_stdout() {
     let user = web();
     let mut trial = Trial::shell("echo hello > /dev/stdout; echo again > /dev/stderr");
     (trial.output, trial.theirs) = output_pipe(Some(&user)).unwrap();
-    let spawned = spawn(&Order {
+    let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -454,7 +465,7 @@ fn only_our_end_of_an_output_pipe_does_not_block() {
 fn the_descriptor_limit_is_given_back() {
     let (_, hard) = process::raise_nofile().unwrap();
     let trial = Trial::shell("ulimit -Sn; ulimit -Hn");
-    let spawned = spawn(&Order {
+    let spawned = start(&Order {
         nofile: Some((77, hard)),
         ..trial.order()
     })
@@ -469,13 +480,13 @@ fn the_descriptor_limit_is_given_back() {
 fn a_worker_starts_in_the_directory_it_was_given() {
     let scratch = Scratch::new();
     scratch.file("serve", "#!/bin/sh\nexec pwd -P\n", 0o755);
-    let directory = crate::program::open_directory(&scratch.0).unwrap();
+    let directory = crate::program::open_directory(&scratch.0).unwrap().unwrap();
     let trial = Trial::new("./serve", &[]);
     let order = Order {
         directory: Some(directory.as_fd()),
         ..trial.order()
     };
-    let spawned = spawn(&order).unwrap();
+    let spawned = start(&order).unwrap();
     let wanted = format!("{}\n", scratch.0.canonicalize().unwrap().display());
     assert_eq!(trial.finish(spawned).output, wanted);
 }
@@ -491,7 +502,7 @@ fn a_worker_dies_with_the_thread_that_started_it() {
                 die_with_parent: Some(libc::SIGUSR2),
                 ..trial.order()
             };
-            let spawned = spawn(&order).unwrap();
+            let spawned = start(&order).unwrap();
             await_readable(&spawned.report, "exec");
             spawned
         });
@@ -511,7 +522,7 @@ fn a_worker_dies_with_the_thread_that_started_it() {
 #[test]
 fn without_pidfds_a_worker_is_started_all_the_same() {
     let trial = Trial::new("/bin/true", &[]);
-    let mut spawned = spawn(&Order {
+    let mut spawned = start(&Order {
         pidfd: false,
         ..trial.order()
     })
@@ -522,36 +533,9 @@ fn without_pidfds_a_worker_is_started_all_the_same() {
 }
 
 #[test]
-fn without_a_shared_table_a_worker_is_started_all_the_same() {
-    let trial = Trial::shell("exec ls /proc/self/fd | sort -n | tr '\\n' ' '");
-    let spawned = spawn(&Order {
-        parting: false,
-        ..trial.order()
-    })
-    .unwrap();
-    assert_eq!(trial.finish(spawned).output, "0 1 2 3 ");
-}
-
-#[test]
-fn a_child_that_cannot_leave_our_table_touches_nothing_in_it() {
-    let trial = Trial::new("/bin/true", &[]);
-    let failure = std::thread::scope(|scope| {
-        let refused = scope.spawn(|| {
-            refuse::refuse(libc::SYS_close_range, libc::ENOMEM as u16).unwrap();
-            spawn(&trial.order()).unwrap_err()
-        });
-        refused.join().unwrap()
-    });
-    let text = words(failure.end(&trial.program, None));
-    assert_eq!(text, "placing the descriptors: Out of memory");
-    // Whatever it did to the table, it did to ours.
-    assert_eq!(trial.run().end, End::Exited(0));
-}
-
-#[test]
 fn a_kill_reaches_the_workers_whole_group() {
     let trial = Trial::shell("sleep 600 & echo started; wait");
-    let spawned = spawn(&trial.order()).unwrap();
+    let spawned = start(&trial.order()).unwrap();
     await_readable(&trial.output, "the worker's first line");
     process::signal_group(spawned.pid, libc::SIGKILL).unwrap();
     // The pipe ends only when the grandchild has let go of it, too.

@@ -1,8 +1,8 @@
 //! One look at everything: a table for a person's screen, an object for programs. Pure.
 
 use super::{
-    Culprit, duration_text, failure_text, outcome_word, summary, verdict_sentence, verdict_text,
-    workers_text,
+    Culprit, duration_text, errno_text, failure_text, outcome_word, summary, verdict_sentence,
+    verdict_text, workers_text,
 };
 use crate::protocol::json::write_string;
 use crate::supervisor::{ChildId, Instant, Outcome, Phase, Supervisor, Verdict, Worker};
@@ -122,7 +122,12 @@ impl View<'_> {
                 state_word(worker).to_owned(),
                 duration_text(worker.age(self.now)),
                 worker.restarts.to_string(),
-                process.says.unwrap_or_default().to_owned(),
+                match worker.refusal {
+                    Some(refusal) => {
+                        format!("cannot be signalled: {}", errno_text(refusal.errno))
+                    }
+                    None => process.says.unwrap_or_default().to_owned(),
+                },
             ]);
         }
         rows
@@ -202,6 +207,8 @@ impl View<'_> {
             json.number("age_ms", millis(worker.age(self.now)));
             json.number("restarts", worker.restarts.into());
             json.optional_text("status", process.says);
+            let refusal = worker.refusal.map(|refusal| errno_text(refusal.errno));
+            json.optional_text("cannot_be_signalled", refusal.as_deref());
             json.end('}');
         }
         json.end(']');
@@ -236,6 +243,8 @@ impl Told {
         json.number("wanted", verdict.wanted.into());
         json.option("serving", self.serving());
         json.number("took_ms", millis(verdict.took));
+        let unreached = verdict.unreached.map_or(0, |unreached| unreached.workers);
+        json.number("could_not_be_asked", unreached.into());
         json.text("text", &verdict_sentence(verdict, culprit.pid));
         json.optional_text("reason", reason.as_deref());
         json.option("pid", culprit.pid.map(pid_number));

@@ -374,11 +374,11 @@ impl Supervisor {
             serving: serving.map(|(other, _)| other),
             took: Duration::ZERO,
             first: false,
+            unreached: None,
         }
     }
 
     fn announce(&mut self, verdict: Verdict) {
-        self.last_verdict = Some(verdict.clone());
         self.outbox.push_back(Action::Verdict(verdict));
     }
 

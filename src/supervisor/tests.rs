@@ -3,7 +3,9 @@
 
 mod endings;
 mod generations;
+mod kernel;
 mod pairs;
+mod refusals;
 mod remembered;
 mod respawn;
 mod rolling;

@@ -78,6 +78,39 @@ pub struct Verdict {
     pub took: Duration,
     /// The first generation, not a reload.
     pub first: bool,
+    /// The workers that were to be asked to stop and could not be.
+    pub unreached: Option<Unreached>,
+}
+
+/// Workers that run on because the kernel does not let us signal them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreached {
+    /// At least 1.
+    pub workers: u32,
+    /// The reason (of the oldest of them).
+    pub errno: i32,
+}
+
+/// Why nobody waits for a worker any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// It cannot be signalled (an errno).
+    Refused(i32),
+    /// SIGKILL has not ended it.
+    Survives,
+    /// The kernel does not tell how it ended.
+    Lost,
+}
+
+/// What comes after a signal that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It was only forwarded.
+    Nothing,
+    /// It is tried again for a while, then the worker runs on beside the others.
+    RunsOn,
+    /// It is tried again for a while, then we end without the worker.
+    GivenUp,
 }
 
 /// Things worth a line in the log, besides verdicts.
@@ -94,8 +127,22 @@ pub enum Note {
     ReboundAgain,
     /// SIGQUIT, and no worker to forward it to.
     NobodyToQuit,
-    Killing {
+    /// It did not stop in time, and SIGKILL has been sent.
+    Killed {
         id: ChildId,
+    },
+    /// A signal to it was refused. What follows if it has been asked to stop: we try again, then
+    /// a stop ends without it.
+    Refused {
+        id: ChildId,
+        signal: i32,
+        errno: i32,
+        then: Then,
+    },
+    /// It has refused signals for long enough: it runs on, until a stop tries again.
+    LeftAlone {
+        id: ChildId,
+        errno: i32,
     },
     Replacing {
         id: ChildId,

@@ -1,7 +1,7 @@
 //! The workers that exist, by `ChildId`, with counts per generation kept beside them so that no
 //! question costs a walk over all. Inserted in one place, removed in one place.
 
-use super::{ChildId, Instant};
+use super::{ChildId, Instant, Then};
 use crate::table::{Key, Raw, Set, Table};
 use std::time::Duration;
 
@@ -12,6 +12,20 @@ pub enum Patience {
     Until(Instant),
     /// SIGKILL has been sent.
     Exhausted,
+    /// The same at a stop, which ends without a worker that is still there then.
+    GiveUp(Instant),
+}
+
+/// A worker that the kernel does not let us signal (kill(2), EPERM as a rule).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub errno: i32,
+    pub(super) signal: i32,
+    /// What we said would follow.
+    pub(super) then: Then,
+    pub(super) since: Instant,
+    /// When to try again; `None`: it has been left alone.
+    pub(super) retry: Option<Instant>,
 }
 
 /// Where in its life a worker is.
@@ -41,7 +55,7 @@ impl Phase {
             Phase::Running { gate, .. } => gate,
             Phase::Ready { .. } => None,
             Phase::Stopping { patience, .. } => match patience {
-                Patience::Until(at) => Some(at),
+                Patience::Until(at) | Patience::GiveUp(at) => Some(at),
                 Patience::Forever | Patience::Exhausted => None,
             },
         }
@@ -69,6 +83,8 @@ pub struct Worker {
     pub restarts: u32,
     /// Deaths in a row in this place.
     pub(super) streak: u32,
+    /// Why our last signal did not reach it.
+    pub refusal: Option<Refusal>,
     /// SIGQUIT was forwarded to it.
     pub(super) quit: bool,
     /// Of a generation that gave way, and not ready yet: not replaced.
@@ -90,6 +106,7 @@ impl Worker {
             spawned: now,
             restarts,
             streak,
+            refusal: None,
             quit: false,
             superseded: false,
         }
@@ -114,7 +131,8 @@ impl Worker {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.phase.deadline()
+        let retry = self.refusal.and_then(|refusal| refusal.retry);
+        self.phase.deadline().into_iter().chain(retry).min()
     }
 }
 
@@ -268,27 +286,38 @@ impl Workers {
             self.indexes - 1
         });
         let index = worker.index;
-        self.enter(id, worker.generation, worker.phase);
+        self.enter(id, &worker);
         self.map.insert(id, worker);
         (id, index)
     }
 
     pub(super) fn remove(&mut self, id: ChildId) -> Option<Worker> {
         let worker = self.map.remove(&id)?;
-        self.leave(id, worker.generation, worker.phase);
+        self.leave(id, &worker);
         self.free.insert(worker.index);
         Some(worker)
     }
 
     pub(super) fn set_phase(&mut self, id: ChildId, phase: Phase) {
+        self.change(id, |worker| {
+            worker.phase = phase;
+            worker.superseded &= worker.is_unready();
+        });
+    }
+
+    pub(super) fn set_refusal(&mut self, id: ChildId, refusal: Option<Refusal>) {
+        self.change(id, |worker| worker.refusal = refusal);
+    }
+
+    fn change(&mut self, id: ChildId, change: impl FnOnce(&mut Worker)) {
         let Some(worker) = self.map.get_mut(&id) else {
             return;
         };
-        let before = std::mem::replace(&mut worker.phase, phase);
-        worker.superseded &= worker.is_unready();
-        let generation = worker.generation;
-        self.leave(id, generation, before);
-        self.enter(id, generation, phase);
+        let before = worker.clone();
+        change(worker);
+        let after = worker.clone();
+        self.leave(id, &before);
+        self.enter(id, &after);
     }
 
     pub(super) fn mark_quit(&mut self, id: ChildId) {
@@ -303,18 +332,19 @@ impl Workers {
         }
     }
 
-    fn enter(&mut self, id: ChildId, generation: u64, phase: Phase) {
-        self.count(generation, phase, 1);
-        self.unasked.extend(phase.rank().map(|rank| (rank, id)));
-        self.deadlines.extend(phase.deadline().map(|at| (at, id)));
+    fn enter(&mut self, id: ChildId, worker: &Worker) {
+        self.count(worker.generation, worker.phase, 1);
+        self.unasked
+            .extend(worker.phase.rank().map(|rank| (rank, id)));
+        self.deadlines.extend(worker.deadline().map(|at| (at, id)));
     }
 
-    fn leave(&mut self, id: ChildId, generation: u64, phase: Phase) {
-        self.count(generation, phase, -1);
-        if let Some(rank) = phase.rank() {
+    fn leave(&mut self, id: ChildId, worker: &Worker) {
+        self.count(worker.generation, worker.phase, -1);
+        if let Some(rank) = worker.phase.rank() {
             self.unasked.remove(&(rank, id));
         }
-        if let Some(at) = phase.deadline() {
+        if let Some(at) = worker.deadline() {
             self.deadlines.remove(&(at, id));
         }
     }

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 nix::ioctl_read!(tiocgdev, b'T', 0x32, libc::c_uint);
@@ -101,16 +101,6 @@ pub fn copy_above(fd: BorrowedFd, least: RawFd) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Where the descriptors begin that we keep for workers, a few for each. The numbers below stay
-/// free for what a starting child takes along: its table ends at the highest of them, and up to
-/// 64 it is part of a structure that the kernel has anyway.
-const WORKERS_FDS_FROM: RawFd = 64;
-
-/// A descriptor that we keep for a worker, at a number where it does not cost the next one time.
-pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
-    copy_above(fd.as_fd(), WORKERS_FDS_FROM).unwrap_or(fd)
-}
-
 /// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
 pub fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let device = |fd: BorrowedFd<'_>| {
@@ -169,6 +159,7 @@ mod tests {
     use super::*;
     use nix::fcntl::OFlag;
     use nix::unistd::{pipe2, write};
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_full_pipe_refuses_at_once_although_it_is_blocking() {

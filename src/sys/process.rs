@@ -5,7 +5,7 @@
 use crate::supervisor::End;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
@@ -22,49 +22,6 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 /// `next_dead` do the same work.
 pub fn probe_pidfd() -> bool {
     pidfd_open(std::process::id() as i32).is_ok()
-}
-
-/// Where the raw clone(2) takes its flags first and returns in both processes as fork(2) does.
-const CLONE_IS_USUAL: bool = cfg!(any(
-    target_arch = "x86",
-    target_arch = "x86_64",
-    target_arch = "arm",
-    target_arch = "aarch64",
-    target_arch = "riscv64",
-    target_arch = "powerpc64",
-    target_arch = "mips",
-    target_arch = "loongarch64"
-));
-
-/// Whether a child may begin in our descriptor table and leave it with a few of the descriptors
-/// (close_range(2) with CLOSE_RANGE_UNSHARE), and whether we would see it die on the way. Linux
-/// has that since 5.9, but up to 6.10 a child that left many behind could not use their numbers
-/// (CVE-2024-45025). Only for a process of one thread: another would lose its table here.
-pub fn probe_parting() -> bool {
-    // SAFETY: no descriptor has that number: there is none to lose.
-    let leaves = || unsafe { leave_descriptors_from(RawFd::MAX) }.is_ok();
-    CLONE_IS_USUAL && kernel() >= Some((6, 11)) && probe_pidfd() && leaves()
-}
-
-/// Version and patch level of the running kernel (uname(2)).
-fn kernel() -> Option<(u32, u32)> {
-    let names = nix::sys::utsname::uname().ok()?;
-    let mut numbers = names
-        .release()
-        .to_str()?
-        .split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// Gives the caller a descriptor table of its own, if it shares one, without those from `first`
-/// on: not even copied, they cost nothing. In a table of its own they are closed. It allocates
-/// nothing, so that a forked child may call it.
-///
-/// # Safety
-/// The caller must own those descriptors, or be a child that goes on to exec or to its end.
-pub(crate) unsafe fn leave_descriptors_from(first: RawFd) -> Result<(), Errno> {
-    // SAFETY: what it closes is the caller's to lose.
-    unsafe { close_range(first, libc::CLOSE_RANGE_UNSHARE) }
 }
 
 /// close_range(2) from `first` on.
@@ -106,6 +63,22 @@ pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
             core_dumped: code == libc::CLD_DUMPED,
         },
     }))
+}
+
+/// Whether a child of ours has executed a program since its fork, also one that has ended and is
+/// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat, which ps(1) shows as `F`). Where
+/// there is no /proc it is taken to be so.
+pub fn has_run_exec(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u64 = 0x40;
+    let mut stat = [0; 512];
+    let opened = std::fs::File::open(format!("/proc/{pid}/stat"));
+    let length = opened.and_then(|mut file| std::io::Read::read(&mut file, &mut stat));
+    let stat = String::from_utf8_lossy(&stat[..length.unwrap_or(0)]);
+    // The name, in parentheses, may hold anything; the flags are the seventh field after it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let flags = fields.split_whitespace().nth(6);
+    let flags = flags.and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
 }
 
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
@@ -152,6 +125,21 @@ fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
 }
 
+/// Whether we may signal processes of any user: whether CAP_KILL is in effect (capget(2)). Where
+/// the kernel does not say, it is taken to be so.
+pub fn may_signal_all() -> bool {
+    const VERSION_3: u32 = 0x2008_0522;
+    const CAP_KILL: u32 = 5;
+    // linux/capability.h: the version and a pid, 0 for the caller; two times effective, permitted
+    // and inheritable.
+    let mut header = [VERSION_3, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: the kernel reads and writes eight bytes of `header` and writes 24 of `sets`, which
+    // are ours and that large.
+    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    done != 0 || sets[0] & (1 << CAP_KILL) != 0
+}
+
 /// How nice a process is from now on, -20 to 19 (setpriority(2)). EACCES, EPERM: only root may
 /// make it less nice.
 pub fn set_nice(pid: i32, level: i32) -> Result<(), Errno> {
@@ -170,27 +158,44 @@ pub fn raise_nofile() -> Result<(rlim_t, rlim_t), Errno> {
     Ok((soft, hard))
 }
 
-/// Every signal is held back while this lives; dropped, the mask is what it was.
-pub struct SignalsBlocked(SigSet);
+/// Every signal is held back while this lives; dropped, none is, as ever.
+pub struct SignalsBlocked(());
 
 impl SignalsBlocked {
     /// Blocks all signals for the calling thread (sigprocmask(2)).
     pub fn new() -> Result<Self, Errno> {
-        SigSet::all()
-            .thread_swap_mask(SigmaskHow::SIG_SETMASK)
-            .map(Self)
+        set_mask(&SigSet::all()).map(|()| Self(()))
     }
 }
 
 impl Drop for SignalsBlocked {
     fn drop(&mut self) {
-        let _ = self.0.thread_set_mask();
+        // Where it fails all the same, the loop tries again and complains: it unblocks, too, in its
+        // second look after each event.
+        let _ = unblock_signals();
     }
 }
 
-/// Unblocks every signal: for our own start (a mask is inherited) and for a worker's.
+/// How often a change of the mask is tried that cannot fail but in a sandbox.
+const TRIES: u32 = 8;
+
+/// Unblocks every signal: for our own start (a mask is inherited), after a fork, and for a worker's
+/// start.
 pub fn unblock_signals() -> Result<(), Errno> {
-    SigSet::empty().thread_set_mask()
+    let mut unblocked = set_mask(&SigSet::empty());
+    for _ in 1..TRIES {
+        if unblocked.is_ok() {
+            break;
+        }
+        unblocked = set_mask(&SigSet::empty());
+    }
+    unblocked
+}
+
+/// Not `SigSet::thread_set_mask`: pthread_sigmask(3) returns its errors where nix looks for -1, so
+/// that it takes every one of them for success.
+fn set_mask(mask: &SigSet) -> Result<(), Errno> {
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)
 }
 
 /// Gives all 64 signals their default disposition. Only for a child that is about to exec.
@@ -376,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_is_restored_when_the_guard_is_dropped() {
+    fn no_signal_is_blocked_when_the_guard_has_been_dropped() {
         unblock_signals().unwrap();
         let blocked = SignalsBlocked::new().unwrap();
         assert!(

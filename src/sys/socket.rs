@@ -7,8 +7,11 @@ use nix::sys::socket::{
     send, socket,
 };
 use std::ffi::{CStr, CString};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::ptr;
 
 /// The addresses of a host and a service, for a socket that is to be bound, in the resolver's
@@ -98,11 +101,36 @@ pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
     found == 1 && poll.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
 }
 
+/// The longest path that a unix socket can have (unix(7)): `sun_path` without the NUL at its end.
+const LONGEST_PATH: usize = 107;
+
+/// Errors: "the path has 125 bytes, the limit is 107". The system only says that it is invalid.
+pub fn check_path(path: &Path) -> io::Result<()> {
+    let length = path.as_os_str().len();
+    match length > LONGEST_PATH {
+        false => Ok(()),
+        true => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("the path has {length} bytes, the limit is {LONGEST_PATH}"),
+        )),
+    }
+}
+
+/// Connects to the unix socket at a path. Errors: the system's, and those of `check_path`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    check_path(path)?;
+    UnixStream::connect(path)
+}
+
 /// Becomes the owner of an inherited descriptor and marks it close-on-exec.
 ///
-/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process. The mark tells:
-/// what came through our exec cannot have it, and everything that we open does.
+/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process, as 0, 1 and 2 have
+/// in std. Of the others the mark tells: what came through our exec cannot have it, and everything
+/// that we open does.
 pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
+    if (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&number) {
+        return Err(Errno::EBUSY);
+    }
     // SAFETY: F_GETFD and F_SETFD read and write a flag of whatever this number is.
     let flags = Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     if flags & libc::FD_CLOEXEC != 0 {
@@ -110,7 +138,7 @@ pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: as above.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
-    // SAFETY: open, and inherited: without the mark until now, so nothing here owns it, and from
+    // SAFETY: above 2, open, and inherited: without the mark until now, so nothing here owns it, and from
     // now on this function refuses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
@@ -234,7 +262,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsFd, IntoRawFd};
     use std::os::unix::fs::MetadataExt;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn numbers_resolve_without_a_resolver() {
@@ -285,6 +313,13 @@ mod tests {
     fn sock_diag_of_no_socket_is_an_error() {
         assert!(unix_diag(u32::MAX).is_err());
         assert_eq!(parse_unix_diag(&[]), Err(Errno::UnknownErrno));
+    }
+
+    #[test]
+    fn nobody_becomes_the_owner_of_the_standard_descriptors() {
+        for number in 0..=2 {
+            assert_eq!(inherit(number).unwrap_err(), Errno::EBUSY);
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ const TURN: usize = 64 * 1024;
 /// While lines are dropped: how many bytes may be read in which time, by all pipes together.
 const DROP_BYTES: usize = 256 * 1024;
 const DROP_TIME: Duration = Duration::from_millis(10);
+/// When to try again to read a pipe that the system refused to read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the owner of the loop has to do.
 #[derive(Debug)]
@@ -68,10 +70,21 @@ enum Drained {
     Empty,
     /// This turn's share: in the next turn, after the others and after the log's flush.
     More,
-    /// The log is stuck: when it moves, or at this moment.
-    Paused(Option<Instant>),
+    /// For a while, or for as long as the log is stuck.
+    Paused(Pause),
     /// Nobody holds the other end any more, and all its lines are logged: never.
     Eof,
+}
+
+/// What ends a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// The log moves.
+    Log,
+    /// The log moves, or this moment comes.
+    LogOr(Instant),
+    /// This moment.
+    Until(Instant),
 }
 
 /// The output of all workers.
@@ -83,8 +96,8 @@ pub struct Outputs {
     pipes: BTreeMap<ChildId, OwnedFd>,
     /// Pipes that may have something to read.
     ready: BTreeSet<ChildId>,
-    /// Pipes that are not read now: until the log moves, or at the latest until then.
-    paused: BTreeMap<ChildId, Option<Instant>>,
+    /// Pipes that are not read now.
+    paused: BTreeMap<ChildId, Pause>,
     /// Whose pipe was the last to be read while the log had room.
     last_read: Option<ChildId>,
     dropping: DropRate,
@@ -127,7 +140,11 @@ impl Outputs {
 
     /// When a paused pipe is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
-        self.paused.values().flatten().min().copied()
+        let until = |pause: &Pause| match pause {
+            Pause::Log => None,
+            Pause::LogOr(until) | Pause::Until(until) => Some(*until),
+        };
+        self.paused.values().filter_map(until).min()
     }
 
     /// Whether everything that dead workers had written is logged.
@@ -175,7 +192,7 @@ impl Outputs {
         match drained {
             Drained::Empty => {}
             Drained::More => drop(self.ready.insert(id)),
-            Drained::Paused(until) => drop(self.paused.insert(id, until)),
+            Drained::Paused(pause) => drop(self.paused.insert(id, pause)),
             Drained::Eof => events.extend(self.close(id)),
         }
     }
@@ -184,11 +201,12 @@ impl Outputs {
     /// else announces.
     pub fn resume(&mut self, log: &Log, now: Instant) {
         let capacity = log.capacity();
-        self.paused.retain(|id, until| {
-            let stays = match capacity {
-                Capacity::Full { .. } => until.is_none_or(|until| until > now),
-                Capacity::Broken => until.is_some_and(|until| until > now),
-                Capacity::Free | Capacity::AfterFlush => false,
+        self.paused.retain(|id, pause| {
+            let stays = match (*pause, capacity) {
+                (Pause::Until(until), _) => until > now,
+                (Pause::Log, Capacity::Full { .. }) => true,
+                (Pause::LogOr(until), Capacity::Full { .. } | Capacity::Broken) => until > now,
+                _ => false,
             };
             if !stays {
                 self.ready.insert(*id);
@@ -288,13 +306,13 @@ impl Stream {
             match log.capacity() {
                 Capacity::Free => {}
                 Capacity::AfterFlush => return Drained::More,
-                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(None),
+                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(Pause::Log),
                 Capacity::Full { drop_from } if now < drop_from => {
-                    return Drained::Paused(Some(drop_from));
+                    return Drained::Paused(Pause::LogOr(drop_from));
                 }
                 Capacity::Full { .. } | Capacity::Broken => match dropping.ask(now) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => return Drained::Paused(Some(later)),
+                    Err(later) => return Drained::Paused(Pause::LogOr(later)),
                 },
             }
             if budget == 0 || matches!(self.writer, Writer::Ended { unread: 0, .. }) {
@@ -304,7 +322,9 @@ impl Stream {
                 Ok(0) if self.lines.is_empty() => return Drained::Eof,
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(Errno::EINTR) => {}
-                Err(_) => return Drained::Empty,
+                Err(Errno::EAGAIN) => return Drained::Empty,
+                // Closing the pipe would kill a worker that lives.
+                Err(_) => return Drained::Paused(Pause::Until(now + RETRY)),
             }
         }
     }
@@ -326,7 +346,9 @@ impl Stream {
         };
         let count = match self.lines.fill(|bytes| read_append(pipe, bytes, limit)) {
             Err(errno @ (Errno::EINTR | Errno::EAGAIN)) => return Err(errno),
-            // Nothing else is known to happen to a pipe; it would not get better.
+            // Nothing else is known to happen to a pipe. It may get better while there is a
+            // writer; the end of a dead worker does not wait for that.
+            Err(errno) if self.writer == Writer::Alive => return Err(errno),
             result => result.unwrap_or(0),
         };
         self.tail.push(self.lines.last(count));

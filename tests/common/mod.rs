@@ -5,13 +5,16 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod attacker;
 pub mod clients;
 pub mod control;
 pub mod dir;
 pub mod facts;
+pub mod inject;
 pub mod net;
 pub mod report;
 pub mod sink;
+pub mod strace;
 pub mod terminal;
 
 pub use dir::TempDir;

@@ -4,8 +4,11 @@
 use nix::sys::socket::{Shutdown, shutdown};
 use std::env;
 use std::fs;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process;
 
 /// No attack lasts longer than this, in seconds.
 const LIFE: u32 = 300;
@@ -28,7 +31,58 @@ fn main() {
                 let _ = shutdown(3, Shutdown::Both);
             }
         }
+        "ready" => speak(),
+        "hold" => hold(&path(1)),
         other => panic!("no attack is called {other:?}"),
+    }
+}
+
+/// Forty processes that hold as many connections as they get, and connect again when they are
+/// closed.
+fn hold(path: &Path) {
+    let program = env::current_exe().expect("/proc is there");
+    if env::var_os("ATTACKER_CHILD").is_none() {
+        let own = || process::Command::new(&program);
+        let start = |_| {
+            own()
+                .args(env::args_os().skip(1))
+                .env("ATTACKER_CHILD", "1")
+                .spawn()
+        };
+        let children: Vec<_> = (0..40).filter_map(|n: u32| start(n).ok()).collect();
+        // They end with us: the first one that we wait for lives as long as the attack.
+        for mut child in children {
+            let _ = child.wait();
+        }
+        return;
+    }
+    let parent = std::os::unix::process::parent_id();
+    let mut held: Vec<UnixStream> = Vec::new();
+    while std::os::unix::process::parent_id() == parent {
+        held.extend(UnixStream::connect(path));
+        if held.len() > 50 {
+            held.remove(0);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Says READY=1 to every notify socket that /proc/net/unix shows, again and again, and stays.
+fn speak() {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    loop {
+        let shown = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        let names = shown
+            .lines()
+            .filter_map(|line| line.split_once(" @socketmaster-"));
+        for (_, name) in names {
+            let name = format!("socketmaster-{name}");
+            if let Ok(address) = SocketAddr::from_abstract_name(name) {
+                let _ = socket
+                    .connect_addr(&address)
+                    .and_then(|()| socket.send(b"READY=1"));
+            }
+        }
     }
 }
 

@@ -59,7 +59,10 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
     let number = |n: usize| text(n).and_then(|word| word.parse::<u64>().ok());
     let path = |n: usize| words.get(n).map(Path::new).unwrap_or(Path::new(""));
     match text(0).as_deref().unwrap_or_default() {
-        "http" => {
+        mode @ ("http" | "http-ready") => {
+            if mode == "http-ready" {
+                ready(Path::new(""))?;
+            }
             let words = words.iter().map(|word| word.to_string_lossy().into_owned());
             server::serve(&server::version(words)).map(|()| 0)
         }

@@ -5,6 +5,7 @@ use super::{Daemon, Incoming, Wish};
 use crate::config::{Dialect, ReadyGate};
 use crate::control::{Rights, command};
 use crate::einhorn::{Verbosity, answers};
+use crate::error;
 use crate::protocol::Args;
 use crate::status::Told;
 use crate::supervisor::{ChildId, Event, Outcome, Style};
@@ -151,7 +152,13 @@ impl Daemon {
         for (number, name) in &signals {
             self.log_request(incoming, &format!("SIG{name} to all workers"));
             for id in self.core.workers().ids() {
-                self.signal(id, *number);
+                if let Err(errno) = self.signal(id, *number) {
+                    let (pid, reason) = (self.children.pid(id).unwrap_or(0), errno.desc());
+                    error!(
+                        self.logger,
+                        "cannot send SIG{name} to worker {pid}: {reason}"
+                    );
+                }
             }
         }
         answers::signalled(signals.len())

@@ -3,6 +3,7 @@
 
 use crate::control::{Answer, Control, Incoming};
 use crate::daemon::watch::{Source, Ticket, Watch};
+use crate::log::RateLimit;
 use crate::protocol::Id;
 use crate::status::Told;
 use crate::supervisor::Instant;
@@ -67,7 +68,8 @@ pub(in crate::daemon) struct State {
     pub(super) ready: u32,
     pub(super) began: Instant,
     pub(super) last: Option<Told>,
-    pub(super) next_complaint: Instant,
+    /// What clients do wrong.
+    pub(super) complaints: RateLimit,
 }
 
 impl State {
@@ -86,7 +88,7 @@ impl State {
             ready: 0,
             began: clock::now(),
             last: None,
-            next_complaint: Instant(0),
+            complaints: RateLimit::default(),
         })
     }
 

@@ -32,15 +32,16 @@ fn core() -> Supervisor {
 /// A reload whose first worker exits with 7: its verdict.
 fn roll_back(core: &mut Supervisor) -> Told {
     let now = Instant(200 * MS);
-    core.outbox.clear();
     core.handle(now, Event::Reload(None));
     core.handle(now, Event::Gone(ChildId(3), End::Exited(7)));
-    let mut verdicts = core.outbox.iter().filter_map(|action| match action {
-        Action::Verdict(verdict) => Some(verdict.clone()),
-        _ => None,
-    });
+    let mut verdict = None;
+    while let Some(action) = core.next_action() {
+        if let Action::Verdict(it) = action {
+            verdict = Some(it);
+        }
+    }
     Told {
-        verdict: verdicts.next_back().expect("it is over"),
+        verdict: verdict.expect("it is over"),
         culprit: Culprit {
             pid: Some(815),
             last_lines: vec!["cannot open \"x\"".to_owned()],

@@ -23,9 +23,9 @@ fn each_stop_signal_is_forwarded_to_all_also_to_those_who_drain() {
         .term()
         .does("close; TERM to 1; TERM to 2", "18001");
     s.at(14_001).int().does("INT to 1; INT to 2", "18001");
-    s.at(18_001).tick().does("killing 1; KILL to 1", "19000"); // the first deadline stands
-    s.at(19_000).tick().does("killing 2; KILL to 2", "-");
-    s.at(19_001).killed(1, 9).does("", "-");
+    s.at(18_001).tick().does("KILL to 1; killed 1", "19000"); // the first deadline stands
+    s.at(19_000).tick().does("KILL to 2; killed 2", "28001");
+    s.at(19_001).killed(1, 9).does("", "29000");
     s.at(19_002).killed(2, 9).does("exit 0", "-");
     s.term().does("", "-");
     s.quit().does("nobody to quit", "-");

@@ -72,7 +72,7 @@ fn an_exec_that_hangs_fails_after_thirty_seconds_where_start_is_zero() {
         .does("TERM to 1; not replacing 1, 0 ready", "settle 40000");
     s.settle()
         .does("failed 1 0/1 (1 hung after 30000); close", "40000");
-    s.at(40_000).tick().does("killing 1; KILL to 1", "-");
+    s.at(40_000).tick().does("KILL to 1; killed 1", "50000");
     s.at(40_001).killed(1, 9).does("exit 1", "-");
 }
 
@@ -101,7 +101,7 @@ fn a_silent_worker_fails_at_the_end_of_the_gate() {
         "23010",
     );
     s.at(13_020).ready(2).does("", "23010"); // too late
-    s.at(23_010).tick().does("killing 2; KILL to 2", "-"); // no -stop: ten seconds for a rollback
+    s.at(23_010).tick().does("KILL to 2; killed 2", "-"); // no -stop: ten seconds for a rollback
     s.at(23_020).killed(2, 9).does("", "-");
 }
 
@@ -148,7 +148,7 @@ fn one_new_worker_that_fails_rolls_all_of_them_back_at_once() {
     );
     s.at(20_002)
         .tick()
-        .does("killing 4; KILL to 4; killing 6; KILL to 6", "-");
+        .does("KILL to 4; KILL to 6; killed 4; killed 6", "-");
     s.killed(4, 9).does("", "-");
     s.killed(6, 9).does("", "-");
 }
@@ -184,7 +184,7 @@ fn a_worker_that_is_rolled_back_in_the_tick_of_its_own_deadline_is_not_killed_at
     );
     s.at(18_000)
         .tick()
-        .does("killing 3; KILL to 3; killing 4; KILL to 4", "-");
+        .does("KILL to 3; KILL to 4; killed 3; killed 4", "-");
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn an_asked_worker_is_killed_after_stop_once() {
     s.at(13_001).tick().does("ready 2", "settle");
     s.settle().does("USR2 to 1; live 2 1/1", "18001");
     s.at(18_000).tick().does("", "18001");
-    s.at(18_001).tick().does("killing 1; KILL to 1", "-");
+    s.at(18_001).tick().does("KILL to 1; killed 1", "-");
     s.at(90_000).tick().does("", "-");
     s.killed(1, 9).does("", "-");
 }

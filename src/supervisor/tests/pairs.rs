@@ -394,7 +394,7 @@ fn while_an_old_worker_drains() {
     pair(
         draining,
         |s| s.at(18_100).tick(),
-        "killing 1; KILL to 1",
+        "KILL to 1; killed 1",
         "-",
     );
     pair(draining, |s| s.at(18_099).tick(), "", "18100");
@@ -422,8 +422,8 @@ fn while_we_stop() {
     pair(
         stopping,
         |s| s.at(15_000).tick(),
-        "killing 1; KILL to 1",
-        "-",
+        "KILL to 1; killed 1",
+        "25000",
     );
     pair(stopping, |s| s.resize(2), "", "15000");
     pair(stopping, |s| s.running(1), "", "15000");
@@ -431,6 +431,7 @@ fn while_we_stop() {
     pair(stopping, |s| s.settle(), "", "15000");
     pair(stopping, |s| s.start(), "", "15000");
     pair(stopping, |s| s.rebound(), "refused", "15000");
+    pair(stopping, |s| s.lost(1), "giving up 1, lost; exit 1", "-");
 }
 
 /// Worker 2 is dead, worker 1 drains until 18100: nobody serves.
@@ -451,8 +452,8 @@ fn while_the_last_ones_drain() {
     pair(
         leaving,
         |s| s.at(18_100).tick(),
-        "killing 1; KILL to 1",
-        "-",
+        "KILL to 1; killed 1",
+        "28100",
     );
     pair(leaving, |s| s.resize(2), "", "18100");
 }

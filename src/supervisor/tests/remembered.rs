@@ -220,7 +220,7 @@ fn a_third_generation_dismisses_those_who_never_were_ready() {
         "remembered; TERM to 1; superseded 2 0/1; begin 3; spawn 3 of 3",
         "10020",
     );
-    s.at(10_020).tick().does("killing 1; KILL to 1", "30020");
+    s.at(10_020).tick().does("KILL to 1; killed 1", "30020");
 }
 
 #[test]

@@ -9,9 +9,10 @@
 //! Actions are words, `; ` between them. What is left is the next deadline in milliseconds (`-`:
 //! none), with `settle` before it where `Event::Settled` is awaited.
 
+use super::kernel::{Kernel, Refuses};
 use crate::supervisor::{
-    Action, Cause, ChildId, End, Event, Failure, Gate, Instant, Note, Outcome, Policy, Style,
-    Supervisor, Verdict,
+    Action, Cause, ChildId, End, Event, Failure, Gate, GivenUp, Instant, Note, Outcome, Policy,
+    Style, Supervisor, Verdict,
 };
 use std::time::Duration;
 
@@ -57,6 +58,7 @@ pub struct Script {
     pub core: Supervisor,
     now: Instant,
     seen: Vec<String>,
+    kernel: Kernel,
 }
 
 /// What an event has led to; it has to be looked at.
@@ -83,7 +85,23 @@ impl Script {
             core: Supervisor::new(policy),
             now: Instant(0),
             seen: Vec::new(),
+            kernel: Kernel::new(Refuses::Nothing),
         }
+    }
+
+    /// In a world whose kernel refuses signals.
+    pub fn under(policy: Policy, refuses: Refuses) -> Script {
+        let kernel = Kernel::new(refuses);
+        Script {
+            kernel,
+            ..Script::new(policy)
+        }
+    }
+
+    /// From now on signals to these workers are refused with EPERM, to others not.
+    pub fn refuses(&mut self, ids: &[u64]) -> &mut Script {
+        self.kernel.refuses = Refuses::These(ids.to_vec());
+        self
     }
 
     /// Up and serving since 3000 ms, workers 1 … N of generation 1.
@@ -126,7 +144,15 @@ impl Script {
     /// The events of a stretch whose actions are somebody else's concern.
     pub fn feed(&mut self, event: Event) -> Vec<String> {
         self.core.handle(self.now, event);
-        let did: Vec<_> = self.core.outbox.drain(..).map(|it| action(&it)).collect();
+        let mut did = Vec::new();
+        while let Some(it) = self.core.next_action() {
+            did.push(action(&it));
+            if let Some((id, signal)) = sends(&it) {
+                let result = self.kernel.send(id);
+                let event = Event::Sent { id, signal, result };
+                self.core.handle(self.now, event);
+            }
+        }
         self.seen.extend(did.iter().cloned());
         did
     }
@@ -208,6 +234,10 @@ impl Script {
         self.step(Event::Quit)
     }
 
+    pub fn lost(&mut self, id: u64) -> Step<'_> {
+        self.step(Event::Lost(ChildId(id)))
+    }
+
     pub fn resize(&mut self, workers: u32) -> Step<'_> {
         self.step(Event::Resize(workers))
     }
@@ -238,11 +268,22 @@ fn line(at: Instant, event: &Event) -> String {
         Event::Stop(2) => "int()".into(),
         Event::Stop(_) => "term()".into(),
         Event::Quit => "quit()".into(),
+        Event::Sent { id, signal, result } => format!("sent({}, {signal}, {result:?})", id.0),
+        Event::Lost(id) => format!("lost({})", id.0),
         Event::Resize(workers) => format!("resize({workers})"),
         Event::Tick => "tick()".into(),
         Event::Settled => "settle()".into(),
     };
     format!("s.at({}).{call}", show(at))
+}
+
+/// Whom an action sends which signal.
+pub fn sends(action: &Action) -> Option<(ChildId, i32)> {
+    match action {
+        Action::Signal { id, signal } => Some((*id, *signal)),
+        Action::Kill { id } => Some((*id, 9)),
+        _ => None,
+    }
 }
 
 /// Milliseconds.
@@ -260,6 +301,11 @@ pub fn action(action: &Action) -> String {
         Action::Spawn { id, generation, .. } => format!("spawn {} of {generation}", id.0),
         Action::Signal { id, signal } => format!("{} to {}", name(*signal), id.0),
         Action::Kill { id } => format!("KILL to {}", id.0),
+        Action::GiveUp { id, why } => match why {
+            GivenUp::Refused(_) => format!("giving up {}, refused", id.0),
+            GivenUp::Survives => format!("giving up {}", id.0),
+            GivenUp::Lost => format!("giving up {}, lost", id.0),
+        },
         Action::CloseListeners => "close".into(),
         Action::Verdict(it) => verdict(it),
         Action::Note(it) => note(it),
@@ -271,6 +317,7 @@ fn name(signal: i32) -> String {
     match signal {
         2 => "INT".into(),
         3 => "QUIT".into(),
+        9 => "KILL".into(),
         12 => "USR2".into(),
         15 => "TERM".into(),
         other => other.to_string(),
@@ -293,6 +340,9 @@ fn verdict(it: &Verdict) -> String {
     }
     if let Some(serving) = it.serving {
         text += &format!(" keeping {serving}");
+    }
+    if let Some(unreached) = it.unreached {
+        text += &format!(" but {} unreached", unreached.workers);
     }
     text
 }
@@ -318,7 +368,11 @@ fn note(it: &Note) -> String {
         Note::ReloadRefused => "refused".into(),
         Note::ReboundAgain => "no second rebound".into(),
         Note::NobodyToQuit => "nobody to quit".into(),
-        Note::Killing { id } => format!("killing {}", id.0),
+        Note::Killed { id } => format!("killed {}", id.0),
+        Note::Refused {
+            id, signal, then, ..
+        } => format!("{} refused by {}, {then:?}", name(*signal), id.0),
+        Note::LeftAlone { id, .. } => format!("leaving {} alone", id.0),
         Note::Replacing { id, delay } => format!("replacing {} in {}", id.0, delay.as_millis()),
         Note::NotReplaced { id, ready } => format!("not replacing {}, {ready} ready", id.0),
         Note::ResizeRefused { wanted, capacity } => format!("no room for {wanted} of {capacity}"),

@@ -11,6 +11,7 @@ mod promises;
 mod witness;
 mod world;
 
+use super::kernel::Refuses;
 use super::script::Script;
 use crate::supervisor::{Event, Instant, Policy};
 use chance::Chance;
@@ -31,10 +32,10 @@ fn a_million_random_events_break_no_promise() {
     let mut seed = from_environment("SOCKETMASTER_SIM_SEED", 1);
     let (mut told, mut seen) = (0, Seen::new());
     while told < events {
-        let (policy, life) = live_through(seed, &mut seen);
+        let (setting, life) = live_through(seed, &mut seen);
         match life {
             Ok(events) => told += events,
-            Err((story, objection)) => panic!("{}", report(seed, &policy, story, &objection)),
+            Err((story, objection)) => panic!("{}", report(seed, &setting, story, &objection)),
         }
         seed += 1;
     }
@@ -51,6 +52,8 @@ fn covers_all_outcomes(seen: &Seen, told: u64) {
         "Failed",
         "Superseded",
         "Abandoned",
+        "GivenUp",
+        "Unreached",
     ] {
         let times = seen.get(outcome).copied().unwrap_or(0);
         assert!(times >= told / 10_000, "{outcome} only {times} times");
@@ -62,29 +65,39 @@ fn from_environment(name: &str, default: u64) -> u64 {
     value.map_or(default, |it| it.parse().expect("a number"))
 }
 
+/// What does not change in a life.
+#[derive(Debug, Clone)]
+struct Setting {
+    policy: Policy,
+    refuses: Refuses,
+}
+
 /// One life, from the start to the exit: the number of its events, or what went wrong.
-fn live_through(seed: u64, seen: &mut Seen) -> (Policy, Result<u64, (Told, String)>) {
+fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (Told, String)>) {
     let mut chance = Chance::new(seed);
-    let policy = world::policy(&mut chance);
+    let setting = Setting {
+        policy: world::policy(&mut chance),
+        refuses: world::refuses(&mut chance),
+    };
     let mut told = Told::new();
     let lived = catch_unwind(AssertUnwindSafe(|| {
-        let mut world = World::new(policy.clone(), chance, &mut told);
+        let mut world = World::new(&setting, chance, &mut told);
         let lived = world.live();
         world.add_to(seen);
         lived
     }));
     let objection = match lived {
-        Ok(Ok(())) => return (policy, Ok(told.len() as u64)),
+        Ok(Ok(())) => return (setting, Ok(told.len() as u64)),
         Ok(Err(objection)) => objection,
         Err(_) => "panic".into(),
     };
-    (policy, Err((told, objection)))
+    (setting, Err((told, objection)))
 }
 
 /// What the witness objects to when `told` happens and everybody is reasonable after that.
-fn objection(policy: &Policy, told: &Told) -> Option<String> {
+fn objection(setting: &Setting, told: &Told) -> Option<String> {
     let lived = catch_unwind(AssertUnwindSafe(|| {
-        let mut witness = Witness::new(policy.clone());
+        let mut witness = Witness::new(setting);
         for (at, event) in told {
             witness.tell(*at, event.clone())?;
         }
@@ -97,7 +110,7 @@ fn objection(policy: &Policy, told: &Told) -> Option<String> {
 }
 
 /// The smallest script that is left when events are dropped as long as somebody objects.
-fn shrink(policy: &Policy, mut told: Told) -> Told {
+fn shrink(setting: &Setting, mut told: Told) -> Told {
     let mut chunk = told.len() / 2;
     while chunk > 0 {
         let mut at = 0;
@@ -105,7 +118,7 @@ fn shrink(policy: &Policy, mut told: Told) -> Told {
         while at < told.len() {
             let mut shorter = told.clone();
             shorter.drain(at..(at + chunk).min(told.len()));
-            if objection(policy, &shorter).is_some() {
+            if objection(setting, &shorter).is_some() {
                 told = shorter;
                 shrunk = true;
             } else {
@@ -117,11 +130,11 @@ fn shrink(policy: &Policy, mut told: Told) -> Told {
     told
 }
 
-fn report(seed: u64, policy: &Policy, told: Told, first: &str) -> String {
-    let told = shrink(policy, told);
-    let objection = objection(policy, &told).unwrap_or("cannot be replayed".into());
-    let mut script = Script::new(policy.clone());
+fn report(seed: u64, setting: &Setting, told: Told, first: &str) -> String {
+    let told = shrink(setting, told);
+    let objection = objection(setting, &told).unwrap_or("cannot be replayed".into());
+    let mut script = Script::under(setting.policy.clone(), setting.refuses.clone());
     let lines: Vec<_> = told.iter().map(|(at, it)| script.tell(*at, it)).collect();
     let script = lines.join("\n");
-    format!("seed {seed}: {first}\n{policy:?}\n{script}\nthen: {objection}")
+    format!("seed {seed}: {first}\n{setting:?}\n{script}\nthen: {objection}")
 }

@@ -417,7 +417,7 @@ fn a_full_disk_costs_lines_not_the_service() {
         let paused = world.outputs.paused.get(&id);
         assert_ne!(
             paused,
-            Some(&None),
+            Some(&Pause::Log),
             "nobody may be held back by a full disk"
         );
         waits += usize::from(paused.is_some());
@@ -426,6 +426,25 @@ fn a_full_disk_costs_lines_not_the_service() {
     assert_eq!(world.log.wait_fd(), None);
     assert_eq!(world.log.retry_at(), Some(Instant(1_000_000_000)));
     assert!(world.log.unwritten().lost > 0, "lost lines are counted");
+}
+
+#[test]
+fn a_pipe_that_the_system_refuses_to_read_is_tried_again_and_closed_when_its_worker_is_gone() {
+    let mut world = World::new();
+    let id = ChildId(6);
+    let directory = std::fs::File::open("/").unwrap();
+    world.outputs.adopt(id, 6, directory.into());
+    world.turn(&[id]);
+    world.turn(&[]);
+    let second = Instant(1_000_000_000);
+    assert_eq!(world.outputs.retry_at(), Some(second));
+    assert!(!world.outputs.wants_turn());
+    world.now = second;
+    world.turn(&[]);
+    assert!(world.outputs.wants_turn());
+    world.die(id, MANY);
+    assert_eq!(world.lines(), ["6 exit status 1"]);
+    assert_eq!(world.closed, [id]);
 }
 
 #[test]

@@ -23,6 +23,10 @@ pub struct Seen {
     pub deadline: Option<Instant>,
     pub is_told_to_quit: bool,
     pub is_killed: bool,
+    /// Since when each signal to it was refused.
+    pub refused: Option<Instant>,
+    /// When SIGKILL reached it.
+    pub killed_at: Option<Instant>,
 }
 
 impl Seen {
@@ -52,6 +56,9 @@ pub struct Books {
     /// Somebody sent a stop.
     pub is_stopped: bool,
     pub is_closed: bool,
+    /// Since when no worker is started any more.
+    pub closed_at: Instant,
+    pub gave_up: bool,
     pub exited: Option<i32>,
     pub last_status: Option<i32>,
     pub left_by_quit: bool,
@@ -146,6 +153,23 @@ impl Books {
         self.lose(&seen);
     }
 
+    /// What became of a signal.
+    pub fn sent(&mut self, now: Instant, id: ChildId, signal: i32, result: Result<(), i32>) {
+        let Some(seen) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match result {
+            Err(_) if seen.state == State::Asked => drop(seen.refused.get_or_insert(now)),
+            Err(_) => {}
+            Ok(()) => {
+                seen.refused = None;
+                if signal == 9 {
+                    seen.killed_at = Some(now);
+                }
+            }
+        }
+    }
+
     /// A worker that nobody asked is lost.
     pub fn lose(&mut self, seen: &Seen) {
         if seen.state == State::Ready && self.counts(seen.generation) {
@@ -169,6 +193,8 @@ impl Books {
             deadline: Some(now + limit),
             is_told_to_quit: false,
             is_killed: false,
+            refused: None,
+            killed_at: None,
         };
         self.workers.insert(id, seen);
         self.last_id = id.0;

@@ -1,10 +1,13 @@
 //! Watches the core: keeps the books after each event, and objects to each single action that was
 //! not allowed. The promises about the whole are in `promises`.
 
+use super::Setting;
 use super::books::{Books, Current, Seen, State};
+use crate::supervisor::tests::kernel::Kernel;
+use crate::supervisor::tests::script::sends;
 use crate::supervisor::{
-    Action, Cause, ChildId, Event, Gate, Instant, Note, Outcome, Patience, Phase, Policy, Style,
-    Supervisor, Verdict,
+    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Patience, Phase, Policy,
+    Style, Supervisor, Verdict,
 };
 use std::time::Duration;
 
@@ -16,6 +19,7 @@ pub struct Witness {
     /// What this event has led to.
     pub(super) turn: Turn,
     now: Instant,
+    kernel: Kernel,
 }
 
 /// The actions of one event that can only be judged together.
@@ -30,6 +34,9 @@ pub struct Turn {
     pub current_before: Option<Current>,
 }
 
+/// How long whom nothing ends is waited for at a stop.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
+
 pub type Result = std::result::Result<(), String>;
 
 /// Objects if it is not so.
@@ -43,9 +50,10 @@ macro_rules! promise {
 pub(super) use promise;
 
 impl Witness {
-    pub fn new(policy: Policy) -> Witness {
+    pub fn new(setting: &Setting) -> Witness {
         Witness {
-            core: Supervisor::new(policy),
+            core: Supervisor::new(setting.policy.clone()),
+            kernel: Kernel::new(setting.refuses.clone()),
             seen: super::Seen::new(),
             books: Books::default(),
             turn: Turn::default(),
@@ -66,7 +74,14 @@ impl Witness {
     }
 
     pub fn was_killed(&self, id: ChildId) -> bool {
-        self.books.workers.get(&id).is_some_and(|it| it.is_killed)
+        let seen = self.books.workers.get(&id);
+        seen.is_some_and(|it| it.killed_at.is_some())
+    }
+
+    /// Whether no signal has come through to it since it was to be asked.
+    pub fn is_unreached(&self, id: ChildId) -> bool {
+        let seen = self.books.workers.get(&id);
+        seen.is_some_and(|it| it.refused.is_some())
     }
 
     pub fn was_told_to_quit(&self, id: ChildId) -> bool {
@@ -87,8 +102,15 @@ impl Witness {
         self.core.handle(self.now, event);
         let workers = self.core.policy().workers;
         self.books.most_workers = self.books.most_workers.max(workers);
-        while let Some(action) = self.core.outbox.pop_front() {
+        while let Some(action) = self.core.next_action() {
+            let sent = sends(&action);
             self.see(action)?;
+            if let Some((id, signal)) = sent {
+                let result = self.kernel.send(id);
+                self.books.sent(self.now, id, signal, result);
+                self.core
+                    .handle(self.now, Event::Sent { id, signal, result });
+            }
         }
         self.judge()
     }
@@ -112,8 +134,10 @@ impl Witness {
             Action::CloseListeners => {
                 promise!(!self.books.is_closed, "closed twice");
                 self.books.is_closed = true;
+                self.books.closed_at = self.now;
                 Ok(())
             }
+            Action::GiveUp { id, why } => self.see_given_up(id, why),
             Action::Verdict(verdict) => self.see_verdict(verdict),
             Action::Note(Note::Ready { id }) => self.see_ready(id),
             Action::Note(_) => Ok(()),
@@ -185,6 +209,7 @@ impl Witness {
         let is_quit = self.told(&Event::Quit) && signal == 3;
         let is_new = !self.turn.forwarded.contains(&id);
         let now = self.now;
+        let is_closing = self.books.is_closed && self.books.closed_at == now;
         let Some(seen) = self.books.workers.get_mut(&id) else {
             return Err(format!("signal {signal} to nobody, {id:?}"));
         };
@@ -197,6 +222,14 @@ impl Witness {
             }
             return Ok(());
         }
+        if seen.state == State::Asked && seen.refused.is_some() {
+            let is_time = self.told(&Event::Tick) || is_closing;
+            promise!(is_time, "{id:?} is tried again at a strange moment");
+            return Ok(());
+        }
+        let Some(seen) = self.books.workers.get_mut(&id) else {
+            return Ok(());
+        };
         promise!(
             signal == policy.stop_signal,
             "{signal} is not the stop signal"
@@ -230,17 +263,44 @@ impl Witness {
     }
 
     fn see_kill(&mut self, id: ChildId) -> Result {
-        promise!(self.told(&Event::Tick), "a kill without its time");
         let now = self.now;
+        let is_closing = self.books.is_closed && self.books.closed_at == now;
+        let is_time = self.told(&Event::Tick) || is_closing;
+        promise!(is_time, "a kill without its time");
+        let is_closed = self.books.is_closed;
         let Some(seen) = self.books.workers.get_mut(&id) else {
             return Err(format!("a kill of nobody, {id:?}"));
         };
+        if seen.is_killed && seen.refused.is_some() {
+            return Ok(()); // once more
+        }
         let is_due = seen.deadline.is_some_and(|at| at <= now);
         let is_asked = seen.state == State::Asked;
         promise!(is_asked && is_due, "{id:?} is killed before its time");
         promise!(!seen.is_killed, "{id:?} is killed twice");
         seen.is_killed = true;
-        seen.deadline = None;
+        seen.deadline = is_closed.then(|| now + LAST_PATIENCE);
+        Ok(())
+    }
+
+    /// Only a stop gives workers up, ten seconds after SIGKILL or after the first refusal.
+    fn see_given_up(&mut self, id: ChildId, why: GivenUp) -> Result {
+        promise!(self.books.is_closed, "given up while we serve");
+        let closed_at = self.books.closed_at;
+        let Some(seen) = self.books.workers.remove(&id) else {
+            return Err(format!("nobody is given up, {id:?}"));
+        };
+        let since = seen.refused.or(seen.killed_at);
+        let patience = since.map(|since| self.now - since.max(closed_at));
+        let is_time = patience.is_some_and(|it| it >= LAST_PATIENCE);
+        let is_right = match why {
+            GivenUp::Refused(_) => is_time && seen.refused.is_some(),
+            GivenUp::Survives => is_time && seen.refused.is_none(),
+            GivenUp::Lost => self.told(&Event::Lost(id)),
+        };
+        promise!(is_right, "{id:?} is given up after {patience:?}: {why:?}");
+        self.books.gave_up = true;
+        *self.seen.entry("GivenUp".into()).or_default() += 1;
         Ok(())
     }
 
@@ -267,6 +327,12 @@ impl Witness {
         let books = &mut self.books;
         let ready = books.ready_of(verdict.generation);
         promise!(verdict.ready == ready, "{ready} are ready: {verdict:?}");
+        let unreached = books.count(|it| it.state == State::Asked && it.refused.is_some());
+        let said = verdict.unreached.map_or(0, |it| it.workers);
+        promise!(said == unreached, "{unreached} unreached: {verdict:?}");
+        if unreached > 0 {
+            *self.seen.entry("Unreached".into()).or_default() += 1;
+        }
         if books.current.as_ref().map(|it| it.generation) == Some(verdict.generation) {
             books.current = None;
         } else {
@@ -296,9 +362,10 @@ impl Witness {
         promise!(books.workers.is_empty(), "an exit before the last worker's");
         promise!(books.is_closed, "an exit with open sockets");
         let asked = books.is_stopped || books.left_by_quit;
-        let due = match asked && self.core.has_been_up() {
-            true => 0,
-            false => books.last_status.unwrap_or(1),
+        let due = match (books.gave_up, asked && self.core.has_been_up()) {
+            (true, _) => 1,
+            (false, true) => 0,
+            (false, false) => books.last_status.unwrap_or(1),
         };
         promise!(status == due, "exit status {status}, not {due}");
         books.exited = Some(status);

@@ -1,7 +1,8 @@
 //! The world around the core: what workers and people do, in an order that chance makes, and
 //! the reasonable end that every story comes to.
 
-use super::{Seen, Told, chance::Chance, witness::Witness};
+use super::{Seen, Setting, Told, chance::Chance, witness::Witness};
+use crate::supervisor::tests::kernel::Refuses;
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Pace, Phase, Policy, Style};
 use std::time::Duration;
 
@@ -32,6 +33,17 @@ pub fn policy(chance: &mut Chance) -> Policy {
     }
 }
 
+/// Most kernels let us signal our workers.
+pub fn refuses(chance: &mut Chance) -> Refuses {
+    let rare = chance.one_of(&[0, 1, 2]);
+    match (chance.permille(200), rare) {
+        (false, _) => Refuses::Nothing,
+        (true, 0) => Refuses::Everything,
+        (true, 1) => Refuses::EveryThirdWorker,
+        (true, _) => Refuses::TheFirst,
+    }
+}
+
 /// How often what happens, per thousand steps of a worker's life.
 struct Temper {
     crash: u64,
@@ -51,7 +63,7 @@ pub struct World<'a> {
 type Result = std::result::Result<(), String>;
 
 impl<'a> World<'a> {
-    pub fn new(policy: Policy, mut chance: Chance, told: &'a mut Told) -> World<'a> {
+    pub fn new(setting: &Setting, mut chance: Chance, told: &'a mut Told) -> World<'a> {
         let temper = Temper {
             crash: chance.one_of(&[0, 0, 2, 5, 30, 200]),
             exec_fails: chance.one_of(&[0, 0, 0, 20, 200, 900]),
@@ -60,7 +72,7 @@ impl<'a> World<'a> {
         };
         World {
             chance,
-            witness: Witness::new(policy),
+            witness: Witness::new(setting),
             told,
             now: Instant(1_000_000),
             temper,
@@ -158,7 +170,14 @@ impl<'a> World<'a> {
             Phase::Starting { .. } if self.chance.permille(30) => Some(Event::Ready(id)),
             Phase::Starting { .. } if id.0 % 11 == 0 && silent > 0 => None, // hangs
             Phase::Starting { .. } => Some(Event::Running(id)),
+            Phase::Stopping { .. } if is_unbreakable(id) => None,
             Phase::Stopping { .. } if self.witness.was_killed(id) => Some(killed(id, 9)),
+            Phase::Stopping { .. } if self.witness.is_unreached(id) => {
+                match self.chance.below(50) {
+                    0 => Some(self.end_of(id)),
+                    _ => None,
+                }
+            }
             Phase::Stopping { .. } if is_stubborn => None,
             Phase::Stopping { .. } => match self.chance.below(4) {
                 0 => Some(Event::Ready(id)),
@@ -186,9 +205,13 @@ impl<'a> World<'a> {
     }
 
     fn a_death(&mut self) -> Option<Event> {
-        let ids = self.witness.core.workers().ids();
-        let id = (!ids.is_empty()).then(|| self.chance.one_of(&ids))?;
+        let id = self.anybody()?;
         Some(self.end_of(id))
+    }
+
+    fn anybody(&mut self) -> Option<ChildId> {
+        let ids = self.witness.core.workers().ids();
+        (!ids.is_empty()).then(|| self.chance.one_of(&ids))
     }
 
     fn people(&mut self) -> Result {
@@ -209,8 +232,9 @@ impl<'a> World<'a> {
     fn nonsense(&mut self) -> Result {
         let id = ChildId(self.chance.below(2000));
         let stranger = self.witness.core.workers().find(id).is_none();
-        let event = match self.chance.below(6) {
+        let event = match self.chance.below(7) {
             0 => Event::Settled,
+            6 => Event::Lost(self.anybody().unwrap_or(id)),
             1 => Event::Start,
             2 => Event::Running(id),
             3 if stranger => Event::Gone(id, End::Exited(9)),
@@ -230,6 +254,11 @@ fn killed(id: ChildId, signal: i32) -> Event {
             core_dumped,
         },
     )
+}
+
+/// In a sleep that nothing interrupts, not even SIGKILL.
+fn is_unbreakable(id: ChildId) -> bool {
+    id.0 % 23 == 0
 }
 
 fn in_whole_ms(at: Instant) -> Instant {
@@ -258,9 +287,38 @@ pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
     tell(witness, told, now, Event::Stop(15))?;
     for id in witness.core.workers().ids() {
         now = now + ms(1);
-        tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
+        if !is_unbreakable(id) && !witness.is_unreached(id) {
+            tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
+        }
     }
     tell(witness, told, now, Event::Tick)?;
+    let stop = witness.policy().stop;
+    if stop.is_none() {
+        // Who has been asked may take for ever; what cannot be asked, or killed, may not.
+        for id in witness.core.workers().ids() {
+            if !witness.is_unreached(id) && !witness.was_killed(id) {
+                tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
+            }
+        }
+    }
+    let limit = now + stop.unwrap_or_default() + Duration::from_secs(22);
+    while let Some(next) = witness
+        .core
+        .next_deadline(now)
+        .filter(|_| !witness.has_exited())
+    {
+        now = in_whole_ms(next.max(now));
+        if now > limit {
+            return Err("the stop does not end".into());
+        }
+        tell(witness, told, now, Event::Tick)?;
+        for id in witness.core.workers().ids() {
+            let ends = !is_unbreakable(id) && !witness.is_unreached(id);
+            if ends {
+                tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
+            }
+        }
+    }
     witness.has_ended()
 }
 
@@ -283,6 +341,7 @@ fn behave(
         let deed = match worker.phase {
             Phase::Starting { .. } => Event::Running(id),
             Phase::Running { .. } if witness.policy().gate == Gate::Report => Event::Ready(id),
+            Phase::Stopping { .. } if is_unbreakable(id) || witness.is_unreached(id) => continue,
             Phase::Stopping { .. } => Event::Gone(id, End::Exited(0)),
             _ => continue,
         };

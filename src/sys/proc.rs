@@ -1,0 +1,96 @@
+//! What /proc says about a process (proc(5)): its parent, its group, its users, and whether it
+//! descends from another. A process that has gone is no answer. It changes nothing.
+
+use std::fs::File;
+use std::io::Read;
+
+/// How far a process may be from its ancestor.
+const GENERATIONS: usize = 32;
+
+/// The fields of /proc/PID/stat that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub parent: i32,
+    pub group: i32,
+    /// When it started, in clock ticks since boot: a number that a later process with its pid
+    /// does not have.
+    pub started: u64,
+}
+
+/// A zombie answers too, until its parent has reaped it.
+pub fn stat(pid: i32) -> Option<Stat> {
+    // The fields that matter come in the first read.
+    let mut stat = [0; 1024];
+    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut stat).ok()?;
+    parse_stat(&stat[..length])
+}
+
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
+    // The name is in parentheses and may hold anything, parentheses too.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let mut number = |skipped| fields.nth(skipped)?.parse::<i64>().ok();
+    Some(Stat {
+        parent: number(1)? as i32,
+        group: number(0)? as i32,
+        started: number(16)? as u64,
+    })
+}
+
+/// The real and the effective user that a process has now.
+pub fn users(pid: i32) -> Option<[u32; 2]> {
+    let mut status = Vec::new();
+    let file = File::open(format!("/proc/{pid}/status")).ok()?;
+    file.take(64 * 1024).read_to_end(&mut status).ok()?;
+    let text = String::from_utf8_lossy(&status);
+    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut uids = line.split_ascii_whitespace();
+    Some([uids.next()?.parse().ok()?, uids.next()?.parse().ok()?])
+}
+
+/// The process `pid`, which started at `started`, its parent, and so on upwards, as they are now.
+///
+/// A pid that was given to another process in the meantime is noticed: that one started later
+/// than the one that is meant, and no process is older than its parent.
+pub fn lineage(pid: i32, started: u64) -> Vec<i32> {
+    let mut lineage = Vec::new();
+    let (mut next, mut latest) = (pid, started);
+    while lineage.len() < GENERATIONS {
+        let Some(stat) = stat(next).filter(|_| next > 1) else {
+            break;
+        };
+        let reused = stat.started > latest || next == pid && stat.started != started;
+        if reused {
+            break;
+        }
+        lineage.push(next);
+        (next, latest) = (stat.parent, stat.started);
+    }
+    lineage
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let text = b"12 (a) (b 1 2) S 7 11 12 0 -1 1 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
+        let expected = Stat {
+            parent: 7,
+            group: 11,
+            started: 4711,
+        };
+        assert_eq!(parse_stat(text), Some(expected));
+        assert_eq!(parse_stat(b"12 (a"), None);
+        assert_eq!(parse_stat(b"12 (a) S 7"), None);
+    }
+
+    #[test]
+    fn our_users_are_known() {
+        let own = [nix::unistd::getuid(), nix::unistd::geteuid()].map(|uid| uid.as_raw());
+        assert_eq!(users(std::process::id() as i32), Some(own));
+    }
+}
