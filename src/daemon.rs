@@ -268,7 +268,7 @@ impl Daemon {
         self.retry_to_mend(now);
         self.tidy_control();
         self.log.flush(clock::now());
-        self.unpark();
+        self.children.outputs.resume(&self.log, clock::now());
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -321,6 +321,7 @@ impl Daemon {
         !self.waiting.is_empty()
             || !self.watch.inbox.is_empty()
             || self.unreaped
+            || self.children.outputs.wants_turn()
             || self.log.wants_turn()
     }
 
@@ -411,7 +412,7 @@ impl Daemon {
                 }
             }
         }
-        self.take_up_outputs();
+        self.read_outputs();
         self.remind();
     }
 
@@ -685,10 +686,10 @@ impl Daemon {
     /// The last lines, for a second at most.
     fn finish(&mut self) {
         let limit = clock::now() + FINAL_FLUSH;
-        while !self.children.outputs.all_reported() && clock::now() < limit {
-            for id in self.children.outputs.ids() {
-                self.on_output(id);
-            }
+        while !self.children.outputs.all_announced() && clock::now() < limit {
+            let outputs = &mut self.children.outputs;
+            let events = outputs.read_all(&mut self.log, clock::now());
+            self.on_output_events(events);
             self.log.finish(Duration::from_millis(20));
         }
         self.log.finish(limit - clock::now());

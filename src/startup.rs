@@ -57,7 +57,7 @@ pub fn run(
     let journal = std::env::var_os("JOURNAL_STREAM");
     let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
         .map_err(|error| error.to_string())?;
-    log.set_least(config.level);
+    log.set_level(config.level);
     let logger = log.logger();
     for warning in warnings {
         slog::warn!(logger, "{warning}");

@@ -2,7 +2,6 @@
 //! readiness, collecting their end and their output. It decides nothing; what it finds becomes
 //! events.
 
-use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
 use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
@@ -16,12 +15,13 @@ use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
 use crate::sys::io::{stderr, stdout};
 use crate::sys::{clock, process};
 use crate::table::Table;
+use crate::worker::output::Outputs;
 use crate::{error, info, warn};
 use mio::Interest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::getuid;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,8 +47,6 @@ pub(super) struct Child {
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
-    /// Its last lines, once its output is closed: that is seen before its end is.
-    pub last_lines: Vec<String>,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
 }
@@ -89,6 +87,7 @@ pub(super) struct Children {
     pub alive: Table<ChildId, Child>,
     pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
+    pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, Culprit)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
@@ -102,14 +101,14 @@ impl Children {
     }
 
     /// What is known of a worker, alive or not long dead.
-    pub fn culprit(&self, id: ChildId) -> Culprit {
+    pub fn culprit(&mut self, id: ChildId) -> Culprit {
         if let Some(culprit) = self.buried(id) {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
         Culprit {
             pid,
-            last_lines: self.last_lines(id),
+            last_lines: self.outputs.last_lines(id),
         }
     }
 
@@ -123,12 +122,6 @@ impl Children {
     fn buried(&self, id: ChildId) -> Option<&Culprit> {
         let mut graves = self.graves.iter().rev();
         Some(&graves.find(|(dead, _)| *dead == id)?.1)
-    }
-
-    fn last_lines(&self, id: ChildId) -> Vec<String> {
-        let closed = || Some(self.alive.get(&id)?.last_lines.clone());
-        let lines = self.outputs.last_lines(id).or_else(closed);
-        lines.unwrap_or_default()
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -333,7 +326,6 @@ impl Daemon {
             notify: ends.notify,
             failure: None,
             program,
-            last_lines: Vec::new(),
             status: None,
         };
         self.children.by_pid.insert(pid, id);
@@ -471,7 +463,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
-        let last_lines = self.children.last_lines(id);
+        let last_lines = self.children.outputs.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -486,7 +478,7 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{pid} {}", end_text(&end)),
         };
-        self.close_stream(id, text);
+        self.end_output(id, text);
         self.children.bury(
             id,
             Culprit {
@@ -503,7 +495,7 @@ impl Daemon {
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) -> Result<(), Errno> {
         let asked = |worker: &Worker| worker.is_asked();
         if self.core.workers().find(id).is_some_and(asked) {
-            self.let_go(id);
+            self.children.outputs.allow_drops(id);
         }
         match self.children.alive.get(&id) {
             Some(child) => or_gone(process::signal(child.pid, signal)),

@@ -28,7 +28,7 @@ impl Sub for Instant {
 }
 
 /// The core's own name for a worker: never a pid, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChildId(pub u64);
 
 impl Key for ChildId {
