@@ -66,7 +66,10 @@ pub fn run(
         Err(reason) => Err((reason, log)),
         Ok(setup) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((what, log)) => Err((format!("cannot {what}"), log)),
+            Err(failed) => {
+                let (what, log) = *failed;
+                Err((format!("cannot {what}"), log))
+            }
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {
