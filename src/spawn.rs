@@ -206,6 +206,8 @@ pub fn read_report(report: BorrowedFd) -> Report {
     match unistd::read(report, &mut bytes) {
         Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
         // Written at once by write(2), a message this small arrives whole or not at all.
+        // It could not be read when it was waited for; the rest follows.
+        Ok(8) if bytes == PARTED => read_report(report),
         Ok(8) => Report::Failed(Failure::from_bytes(bytes)),
         Ok(_) => Report::Running,
         Err(_) => Report::Unread,
