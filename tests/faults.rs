@@ -18,14 +18,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::thread;
-use trial::{Phase, Trial};
+use trial::{Gate, Phase, Trial};
 
 /// As many as are done in a minute.
 const SOME: usize = 80;
 const BROKEN: &str = "BROKEN";
 const HEAD: &str = "\
-# What comes of it when a system call fails: the phase, the call, its error, which of the calls in\n\
-# the phase (one alone, or all), and the outcome. Written by SOCKETMASTER_FAULTS=all (tests/faults.rs).\n";
+# What comes of it when a system call fails: the phase and the gate, the call, its error, which of\n\
+# the calls in the phase (one alone, or all), and the outcome. Written by SOCKETMASTER_FAULTS=all (tests/faults.rs).\n";
 const TABLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/table.txt");
 
 #[test]
@@ -35,9 +35,11 @@ fn a_system_call_that_fails_stops_a_start_with_its_reason_and_nothing_else() {
     }
     let mut cases = Vec::new();
     for phase in [Phase::Start, Phase::Reload, Phase::Death, Phase::Stop] {
-        match cases::of(phase) {
-            Some(of_phase) => cases.extend(of_phase),
-            None => return common::skip("strace may not attach here"),
+        for gate in [Gate::Notify, Gate::Timer] {
+            match cases::of(phase, gate) {
+                Some(some) => cases.extend(some),
+                None => return common::skip("strace may not attach here"),
+            }
         }
     }
     let wanted = std::env::var("SOCKETMASTER_FAULTS").unwrap_or_default();
@@ -90,7 +92,8 @@ fn prove(cases: Vec<Case>) -> Vec<(Case, String)> {
                 loop {
                     let next = left.lock().expect("nobody panics with it").next();
                     let Some(case) = next else { return };
-                    let proof = catch_unwind(AssertUnwindSafe(|| Trial::new().prove(&case)));
+                    let proof =
+                        catch_unwind(AssertUnwindSafe(|| Trial::new(case.gate).prove(&case)));
                     let outcome = proof.unwrap_or_else(|_| match case.known() {
                         Some(reason) => format!("known: {reason}"),
                         None => BROKEN.to_owned(),
@@ -107,8 +110,8 @@ fn prove(cases: Vec<Case>) -> Vec<(Case, String)> {
     outcomes
 }
 
-/// Phase, call, error and outcome.
-type Row<'a> = (Phase, String, &'a str, String);
+/// Phase and gate, call, error and outcome.
+type Row<'a> = (String, String, &'a str, String);
 
 /// A line for each call, error and outcome, with the numbers of the calls that had it.
 fn table(outcomes: &[(Case, String)]) -> String {
@@ -118,16 +121,21 @@ fn table(outcomes: &[(Case, String)]) -> String {
             Which::Nth(n) => n.to_string(),
             Which::All => "all".to_owned(),
         };
-        let row = (case.phase, case.call.clone(), case.error, outcome.clone());
+        let row = (
+            case.setting(),
+            case.call.clone(),
+            case.error,
+            outcome.clone(),
+        );
         match rows.iter_mut().find(|(other, _)| *other == row) {
             Some((_, numbers)) => numbers.push(which),
             None => rows.push((row, vec![which])),
         }
     }
     let mut text = String::from(HEAD);
-    for ((phase, call, error, outcome), numbers) in rows {
-        let (phase, numbers) = (format!("{phase:?}").to_lowercase(), numbers.join(" "));
-        text += &format!("{phase:<6} {call:<17} {error:<12} {numbers:<22} {outcome}\n");
+    for ((setting, call, error, outcome), numbers) in rows {
+        let numbers = numbers.join(" ");
+        text += &format!("{setting:<13} {call:<17} {error:<12} {numbers:<22} {outcome}\n");
     }
     text
 }

@@ -439,7 +439,7 @@ impl Daemon {
         if said.is_none_or(|said| now - said >= COMPLAINTS) {
             error!(
                 self.logger,
-                "cannot collect workers that have ended: {}; trying again every second",
+                "cannot collect workers that have ended: {}; trying again until it works",
                 errno.desc()
             );
             self.children.blind = Some(Blind { since, said: now });

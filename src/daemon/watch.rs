@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
 /// How long after a call that should not have failed everything is looked at again.
-const DOUBT: Duration = Duration::from_secs(1);
+const DOUBT: Duration = Duration::from_millis(100);
 /// How long we wait for events that we cannot be told of, in milliseconds.
 const BLIND_WAIT: u16 = 50;
 /// How many events one poll takes.
@@ -165,7 +165,7 @@ impl Watch {
     }
 
     /// A call failed that should not have, and what was to be taken up there is still there: epoll
-    /// tells of it only once. In a second everything counts as ready.
+    /// tells of it only once. In a moment everything counts as ready.
     pub fn doubt(&mut self) {
         self.again.get_or_insert(clock::now() + DOUBT);
     }
