@@ -7,7 +7,7 @@ use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
-use crate::notify::{Message, WorkerSocket};
+use crate::notify::{Message, Others, WorkerSocket};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report, ReportPipe};
 use crate::status::{Culprit, end_text, given_up_text};
@@ -91,6 +91,8 @@ pub(super) struct Children {
     graves: VecDeque<(ChildId, Culprit)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
+    /// Whether their users have other processes.
+    others: Others,
     blind: Option<Blind>,
 }
 
@@ -370,13 +372,17 @@ impl Daemon {
                 Err(_) => return self.watch.doubt(),
             };
             let Message { sender, report } = message;
-            if !socket.may_speak(sender, child.pid) {
+            let workers = &self.children.by_pid;
+            let is_worker = |pid: i32| workers.get(&pid).is_some();
+            let others = &mut self.children.others;
+            let has_others = |uid| others.of(uid, clock::now(), is_worker);
+            if let Err(why) = socket.may_speak(sender, child.pid, is_worker, has_others) {
                 let refused = self.children.refused.allow_with_count(clock::now());
                 if let Some(count) = refused {
                     let (pid, uid, worker) = (sender.pid, sender.uid, child.pid);
                     warn!(
                         self.logger,
-                        "process {pid} of user {uid} may not speak for worker {worker}: \
+                        "process {pid} of user {uid} may not speak for worker {worker}: {why}; \
                          its message is ignored{count}"
                     );
                 }
