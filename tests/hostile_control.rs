@@ -52,9 +52,10 @@ fn forty_processes_of_the_workers_user_keep_neither_root_nor_an_ack_out() {
 #[test]
 fn a_workers_escape_sequences_do_not_reach_the_operators_terminal() {
     let place = Place::of("up");
-    let bad = place
-        .dir
-        .write("bad", "printf '\\033]0;owned\\007\\033[2J\\rgone\\n'; exit 1");
+    let bad = place.dir.write(
+        "bad",
+        "printf '\\033]0;owned\\007\\033[2J\\rgone\\n'; exit 1",
+    );
     let good = place.dir.write("good", "exec sleep 60");
     place.dir.link("script", &good);
     let daemon = Run::bare()
