@@ -166,12 +166,12 @@ pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (String, Log)> {
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
         match Registered::new(&mut setup) {
             Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
             Err(what) => {
                 setup.opened.abandon();
-                Err((what, log))
+                Err(Box::new((what, log)))
             }
         }
     }

@@ -55,8 +55,7 @@ pub fn run(
     signals: Result<Signals, String>,
 ) -> Result<i32, String> {
     let journal = std::env::var_os("JOURNAL_STREAM");
-    let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
-        .map_err(|error| error.to_string())?;
+    let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())?;
     log.set_level(config.level);
     let logger = log.logger();
     for warning in warnings {
@@ -66,7 +65,7 @@ pub fn run(
         Err(reason) => Err((reason, log)),
         Ok(setup) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((what, log)) => Err((format!("cannot {what}"), log)),
+            Err(failed) => Err((format!("cannot {}", failed.0), failed.1)),
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {
