@@ -12,13 +12,11 @@ mod drain;
 mod format;
 mod limit;
 mod queue;
-mod say;
 mod stderr;
 mod syslog;
 
 pub use limit::RateLimit;
 pub use queue::Unwritten;
-pub use say::say;
 
 use crate::config::LogTarget;
 use crate::supervisor::Instant;
