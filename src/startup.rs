@@ -55,8 +55,7 @@ pub fn run(
     signals: Result<Signals, String>,
 ) -> Result<i32, String> {
     let journal = std::env::var_os("JOURNAL_STREAM");
-    let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
-        .map_err(|error| error.to_string())?;
+    let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())?;
     log.set_level(config.level);
     let logger = log.logger();
     for warning in warnings {

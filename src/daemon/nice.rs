@@ -3,10 +3,10 @@
 use super::Daemon;
 use crate::config::Protocols;
 use crate::environment::{Environment, Extras};
-use crate::error;
 use crate::spawn::{self, Order, ReportPipe};
 use crate::status::end_text;
 use crate::sys::{io, process};
+use slog::error;
 use std::os::fd::AsFd;
 use std::path::Path;
 

@@ -6,7 +6,7 @@ use crate::config::Output;
 use crate::supervisor::ChildId;
 use crate::sys::clock;
 use crate::worker::output::OutputEvent;
-use crate::{info, warn};
+use slog::{info, warn};
 use std::os::fd::OwnedFd;
 
 /// How many pipes of dead workers are kept beside one of each worker of a generation, for their

@@ -43,9 +43,10 @@ pub struct FileId {
 
 impl FileId {
     fn of(found: &FileStat) -> FileId {
+        // Their widths differ between architectures.
         FileId {
-            device: found.st_dev,
-            inode: found.st_ino,
+            device: found.st_dev as _,
+            inode: found.st_ino as _,
         }
     }
 }

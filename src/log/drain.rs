@@ -1,7 +1,7 @@
 //! slog's drain for our own messages: slog-term's plain decorator in front of the queue, or
 //! slog-syslog's streamer in front of the socket. It never writes to anything that could wait.
 
-use super::format::escape;
+use super::format::{cut_mark, escape, first_bytes};
 use super::queue::Queue;
 use super::syslog;
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
@@ -17,20 +17,17 @@ pub const MESSAGE_LIMIT: usize = 8 * 1024;
 
 /// The logger for this queue; with a streamer, its messages go through that while nothing waits.
 pub fn logger(queue: &Rc<RefCell<Queue>>, streamer: Option<Streamer3164>) -> Logger {
-    let queue = Rc::clone(queue);
     let way = match streamer {
         Some(streamer) => Way::Syslog(streamer),
-        None => Way::Stderr(PlainDecorator::new(OneLine {
-            queue: Rc::clone(&queue),
-            line: Vec::new(),
-        })),
+        None => Way::Stderr(PlainDecorator::new(OwnLines(Rc::clone(queue)))),
     };
     // slog asks for unwind safety; a panic aborts us.
-    Logger::root(OwnMessages(AssertUnwindSafe((queue, way))), o!())
+    let messages = OwnMessages(AssertUnwindSafe((Rc::clone(queue), way)));
+    Logger::root(messages, o!())
 }
 
 enum Way {
-    Stderr(PlainDecorator<OneLine>),
+    Stderr(PlainDecorator<OwnLines>),
     Syslog(Streamer3164),
 }
 
@@ -46,24 +43,24 @@ impl Drain for OwnMessages {
         if !level.is_at_least(queue.borrow().level) {
             return Ok(());
         }
-        for line in lines(&record.msg().to_string()) {
+        for text in lines(&record.msg().to_string()) {
             match way {
                 Way::Stderr(decorator) => {
-                    let header = queue.borrow_mut().formatter.own_header(level);
-                    let text = queue.borrow().formatter.text(line.as_bytes()).into_owned();
+                    let line = queue.borrow_mut().own_line(level, text.as_bytes());
                     // What is written to is memory, so this cannot fail.
                     let _ = decorator.with_record(record, values, |decorated| {
-                        decorated.start_timestamp()?;
-                        decorated.write_all(header.as_bytes())?;
                         decorated.start_msg()?;
-                        decorated.write_all(&text)
+                        decorated.write_all(&line)
                     });
                 }
                 Way::Syslog(streamer) => {
-                    let line = escape(line.as_bytes());
-                    let is_free = queue.borrow().is_empty() && queue.borrow().is_open;
-                    if !is_free || syslog::stream(streamer, record, values, &line).is_err() {
-                        queue.borrow_mut().push_own_text(level, line.as_bytes());
+                    // While something waits, it would arrive out of order.
+                    let waits = !queue.borrow().is_empty();
+                    if waits
+                        || syslog::stream(streamer, record, values, &escape(text.as_bytes()))
+                            .is_err()
+                    {
+                        queue.borrow_mut().push_own_text(level, text.as_bytes());
                     }
                 }
             }
@@ -72,37 +69,25 @@ impl Drain for OwnMessages {
     }
 }
 
-/// Collects what the decorator writes; a flush, which ends each record, makes it a line.
-struct OneLine {
-    queue: Rc<RefCell<Queue>>,
-    line: Vec<u8>,
-}
+/// Takes the lines that the decorator writes, each in one piece.
+struct OwnLines(Rc<RefCell<Queue>>);
 
-impl Write for OneLine {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.line.extend_from_slice(bytes);
-        Ok(bytes.len())
+impl Write for OwnLines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().push_own_line(line);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        if !self.line.is_empty() {
-            let line = std::mem::take(&mut self.line);
-            self.queue.borrow_mut().push_own_line(&line);
-        }
         Ok(())
     }
 }
 
 /// A message's lines, each of bounded length.
 fn lines(message: &str) -> impl Iterator<Item = String> + '_ {
-    message.trim_end_matches('\n').split('\n').map(|line| {
-        if line.len() <= MESSAGE_LIMIT {
-            return line.to_owned();
-        }
-        let mut end = MESSAGE_LIMIT;
-        while !line.is_char_boundary(end) {
-            end -= 1;
-        }
-        format!("{} [cut: {} more bytes]", &line[..end], line.len() - end)
+    let lines = message.trim_end_matches('\n').split('\n');
+    lines.map(|line| {
+        let kept = first_bytes(line, MESSAGE_LIMIT);
+        kept.to_owned() + &cut_mark((line.len() - kept.len()) as u64)
     })
 }

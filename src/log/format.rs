@@ -3,7 +3,6 @@
 
 use crate::sys::io::local_time;
 use nix::sys::stat::fstat;
-use serde::{Deserialize, Serialize};
 use slog::Level;
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -17,10 +16,9 @@ use syslog::{Facility, Formatter3164, LogFormat, Severity};
 const SYSLOG_LIMIT: usize = 7900;
 
 /// The form of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `socketmaster[812] 2026/11/22 07:00:01 text`, as the original writes to stderr.
-    #[default]
     Plain,
     /// `<6>text` (sd-daemon(3)).
     Journal,
@@ -38,17 +36,6 @@ impl Format {
             }
             _ => Format::Plain,
         }
-    }
-
-    /// The text of a line of this format, without the header; a line that has none as it is.
-    pub fn text_of(self, line: &[u8]) -> &[u8] {
-        let (end_of_header, nth) = match self {
-            Format::Plain => (b' ', 3),
-            Format::Journal => (b'>', 1),
-            Format::Syslog => (b' ', 4),
-        };
-        let mut parts = line.splitn(nth + 1, |byte| *byte == end_of_header);
-        parts.nth(nth).unwrap_or(line)
     }
 }
 
@@ -80,10 +67,6 @@ impl Formatter {
             worker: String::new(),
             worker_pid: None,
         }
-    }
-
-    pub fn format(&self) -> Format {
-        self.format
     }
 
     /// What slog-syslog formats with.
@@ -189,13 +172,13 @@ pub fn escape(bytes: &[u8]) -> String {
                 c => text.push(c),
             }
             if text.len() > SYSLOG_LIMIT {
-                return cut(text);
+                break;
             }
         }
         escape_bytes(&mut text, chunk.invalid());
     }
     match text.len() > SYSLOG_LIMIT {
-        true => cut(text),
+        true => first_bytes(&text, SYSLOG_LIMIT).to_owned() + " [cut]",
         false => text,
     }
 }
@@ -207,11 +190,11 @@ fn escape_bytes(text: &mut String, bytes: impl AsRef<[u8]>) {
     }
 }
 
-fn cut(mut text: String) -> String {
-    let mut end = SYSLOG_LIMIT;
+/// The first `limit` bytes of a text, or a little less, for no character is torn.
+pub fn first_bytes(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.truncate(end);
-    text + " [cut]"
+    &text[..end]
 }

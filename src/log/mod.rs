@@ -12,13 +12,11 @@ mod drain;
 mod format;
 mod limit;
 mod queue;
-mod say;
 mod stderr;
 mod syslog;
 
 pub use limit::RateLimit;
 pub use queue::Unwritten;
-pub use say::say;
 
 use crate::config::LogTarget;
 use crate::supervisor::Instant;
@@ -26,11 +24,11 @@ use crate::sys::clock;
 use crate::sys::io::trim_heap;
 use format::Format;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use queue::{LINES_LIMIT, Outcome, PIPES_LIMIT, Queue};
+use queue::{Queue, SinkState};
 use slog::Level;
+use slog_syslog::Streamer3164;
 use std::cell::RefCell;
 use std::ffi::OsStr;
-use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
@@ -40,6 +38,11 @@ use syslog::Syslog;
 
 /// The log's descriptors stay above the numbers that listeners will want.
 const OWN_FDS_FROM: RawFd = 40;
+/// No pipe is read while more bytes than this wait.
+const PIPES_LIMIT: usize = 64 * 1024;
+/// The lines of what has been read are added up to here: a pipeful, with our header before each.
+/// Lines shorter than about 16 bytes may have to wait in their worker's buffer.
+const LINES_LIMIT: usize = 4 * PIPES_LIMIT;
 /// How long to wait before trying again what failed for a reason that poll(2) cannot watch.
 const RETRY: Duration = Duration::from_secs(1);
 /// A log that takes less than the workers' part of the queue in this time is stuck: before that,
@@ -49,22 +52,6 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const LARGE: usize = 16 * 1024;
 /// How long memory is kept for what may follow a flood.
 const REST: Duration = Duration::from_secs(1);
-
-/// Whether the sink takes something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// Its descriptor will be writable when it does.
-    Full,
-    /// Nobody is there yet.
-    Absent {
-        retry: Instant,
-    },
-    /// It cannot be written.
-    Broken {
-        retry: Instant,
-    },
-}
 
 /// Whether the log takes a worker's line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,26 +72,13 @@ enum Sink {
     Syslog(Syslog),
 }
 
-/// Why the log could not be opened.
-#[derive(Debug)]
-pub struct Error {
-    what: String,
-    errno: nix::Error,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}: {}", self.what, self.errno.desc())
-    }
-}
-
-impl std::error::Error for Error {}
-
 /// The log, for the daemon and for the workers' output.
 pub struct Log {
     queue: Rc<RefCell<Queue>>,
     sink: Sink,
-    state: State,
+    state: SinkState,
+    /// When to try again what is absent or broken.
+    retry: Instant,
     logger: slog::Logger,
     /// Since when the sink has not kept up, and how many bytes it has taken since.
     slow_since: Instant,
@@ -125,39 +99,38 @@ impl Log {
         target: &LogTarget,
         stderr: BorrowedFd<'_>,
         journal_stream: Option<&OsStr>,
-    ) -> Result<Log, Error> {
+    ) -> Result<Log, String> {
         let pid = std::process::id();
-        let (what, opened) = match target {
+        match target {
             LogTarget::Stderr => {
                 let format = Format::of_stderr(stderr, journal_stream);
-                let opened = Stderr::open(stderr).map(|stderr| {
-                    let queue = Rc::new(RefCell::new(Queue::new(format, pid)));
-                    let logger = drain::logger(&queue, None);
-                    Log::new(queue, Sink::Stderr(stderr), logger)
-                });
-                ("open stderr for the log".into(), opened)
+                let sink = Stderr::open(stderr)
+                    .map_err(|errno| format!("cannot open stderr for the log: {}", errno.desc()))?;
+                let queue = Queue::new(format, pid);
+                Ok(Log::new(queue, Sink::Stderr(sink), None))
             }
             LogTarget::Syslog(path) => {
                 let path = Path::new(path);
-                let opened = Syslog::open(path).and_then(|syslog| {
-                    let queue = Queue::new(Format::Syslog, pid);
-                    let streamer = syslog.streamer(queue.formatter.syslog())?;
-                    let queue = Rc::new(RefCell::new(queue));
-                    let logger = drain::logger(&queue, Some(streamer));
-                    Ok(Log::new(queue, Sink::Syslog(syslog), logger))
-                });
-                (format!("connect to syslog at {}", path.display()), opened)
+                let failed = |errno: nix::Error| {
+                    let path = path.display();
+                    format!("cannot connect to syslog at {path}: {}", errno.desc())
+                };
+                let syslog = Syslog::open(path).map_err(failed)?;
+                let queue = Queue::new(Format::Syslog, pid);
+                let streamer = syslog.streamer(queue.formatter.syslog()).map_err(failed)?;
+                Ok(Log::new(queue, Sink::Syslog(syslog), Some(streamer)))
             }
-        };
-        opened.map_err(|errno| Error { what, errno })
+        }
     }
 
-    fn new(queue: Rc<RefCell<Queue>>, sink: Sink, logger: slog::Logger) -> Log {
+    fn new(queue: Queue, sink: Sink, streamer: Option<Streamer3164>) -> Log {
+        let queue = Rc::new(RefCell::new(queue));
         Log {
+            logger: drain::logger(&queue, streamer),
             queue,
             sink,
-            state: State::Open,
-            logger,
+            state: SinkState::Open,
+            retry: Instant::default(),
             slow_since: Instant::default(),
             taken: 0,
             next_note: Instant::default(),
@@ -188,9 +161,9 @@ impl Log {
             return Capacity::Free;
         }
         match self.state {
-            State::Open => Capacity::AfterFlush,
-            State::Broken { .. } => Capacity::Broken,
-            State::Full | State::Absent { .. } => Capacity::Full {
+            SinkState::Open => Capacity::AfterFlush,
+            SinkState::Broken => Capacity::Broken,
+            SinkState::Full | SinkState::Absent => Capacity::Full {
                 drop_from: self.slow_since + PATIENCE,
             },
         }
@@ -221,7 +194,7 @@ impl Log {
 
     /// Whether a flush would get on at once: the loop must not go to sleep.
     pub fn wants_turn(&self) -> bool {
-        self.state == State::Open && self.is_pending()
+        self.state == SinkState::Open && self.is_pending()
     }
 
     /// The descriptor to watch for WRITABLE, while it is full and only then; always the same
@@ -229,7 +202,7 @@ impl Log {
     /// have passed), deregister it when it becomes `None`.
     pub fn wait_fd(&self) -> Option<RawFd> {
         match self.state {
-            State::Full => self.fd().map(|fd| fd.as_raw_fd()),
+            SinkState::Full => self.fd().map(|fd| fd.as_raw_fd()),
             _ => None,
         }
     }
@@ -244,10 +217,10 @@ impl Log {
     /// When to call [`flush`](Self::flush) at the latest, for what poll(2) cannot tell.
     pub fn retry_at(&self) -> Option<Instant> {
         match self.state {
-            State::Absent { retry } | State::Broken { retry } => Some(retry),
-            State::Full => None,
-            State::Open if self.queue.borrow().lost > 0 => Some(self.next_note),
-            State::Open => self.rest_at,
+            SinkState::Absent | SinkState::Broken => Some(self.retry),
+            SinkState::Full => None,
+            SinkState::Open if self.queue.borrow().lost > 0 => Some(self.next_note),
+            SinkState::Open => self.rest_at,
         }
     }
 
@@ -255,43 +228,27 @@ impl Log {
     /// every turn, when the watched descriptor is writable, and at [`retry_at`](Self::retry_at).
     /// Never blocks.
     pub fn flush(&mut self, now: Instant) {
-        self.write(now);
-        self.queue.borrow_mut().is_open = self.state == State::Open;
-        self.rest(now);
-    }
-
-    fn write(&mut self, now: Instant) {
         match self.state {
-            State::Absent { retry } | State::Broken { retry } if now < retry => return,
-            State::Open => self.note_lost(now),
+            SinkState::Absent | SinkState::Broken if now < self.retry => return,
+            SinkState::Open => self.note_lost(now),
             _ => {}
         }
         let waiting = self.queue.borrow().len();
-        if waiting == 0 {
-            self.state = State::Open;
-            return;
-        }
-        if self.state == State::Open || self.taken >= PIPES_LIMIT {
+        if self.state == SinkState::Open || self.taken >= PIPES_LIMIT {
             (self.slow_since, self.taken) = (now, 0);
         }
-        let mut queue = self.queue.borrow_mut();
-        let outcome = match &mut self.sink {
-            Sink::Stderr(stderr) => stderr.flush(&mut queue),
-            Sink::Syslog(syslog) => syslog.flush(&mut queue),
+        self.state = match &mut self.sink {
+            _ if waiting == 0 => SinkState::Open,
+            Sink::Stderr(stderr) => stderr.flush(&mut self.queue.borrow_mut()),
+            Sink::Syslog(syslog) => syslog.flush(&mut self.queue.borrow_mut()),
         };
-        let written = waiting - queue.len();
-        drop(queue);
-        let retry = now + RETRY;
-        self.state = match outcome {
-            Outcome::Open => State::Open,
-            Outcome::Full => State::Full,
-            Outcome::Absent => State::Absent { retry },
-            Outcome::Broken => State::Broken { retry },
-        };
+        self.retry = now + RETRY;
+        let written = waiting - self.queue.borrow().len();
         self.taken += written;
         if written > 0 {
             self.note_lost(now);
         }
+        self.rest(now);
     }
 
     /// The log moves: says how much was lost while it did not.
@@ -331,34 +288,26 @@ impl Log {
         let deadline = clock::now() + limit;
         loop {
             let now = clock::now();
-            self.next_note = Instant::default();
-            if matches!(self.state, State::Absent { .. } | State::Broken { .. }) {
-                self.state = State::Full;
-            }
+            (self.next_note, self.retry) = (now, now);
             self.flush(now);
             if !self.is_pending() && self.queue.borrow().lost == 0 {
                 return true;
             }
             let left = deadline - now;
-            if left.is_zero() || matches!(self.state, State::Broken { .. }) {
+            if left.is_zero() || self.state == SinkState::Broken {
                 return false;
             }
-            self.wait(left);
+            let (fd, wait) = match self.state {
+                SinkState::Open => continue,
+                SinkState::Full => (self.fd(), left),
+                _ => (None, left.min(Duration::from_millis(100))),
+            };
+            let mut watched = fd.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
+            // At least a millisecond, or the last one would be spent spinning.
+            let millis = wait.as_millis().clamp(1, 60_000) as u16;
+            // EINTR is as good as an event.
+            let _ = poll(watched.as_mut_slice(), PollTimeout::from(millis));
         }
-    }
-
-    /// Waits until a flush may get on.
-    fn wait(&self, left: Duration) {
-        let (fd, left) = match self.state {
-            State::Open => return,
-            State::Full => (self.fd(), left),
-            _ => (None, left.min(Duration::from_millis(100))),
-        };
-        let mut watched = fd.map(|fd| PollFd::new(fd, PollFlags::POLLOUT));
-        // At least a millisecond, or the last one would be spent spinning.
-        let millis = left.as_millis().clamp(1, 60_000) as u16;
-        // EINTR is as good as an event: the caller looks again.
-        let _ = poll(watched.as_mut_slice(), PollTimeout::from(millis));
     }
 
     /// What another image of the program must carry on with.
@@ -367,7 +316,7 @@ impl Log {
     }
 
     /// Takes over what another image left unwritten. Before anything else is logged.
-    pub fn restore(&mut self, unwritten: &Unwritten) {
+    pub fn restore(&mut self, unwritten: Unwritten) {
         self.queue.borrow_mut().restore(unwritten);
     }
 }

@@ -1,22 +1,17 @@
 //! The lines that wait to be written, in the format of the sink: whole lines in, any number of
-//! bytes out at the front. It is what the log and slog's drains share. It knows nothing of where
+//! bytes out at the front. It is what the log and slog's drain share. It knows nothing of where
 //! the bytes go, and never holds more of our own messages than its bound.
 
 use super::format::{Format, Formatter, cut_mark};
 use serde::{Deserialize, Serialize};
 use slog::Level;
 
-/// No pipe is read while more bytes than this wait.
-pub const PIPES_LIMIT: usize = 64 * 1024;
-/// The lines of what has been read are added up to here: a pipeful, with our header before each.
-/// Lines shorter than about 16 bytes may have to wait in their worker's buffer.
-pub const LINES_LIMIT: usize = 4 * PIPES_LIMIT;
-/// The whole queue, with our own messages.
-pub const QUEUE_LIMIT: usize = LINES_LIMIT + 64 * 1024;
+/// The whole queue, in bytes.
+pub const QUEUE_LIMIT: usize = 320 * 1024;
 
-/// What became of an attempt to write what waits.
+/// What became of the last attempt to write what waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SinkState {
     /// It was written, or is to be tried again at once.
     Open,
     /// The reader does not read; the descriptor will be writable when it does.
@@ -31,9 +26,8 @@ pub enum Outcome {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Unwritten {
-    /// The form of the lines in `bytes`.
-    pub format: Format,
-    /// What waits, oldest first. The first line may have been written in part.
+    /// What waits, oldest first: lines with their headers, the first of which may have been written
+    /// in part. Any sink can take them.
     pub bytes: Vec<u8>,
     /// How many lines were dropped and are not yet spoken of.
     pub lost: u64,
@@ -42,15 +36,13 @@ pub struct Unwritten {
 /// The queue, and how lines are put into it.
 pub struct Queue {
     pub formatter: Formatter,
+    /// Messages of our own below this level are not logged.
+    pub level: Level,
+    /// How many lines were dropped and are not yet spoken of.
+    pub lost: u64,
     bytes: Vec<u8>,
     /// So many of them, at the front, have been written.
     written: usize,
-    /// How many lines were dropped and are not yet spoken of.
-    pub lost: u64,
-    /// Messages of our own below this level are not logged.
-    pub level: Level,
-    /// Nothing has been refused: what is sent past the queue, while it is empty, arrives in order.
-    pub is_open: bool,
 }
 
 impl Queue {
@@ -58,11 +50,10 @@ impl Queue {
     pub fn new(format: Format, pid: u32) -> Queue {
         Queue {
             formatter: Formatter::new(format, pid),
+            level: Level::Info,
+            lost: 0,
             bytes: Vec::new(),
             written: 0,
-            lost: 0,
-            level: Level::Info,
-            is_open: true,
         }
     }
 
@@ -116,7 +107,14 @@ impl Queue {
         self.bytes.push(b'\n');
     }
 
-    /// Adds a message of our own, of one line and with its header, or counts it as lost.
+    /// A message of our own, of one line, with its header and in the form of the sink.
+    pub fn own_line(&mut self, level: Level, text: &[u8]) -> Vec<u8> {
+        let mut line = self.formatter.own_header(level).into_bytes();
+        line.extend_from_slice(&self.formatter.text(text));
+        line
+    }
+
+    /// Adds an [`own_line`](Self::own_line), or counts it as lost.
     pub fn push_own_line(&mut self, line: &[u8]) {
         if self.len() + line.len() >= QUEUE_LIMIT {
             self.lost += 1;
@@ -126,35 +124,24 @@ impl Queue {
         self.bytes.push(b'\n');
     }
 
-    /// The same for a text that has no header yet.
+    /// Makes a line of a message of our own and adds it.
     pub fn push_own_text(&mut self, level: Level, text: &[u8]) {
-        let mut line = self.formatter.own_header(level).into_bytes();
-        line.extend_from_slice(text);
+        let line = self.own_line(level, text);
         self.push_own_line(&line);
     }
 
     /// What another image of the program must carry on with.
     pub fn unwritten(&self) -> Unwritten {
         Unwritten {
-            format: self.formatter.format(),
             bytes: self.bytes().to_vec(),
             lost: self.lost,
         }
     }
 
-    /// Takes over what another image of the program left. Before anything else is logged. Lines
-    /// in the form of another sink get this one's, with the present time.
-    pub fn restore(&mut self, left: &Unwritten) {
+    /// Takes over what another image left. Before anything else is logged.
+    pub fn restore(&mut self, left: Unwritten) {
+        self.bytes = left.bytes;
         self.lost += left.lost;
-        if left.format == self.formatter.format() {
-            self.bytes.extend_from_slice(&left.bytes);
-            return;
-        }
-        for line in left.bytes.split_inclusive(|byte| *byte == b'\n') {
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            let text = self.formatter.text(left.format.text_of(line)).into_owned();
-            self.push_own_text(Level::Info, &text);
-        }
     }
 }
 
@@ -188,25 +175,5 @@ mod tests {
         }
         assert_eq!(queue.len(), 60_000);
         assert!(queue.memory() <= 256_000, "{}", queue.memory());
-    }
-
-    #[test]
-    fn what_an_image_with_another_sink_left_unwritten_gets_the_form_of_this_one() {
-        let formats = [Format::Plain, Format::Journal, Format::Syslog];
-        for (before, after) in formats.iter().flat_map(|f| formats.map(|g| (*f, g))) {
-            let mut queue = Queue::new(before, 1);
-            queue.push_worker_line(815, b"GET / > ] : x", 0);
-            queue.push_own_text(Level::Info, b"reload 2");
-            queue.lost = 3;
-            let text = serde_json::to_string(&queue.unwritten()).unwrap();
-            let left: Unwritten = serde_json::from_str(&text).unwrap();
-            let mut next = Queue::new(after, 1);
-            next.restore(&left);
-            assert_eq!(next.lost, 3);
-            let lines: Vec<&[u8]> = next.bytes().split(|byte| *byte == b'\n').collect();
-            assert_eq!(lines.len(), 3);
-            assert_eq!(after.text_of(lines[0]), b"[815] GET / > ] : x");
-            assert_eq!(after.text_of(lines[1]), b"reload 2");
-        }
     }
 }

@@ -3,7 +3,7 @@
 //! that means for the queue is its owner's business.
 
 use super::OWN_FDS_FROM;
-use super::queue::{Outcome, Queue};
+use super::queue::{Queue, SinkState};
 use crate::sys::io::{copy_above, same_terminal, write_nowait};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -18,8 +18,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// writable has room for some hundred bytes.
 const PROBED_PIPE: usize = 4096;
 const PROBED_TERMINAL: usize = 256;
-/// How many probes a turn may cost.
-const PROBES: usize = 16;
 
 /// How to write without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,27 +76,27 @@ impl Stderr {
     }
 
     /// One write(2) of what waits.
-    pub fn flush(&mut self, queue: &mut Queue) -> Outcome {
-        if let WriteMode::Probed(piece) = self.mode {
-            return self.flush_probed(queue, piece);
-        }
+    pub fn flush(&mut self, queue: &mut Queue) -> SinkState {
         let wanted = queue.len();
         match self.write(queue.bytes()) {
             Ok(count) => {
                 queue.consume(count);
-                // A file that took a part says why at the next try; anything else is full now.
-                match count == wanted || self.mode == WriteMode::Plain {
-                    true => Outcome::Open,
-                    false => Outcome::Full,
+                match self.mode {
+                    // A file that took a part says why at the next try.
+                    WriteMode::Plain | WriteMode::Probed(_) => SinkState::Open,
+                    _ if count == wanted => SinkState::Open,
+                    _ => SinkState::Full,
                 }
             }
             Err(Errno::EOPNOTSUPP | Errno::ENOSYS) if self.mode == WriteMode::NoWait => {
                 self.mode = WriteMode::Probed(PROBED_PIPE);
-                Outcome::Open
+                SinkState::Open
             }
             // No poll(2) will tell when: a device that is neither a terminal nor a pipe.
-            Err(Errno::EAGAIN) if self.mode == WriteMode::Plain => Outcome::Absent,
-            Err(errno) => outcome_of(errno),
+            Err(Errno::EAGAIN) if self.mode == WriteMode::Plain => SinkState::Absent,
+            Err(Errno::EAGAIN) => SinkState::Full,
+            Err(Errno::EINTR) => SinkState::Open,
+            Err(_) => SinkState::Broken,
         }
     }
 
@@ -110,34 +108,15 @@ impl Stderr {
                 MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
             ),
             WriteMode::NoWait => write_nowait(self.fd.as_fd(), bytes),
-            _ => write(&self.fd, bytes),
+            WriteMode::Probed(piece) => {
+                let mut probe = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
+                match poll(&mut probe, PollTimeout::ZERO)? {
+                    0 => Err(Errno::EAGAIN),
+                    _ => write(&self.fd, &bytes[..piece.min(bytes.len())]),
+                }
+            }
+            WriteMode::Reopened | WriteMode::Plain => write(&self.fd, bytes),
         }
-    }
-
-    fn flush_probed(&self, queue: &mut Queue, piece: usize) -> Outcome {
-        for _ in 0..PROBES {
-            if queue.is_empty() {
-                break;
-            }
-            let mut probe = [PollFd::new(self.fd.as_fd(), PollFlags::POLLOUT)];
-            if poll(&mut probe, PollTimeout::ZERO) == Ok(0) {
-                return Outcome::Full;
-            }
-            let wanted = queue.len().min(piece);
-            match write(&self.fd, &queue.bytes()[..wanted]) {
-                Ok(count) => queue.consume(count),
-                Err(errno) => return outcome_of(errno),
-            }
-        }
-        Outcome::Open
-    }
-}
-
-fn outcome_of(errno: Errno) -> Outcome {
-    match errno {
-        Errno::EAGAIN => Outcome::Full,
-        Errno::EINTR => Outcome::Open,
-        _ => Outcome::Broken,
     }
 }
 
@@ -178,19 +157,19 @@ mod tests {
         let (mut stderr, mut queue) = through(mode, start);
         let queue_was = queue.len();
         let mut turns = 0;
-        while stderr.flush(&mut queue) == Outcome::Open {
+        while stderr.flush(&mut queue) == SinkState::Open {
             turns += 1;
             assert!(turns < 1000, "a pipe that nobody reads is full at last");
         }
         let left = queue.len();
         assert!(left > 0 && left < queue_was, "{left}");
-        assert_eq!(stderr.flush(&mut queue), Outcome::Full);
+        assert_eq!(stderr.flush(&mut queue), SinkState::Full);
         assert_eq!(queue.len(), left);
         read(&end, &mut [0; 16 * 1024]).unwrap();
         stderr.flush(&mut queue);
         assert!(queue.len() < left);
         drop(end);
-        assert_eq!(stderr.flush(&mut queue), Outcome::Broken);
+        assert_eq!(stderr.flush(&mut queue), SinkState::Broken);
     }
 
     #[test]

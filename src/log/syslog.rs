@@ -7,7 +7,7 @@
 //! the queue, one line a datagram, and is sent from there.
 
 use super::OWN_FDS_FROM;
-use super::queue::{Outcome, Queue};
+use super::queue::{Queue, SinkState};
 use crate::sys::io::copy_above;
 use nix::errno::Errno;
 use slog::{Drain, Level, OwnedKVList, Record, RecordStatic, b};
@@ -60,10 +60,10 @@ impl Syslog {
     }
 
     /// Sends up to a turn's worth of what waits.
-    pub fn flush(&mut self, queue: &mut Queue) -> Outcome {
+    pub fn flush(&mut self, queue: &mut Queue) -> SinkState {
         for _ in 0..BATCH {
             let Some(end) = memchr::memchr(b'\n', queue.bytes()) else {
-                return Outcome::Open;
+                return SinkState::Open;
             };
             let sent = match self.send(&queue.bytes()[..end]) {
                 Err(Errno::EMSGSIZE) => self.send_short(&queue.bytes()[..end]),
@@ -72,11 +72,11 @@ impl Syslog {
             match sent {
                 // Too long even so: there is nobody to tell but the next message.
                 Ok(()) | Err(Errno::EMSGSIZE) => queue.consume(end + 1),
-                Err(Errno::EAGAIN) => return Outcome::Full,
-                Err(_) => return Outcome::Absent,
+                Err(Errno::EAGAIN) => return SinkState::Full,
+                Err(_) => return SinkState::Absent,
             }
         }
-        Outcome::Open
+        SinkState::Open
     }
 
     /// One datagram; a daemon that has been restarted is connected to anew, once.

@@ -354,7 +354,7 @@ fn another_image_goes_on_where_this_one_stopped() {
     log.count_lost(4);
     let unwritten = log.unwritten();
     let (mut next, end, _start) = piped();
-    next.restore(&unwritten);
+    next.restore(unwritten.clone());
     assert!(next.finish(Duration::from_secs(10)));
     let logged = text(&end);
     assert!(logged.starts_with(&String::from_utf8(unwritten.bytes).unwrap()[..]));

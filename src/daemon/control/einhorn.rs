@@ -5,10 +5,10 @@ use super::{Daemon, Incoming, Wish};
 use crate::config::{Dialect, ReadyGate};
 use crate::control::{Rights, command};
 use crate::einhorn::{Verbosity, answers};
-use crate::error;
 use crate::protocol::Args;
 use crate::status::Told;
 use crate::supervisor::{ChildId, Event, Outcome, Style};
+use slog::error;
 use std::fmt::Write;
 
 impl Daemon {

@@ -262,7 +262,7 @@ fn a_message_the_socket_refuses_for_its_length_is_sent_short() {
     queue.push_own_text(Level::Info, &[b'y'; 7000]);
     queue.push_own_text(Level::Info, b"next");
     while !queue.is_empty() {
-        assert_ne!(syslog.flush(&mut queue), Outcome::Absent);
+        assert_ne!(syslog.flush(&mut queue), SinkState::Absent);
         let messages = daemon.messages();
         assert!(
             messages
