@@ -6,7 +6,7 @@ use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
 use crate::status::error_text;
 use crate::sys::io::{stderr, stdout, write_all};
 use crate::sys::socket::connect;
-use crate::text::{boolean, integer, printable};
+use crate::text::{boolean, integer, printable, printable_lines};
 use argh::ArgsInfo;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -100,7 +100,8 @@ pub fn main(words: Vec<OsString>) -> i32 {
 }
 
 fn tell(text: &str, status: i32) {
-    let text = format!("{}\n", text.trim_end());
+    // The answers quote what workers wrote, and a terminal would obey it.
+    let text = format!("{}\n", printable_lines(text.trim_end()));
     // A reader that went away changes nothing about what was done.
     let _ = match status {
         0 => write_all(stdout(), text.as_bytes()),
@@ -309,7 +310,7 @@ fn run(order: &Order) -> (String, i32) {
         };
         if is_true(&answer, "wait") {
             if shows_progress {
-                let message = text_of(&answer, "message");
+                let message = printable_lines(text_of(&answer, "message"));
                 let _ = write_all(stderr(), format!("{message}\n").as_bytes());
             }
             continue;

@@ -8,8 +8,8 @@ pub use view::{Process, SocketView, Told, View};
 use crate::supervisor::{
     Cause, End, Failure, GivenUp, Note, Outcome, Supervisor, Then, Unreached, Verdict,
 };
-use crate::text::signal_name;
 pub use crate::text::{errno_text, error_text};
+use crate::text::{printable_lines, signal_name};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -128,7 +128,11 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
 pub fn verdict_text(verdict: &Verdict, culprit: &Culprit) -> String {
     let mut line = verdict_sentence(verdict, culprit.pid);
     if !culprit.last_lines.is_empty() {
-        let _ = write!(line, "; its last lines: {}", culprit.last_lines.join(" | "));
+        let _ = write!(
+            line,
+            "; its last lines: {}",
+            printable_lines(&culprit.last_lines.join(" | "))
+        );
     }
     line
 }

@@ -17,6 +17,19 @@ pub fn printable(text: &OsStr) -> String {
     line
 }
 
+/// Text of several lines that a terminal survives: all control characters but line ends and tabs
+/// are escaped. What has been escaped already stays as it is.
+pub fn printable_lines(text: &str) -> String {
+    let mut lines = String::new();
+    for c in text.chars() {
+        match c.is_control() && c != '\n' && c != '\t' {
+            true => lines.extend(c.escape_default()),
+            false => lines.push(c),
+        }
+    }
+    lines
+}
+
 /// `SIGTERM`, `SIGRTMIN+3`, or `signal 99` for a number that is no signal's.
 pub fn signal_name(number: i32) -> String {
     let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());

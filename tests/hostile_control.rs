@@ -48,3 +48,33 @@ fn forty_processes_of_the_workers_user_keep_neither_root_nor_an_ack_out() {
     assert!(lines < 40, "{lines} lines");
     assert_eq!(daemon.stop(), 0);
 }
+
+#[test]
+fn a_workers_escape_sequences_do_not_reach_the_operators_terminal() {
+    let place = Place::of("up");
+    let bad = place
+        .dir
+        .write("bad", "printf '\\033]0;owned\\007\\033[2J\\rgone\\n'; exit 1");
+    let good = place.dir.write("good", "exec sleep 60");
+    place.dir.link("script", &good);
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=300"])
+        .arg(format!("-control={}", place.socket()))
+        .args(&["-command=sh", "--", &place.dir.word("script")])
+        .start();
+    daemon.wait_until_live();
+    place.dir.link("script", &bad);
+    for words in [&["reload", "-wait"][..], &["status"], &["status", "-json"]] {
+        let output = place.ctl(words);
+        let shown = [&output.stdout[..], &output.stderr[..]].concat();
+        let text = String::from_utf8_lossy(&shown);
+        assert!(text.contains("]0;owned"), "{words:?}: {text:?}");
+        let is_obeyed = |byte: &u8| byte.is_ascii_control() && *byte != b'\n';
+        assert!(!shown.iter().any(is_obeyed), "{words:?}: {text:?}");
+    }
+    // What other clients are told, einhornsh too, comes from us escaped.
+    let told = place.client().ask(r#"{"command":"status"}"#);
+    assert!(told.contains("]0;owned"), "{told:?}");
+    assert!(!told.contains('\u{1b}'), "{told:?}");
+    assert_eq!(daemon.stop(), 0);
+}

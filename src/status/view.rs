@@ -6,6 +6,7 @@ use super::{
 };
 use crate::protocol::json::write_string;
 use crate::supervisor::{ChildId, Instant, Outcome, Phase, Supervisor, Verdict, Worker};
+use crate::text::printable_lines;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -77,7 +78,7 @@ impl View<'_> {
         let sentence = verdict_sentence(&told.verdict, told.culprit.pid);
         let _ = writeln!(text, "{ago} ago: {sentence}");
         for line in &told.culprit.last_lines {
-            let _ = writeln!(text, "  | {line}");
+            let _ = writeln!(text, "  | {}", printable_lines(line));
         }
     }
 
@@ -126,7 +127,7 @@ impl View<'_> {
                     Some(refusal) => {
                         format!("cannot be signalled: {}", errno_text(refusal.errno))
                     }
-                    None => process.says.unwrap_or_default().to_owned(),
+                    None => printable_lines(process.says.unwrap_or_default()),
                 },
             ]);
         }

@@ -64,3 +64,12 @@ fn booleans_are_gos() {
         assert!(boolean(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_terminal_obeys_nothing_of_what_is_printed() {
+    let text = "\u{1b}]0;owned\u{7}\u{1b}[2J\r\u{9b}31m\u{7f}\tat line 7\nnext \u{e4}";
+    let shown = printable_lines(text);
+    let expected = "\\u{1b}]0;owned\\u{7}\\u{1b}[2J\\r\\u{9b}31m\\u{7f}\tat line 7\nnext \u{e4}";
+    assert_eq!(shown, expected);
+    assert_eq!(printable_lines(&shown), shown, "twice is once");
+}
