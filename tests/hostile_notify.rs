@@ -9,8 +9,8 @@ use std::fs;
 /// A start that no machine is too slow for.
 const START: &str = "-start=20000";
 
-#[test]
-fn another_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready() {
+/// A hung new generation stays unready though a process of the workers' user attacks like this.
+fn is_rolled_back_beside(attack: &str) {
     if !common::root_or_skip() {
         return;
     }
@@ -25,7 +25,7 @@ fn another_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready
     daemon.wait_until_live();
     let old = daemon.workers()[0];
     dir.write("now", "up");
-    let _attacker = Attacker::start(&dir, &["ready"]);
+    let _attacker = Attacker::start(&dir, &[attack]);
     let verdict = daemon.reload();
     assert!(verdict.contains("rolled back"), "{verdict}");
     assert!(
@@ -39,6 +39,41 @@ fn another_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready
         "{refused} lines: {}",
         daemon.log()
     );
+}
+
+#[test]
+fn another_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready() {
+    is_rolled_back_beside("ready");
+}
+
+#[test]
+fn a_gone_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready() {
+    is_rolled_back_beside("ready-and-go");
+}
+
+#[test]
+fn a_flood_of_messages_does_not_keep_a_worker_from_being_ready() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let command = dir.copy_program(worker().as_ref(), "worker");
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-ready=notify", START])
+        .args(&[&format!("-user={STRANGER}"), &format!("-command={command}")])
+        .arg("ready")
+        .start();
+    daemon.wait_until_live();
+    let _attackers = [
+        Attacker::start(&dir, &["flood"]),
+        Attacker::start(&dir, &["flood"]),
+    ];
+    daemon.wait_for_line("may not speak for worker");
+    for _ in 0..3 {
+        let verdict = daemon.reload();
+        assert!(verdict.contains("is live"), "{verdict}");
+    }
+    assert_eq!(daemon.stop(), 0);
 }
 
 /// Starts with this script as the worker, and waits until it is believed.
@@ -107,4 +142,45 @@ fn one_worker_does_not_speak_for_another() {
     daemon.wait_for_line("may not speak for worker");
     let living = facts::live_children(daemon.real_pid());
     assert_eq!(living.len(), 1, "{living:?}: {}", daemon.log());
+}
+
+#[test]
+fn a_child_of_one_worker_does_not_speak_for_another_by_joining_its_process_group() {
+    let dir = TempDir::new();
+    let script = format!(
+        "mkdir {} 2>/dev/null && {{ {} join & wait; }}; exec sleep 60",
+        dir.word("first"),
+        common::example("attacker").display()
+    );
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-ready=notify", "-start=1500"])
+        .args(&["-workers=2", "-command=sh", "--", "-c", &script])
+        .start();
+    daemon.wait_for_line("joined");
+    daemon.wait_for_line("1 of 2 workers");
+    let living = facts::live_children(daemon.real_pid());
+    assert_eq!(living.len(), 1, "{living:?}: {}", daemon.log());
+}
+
+/// A user of whom there is no other process.
+const ALONE: &str = "-user=61234:61234";
+
+#[test]
+fn a_workers_helper_that_is_gone_is_believed_where_nobody_else_is_of_its_user() {
+    if common::root_or_skip() && has_systemd_notify() {
+        is_believed(&[ALONE], "systemd-notify --ready; exec sleep 60");
+        is_believed(&[ALONE], "systemd-notify --no-block --ready; exec sleep 60");
+    }
+}
+
+#[test]
+fn a_helper_that_waits_until_it_is_heard_is_believed_whoever_else_is_of_its_user() {
+    if common::root_or_skip() && has_systemd_notify() {
+        let dir = TempDir::new();
+        let _other = Attacker::start(&dir, &["idle"]);
+        is_believed(
+            &[&format!("-user={STRANGER}")],
+            "systemd-notify --ready; exec sleep 60",
+        );
+    }
 }

@@ -8,7 +8,7 @@ use super::watch::{Source, Ticket};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
-use crate::notify::{Message, WorkerSocket};
+use crate::notify::{Message, Others, WorkerSocket};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report, ReportPipe};
 use crate::status::{Culprit, end_text, given_up_text};
@@ -93,6 +93,8 @@ pub(super) struct Children {
     graves: VecDeque<(ChildId, Culprit)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
+    /// Whether their users have other processes.
+    others: Others,
     blind: Option<Blind>,
 }
 
@@ -377,13 +379,17 @@ impl Daemon {
                 Ok(None) | Err(_) => return,
             };
             let Message { sender, report } = message;
-            if !socket.may_speak(sender, child.pid) {
+            let workers = &self.children.by_pid;
+            let is_worker = |pid: i32| workers.get(&pid).is_some();
+            let others = &mut self.children.others;
+            let has_others = |uid| others.of(uid, clock::now(), is_worker);
+            if let Err(why) = socket.may_speak(sender, child.pid, is_worker, has_others) {
                 let refused = self.children.refused.allow_with_count(clock::now());
                 if let Some(count) = refused {
                     let (pid, uid, worker) = (sender.pid, sender.uid, child.pid);
                     warn!(
                         self.logger,
-                        "process {pid} of user {uid} may not speak for worker {worker}: \
+                        "process {pid} of user {uid} may not speak for worker {worker}: {why}; \
                          its message is ignored{count}"
                     );
                 }

@@ -3,6 +3,7 @@
 //! what a message is worth, others decide.
 
 use super::one_line;
+use crate::supervisor::Instant;
 use crate::sys::datagram::{self, Received, Sender};
 use crate::sys::io::out_of_the_way;
 use crate::sys::proc;
@@ -14,6 +15,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+/// Why a sender that is gone is not believed. systemd-notify(1) waits unless it is told not to.
+const GONE: &str = "it has gone already and others of its user run here, so nobody can tell whose \
+                    it was; a sender must wait until it is heard (sd_notify_barrier)";
 
 /// systemd itself takes 4096 bytes and ignores what is longer.
 const LONGEST: usize = 8192;
@@ -105,24 +110,82 @@ impl WorkerSocket {
         }
     }
 
-    /// Whether who sent a message may speak for the worker `pid`. It must be a process of root, of
-    /// ours, of the worker's user, or of the user that the worker has become by itself. While it is
-    /// there, it must also descend from the worker or be in its process group: /proc/net/unix shows
-    /// the socket's name to everybody, and a user's other processes are not the worker. One that is
-    /// gone already left nothing but its user.
-    pub fn may_speak(&self, sender: Sender, pid: i32) -> bool {
+    /// Whether who sent a message may speak for the worker `pid`; if not, why.
+    ///
+    /// /proc/net/unix shows the socket's name to everybody, and whoever knows it can send. So the
+    /// sender must be a process of root's, of ours, of the worker's user, or of the user that the
+    /// worker has become by itself, and it must be one of the worker's processes: a descendant, or,
+    /// where its parents are gone, a member of the worker's process group. `is_worker` tells our
+    /// workers: what descends from another one can join the group, and is not believed.
+    ///
+    /// A sender that has gone and was collected by its parent has left nothing but its user. It is
+    /// believed as long as nobody else could have been it: `has_others` tells whether that user
+    /// has processes that are not ours.
+    pub fn may_speak(
+        &self,
+        sender: Sender,
+        pid: i32,
+        is_worker: impl Fn(i32) -> bool,
+        has_others: impl FnOnce(u32) -> bool,
+    ) -> Result<(), &'static str> {
+        let trusted = [0, getuid().as_raw()].contains(&sender.uid);
         let now = || proc::users(pid).is_some_and(|users| users.contains(&sender.uid));
-        let known = [0, getuid().as_raw(), self.user].contains(&sender.uid);
-        if !known && !now() {
-            return false;
+        if !trusted && sender.uid != self.user && !now() {
+            return Err("this is not its user");
         }
-        match proc::stat(sender.pid) {
-            Some(stat) => {
-                stat.group == pid || proc::lineage(sender.pid, stat.started).contains(&pid)
-            }
-            None => true,
+        if sender.pid == 0 {
+            return Err("it is outside our PID namespace");
+        }
+        let Some(stat) = proc::stat(sender.pid) else {
+            return match trusted || !has_others(sender.uid) {
+                true => Ok(()),
+                false => Err(GONE),
+            };
+        };
+        let lineage = proc::lineage(sender.pid, stat.started);
+        let is_orphan = || !lineage.iter().any(|pid| is_worker(*pid));
+        match lineage.contains(&pid) || stat.group == pid && is_orphan() {
+            true => Ok(()),
+            false => Err("it is none of its processes"),
         }
     }
+}
+
+/// How long it is remembered whether a user has processes that are not ours: to look is expensive,
+/// and many messages must not make us look on and on.
+const REMEMBERED: Duration = Duration::from_millis(100);
+
+/// Whether a user has processes that do not descend from us.
+#[derive(Debug, Default)]
+pub struct Others {
+    last: Option<(u32, Instant, bool)>,
+}
+
+impl Others {
+    /// `is_worker`: of a worker's descendants whose parents are gone, the process group is known.
+    pub fn of(&mut self, uid: u32, now: Instant, is_worker: impl Fn(i32) -> bool) -> bool {
+        match self.last {
+            Some((user, at, found)) if user == uid && now - at < REMEMBERED => found,
+            _ => {
+                let is_other = |pid: &i32| {
+                    proc::users(*pid).is_some_and(|users| users.contains(&uid))
+                        && !is_ours(*pid, &is_worker)
+                };
+                let found = proc::all().iter().any(is_other);
+                self.last = Some((uid, now, found));
+                found
+            }
+        }
+    }
+}
+
+/// A process that ends meanwhile counts as ours: a worker's short-lived helpers are no reason to
+/// refuse another one.
+fn is_ours(pid: i32, is_worker: impl Fn(i32) -> bool) -> bool {
+    proc::stat(pid).is_none_or(|stat| {
+        let own = std::process::id() as i32;
+        is_worker(stat.group) || proc::lineage(pid, stat.started).contains(&own)
+    })
 }
 
 impl AsFd for WorkerSocket {
@@ -452,23 +515,69 @@ mod tests {
         for uid in [stranger, worker] {
             let sender = socket.receive().unwrap().unwrap().sender;
             assert_eq!(sender.uid, uid);
-            assert_eq!(socket.may_speak(sender, own), uid == worker, "{uid}");
+            let believed = socket.may_speak(sender, own, |_| false, |_| false);
+            assert_eq!(believed.is_ok(), uid == worker, "{uid}: {believed:?}");
+            assert!(socket.may_speak(sender, own, |_| false, |_| true).is_err());
         }
+    }
+
+    /// A child that stays until its stdin ends, in a process group of its own or in another's.
+    fn child(group: i32) -> std::process::Child {
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).process_group(group);
+        command.spawn().unwrap()
+    }
+
+    fn end(mut child: std::process::Child) {
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]
     fn a_living_process_of_the_same_user_that_is_not_the_workers_is_refused() {
         let socket = socket();
         let uid = getuid().as_raw();
-        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-        let worker = child.id() as i32;
-        let own = id() as i32;
-        assert!(!socket.may_speak(Sender { pid: own, uid }, worker));
-        assert!(socket.may_speak(Sender { pid: worker, uid }, worker));
-        // It descends from us.
-        assert!(socket.may_speak(Sender { pid: worker, uid }, own));
-        drop(child.stdin.take());
-        child.wait().unwrap();
+        let child = child(0);
+        let (worker, own) = (child.id() as i32, id() as i32);
+        let may_speak = |pid, worker| {
+            let sender = Sender { pid, uid };
+            socket.may_speak(sender, worker, |_| false, |_| false)
+        };
+        assert!(may_speak(own, worker).is_err());
+        assert!(may_speak(worker, worker).is_ok());
+        assert!(may_speak(worker, own).is_ok(), "it descends from us");
+        assert!(may_speak(0, worker).is_err(), "outside our namespace");
+        end(child);
+    }
+
+    #[test]
+    fn a_member_of_the_workers_group_is_believed_unless_it_descends_from_another_worker() {
+        let socket = socket();
+        let uid = getuid().as_raw();
+        let worker = child(0);
+        let member = child(worker.id() as i32);
+        let (pid, own) = (member.id() as i32, id() as i32);
+        let sender = Sender { pid, uid };
+        let worker_pid = worker.id() as i32;
+        let orphan = socket.may_speak(sender, worker_pid, |_| false, |_| false);
+        let of_another = socket.may_speak(sender, worker_pid, |it| it == own, |_| false);
+        end(member);
+        end(worker);
+        assert_eq!(orphan, Ok(()));
+        assert!(of_another.is_err());
+    }
+
+    #[test]
+    fn a_users_processes_are_others_unless_they_descend_from_us_and_that_is_remembered() {
+        let mut others = Others::default();
+        let (uid, now) = (getuid().as_raw(), Instant(1_000_000_000));
+        assert!(others.of(uid, now, |_| false), "the one that started us");
+        let nobodys = 3_999_999_999;
+        assert!(!others.of(nobodys, now, |_| false));
+        others.last = Some((nobodys, now, true));
+        assert!(others.of(nobodys, now, |_| false), "looked again at once");
+        let later = Instant(now.0 + 100_000_000);
+        assert!(!others.of(nobodys, later, |_| false));
     }
 
     fn wait_readable(socket: &WorkerSocket) {

@@ -6,7 +6,7 @@ mod inbound;
 mod store;
 mod systemd;
 
-pub use inbound::{Message, WorkerSocket};
+pub use inbound::{Message, Others, WorkerSocket};
 pub use store::{HandOver, StoreCheck, Stored, hand_over};
 pub use systemd::Systemd;
 

@@ -1,7 +1,7 @@
 //! What /proc says about a process (proc(5)): its parent, its group, its users, and whether it
 //! descends from another. A process that has gone is no answer. It changes nothing.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 
 /// How far a process may be from its ancestor.
@@ -39,15 +39,24 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     })
 }
 
-/// The real and the effective user that a process has now.
-pub fn users(pid: i32) -> Option<[u32; 2]> {
+/// The real, the effective and the saved user that a process has now: all that it may say it is
+/// (SCM_CREDENTIALS in unix(7)).
+pub fn users(pid: i32) -> Option<[u32; 3]> {
     let mut status = Vec::new();
     let file = File::open(format!("/proc/{pid}/status")).ok()?;
     file.take(64 * 1024).read_to_end(&mut status).ok()?;
     let text = String::from_utf8_lossy(&status);
     let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    let mut uids = line.split_ascii_whitespace();
-    Some([uids.next()?.parse().ok()?, uids.next()?.parse().ok()?])
+    let mut uids = line.split_ascii_whitespace().map(str::parse);
+    let mut next = || uids.next()?.ok();
+    Some([next()?, next()?, next()?])
+}
+
+/// All processes that there are. One that begins or ends meanwhile may be missing.
+pub fn all() -> Vec<i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    entries.filter_map(number).collect()
 }
 
 /// The process `pid`, which started at `started`, its parent, and so on upwards, as they are now.
@@ -58,7 +67,7 @@ pub fn lineage(pid: i32, started: u64) -> Vec<i32> {
     let mut lineage = Vec::new();
     let (mut next, mut latest) = (pid, started);
     while lineage.len() < GENERATIONS {
-        let Some(stat) = stat(next).filter(|_| next > 1) else {
+        let Some(stat) = stat(next) else {
             break;
         };
         let reused = stat.started > latest || next == pid && stat.started != started;
@@ -90,7 +99,10 @@ mod tests {
 
     #[test]
     fn our_users_are_known() {
-        let own = [nix::unistd::getuid(), nix::unistd::geteuid()].map(|uid| uid.as_raw());
-        assert_eq!(users(std::process::id() as i32), Some(own));
+        let own = nix::unistd::getresuid().unwrap();
+        let own = [own.real, own.effective, own.saved].map(|uid| uid.as_raw());
+        let pid = std::process::id() as i32;
+        assert_eq!(users(pid), Some(own));
+        assert!(all().contains(&pid));
     }
 }

@@ -2,6 +2,7 @@
 //! is killed. Run as that user. It must never touch anything but what it is given.
 
 use nix::sys::socket::{Shutdown, shutdown};
+use nix::unistd::{Pid, setpgid};
 use std::env;
 use std::fs;
 use std::os::linux::net::SocketAddrExt;
@@ -31,7 +32,12 @@ fn main() {
                 let _ = shutdown(3, Shutdown::Both);
             }
         }
-        "ready" => speak(),
+        "ready" => speak("READY=1"),
+        "flood" => speak("STATUS=flood"),
+        "ready-once" => say_to_all(&UnixDatagram::unbound().expect("a socket"), "READY=1"),
+        "ready-and-go" => speak_and_go(),
+        "join" => join_and_speak(),
+        "idle" => std::thread::park(),
         "hold" => hold(&path(1)),
         other => panic!("no attack is called {other:?}"),
     }
@@ -67,20 +73,57 @@ fn hold(path: &Path) {
     }
 }
 
-/// Says READY=1 to every notify socket that /proc/net/unix shows, again and again, and stays.
-fn speak() {
+/// What there is to say, once, to every notify socket that /proc/net/unix shows.
+fn say_to_all(socket: &UnixDatagram, text: &str) {
+    let shown = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let names = shown
+        .lines()
+        .filter_map(|line| line.split_once(" @socketmaster-"));
+    for (_, name) in names {
+        let name = format!("socketmaster-{name}");
+        if let Ok(address) = SocketAddr::from_abstract_name(name) {
+            let _ = socket
+                .connect_addr(&address)
+                .and_then(|()| socket.send(text.as_bytes()));
+        }
+    }
+}
+
+fn speak(text: &str) {
     let socket = UnixDatagram::unbound().expect("a socket");
     loop {
-        let shown = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-        let names = shown
-            .lines()
-            .filter_map(|line| line.split_once(" @socketmaster-"));
-        for (_, name) in names {
-            let name = format!("socketmaster-{name}");
-            if let Ok(address) = SocketAddr::from_abstract_name(name) {
-                let _ = socket
-                    .connect_addr(&address)
-                    .and_then(|()| socket.send(b"READY=1"));
+        say_to_all(&socket, text);
+    }
+}
+
+/// Says it by processes that are gone, and collected, as soon as they have said it.
+fn speak_and_go() {
+    let program = env::current_exe().expect("/proc is there");
+    loop {
+        let _ = process::Command::new(&program).arg("ready-once").status();
+    }
+}
+
+/// A worker's child that joins the process group of each other worker before it speaks.
+fn join_and_speak() {
+    let parent_of = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let worker = std::os::unix::process::parent_id() as i32;
+    let daemon = parent_of(worker);
+    let socket = UnixDatagram::unbound().expect("a socket");
+    loop {
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_string_lossy().parse().ok();
+            let other = pid.filter(|pid| *pid != worker && parent_of(*pid) == daemon);
+            let Some(other) = other.map(Pid::from_raw) else {
+                continue;
+            };
+            if setpgid(Pid::this(), other).is_ok() {
+                println!("joined");
+                say_to_all(&socket, "READY=1");
             }
         }
     }
