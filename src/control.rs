@@ -434,13 +434,14 @@ impl Control {
         self.keep_within_limits();
     }
 
-    /// What clients make us hold has an end, however many they are. Of those who hold more than
-    /// their share, the one with the fewest rights goes, and of these the one that holds most.
+    /// What clients make us hold has an end, however many they are. Of those who hold much, the one
+    /// with the fewest rights goes, and of these the one that holds most.
     fn keep_within_limits(&mut self) {
         let held = |all: &[Connection]| all.iter().map(Connection::held).sum::<usize>();
         while held(&self.clients) > MAX_HELD {
-            let share = MAX_HELD / self.clients.len();
-            let greedy = self.clients.iter().filter(|it| it.held() > share);
+            // A quarter of an equal share: somebody always holds more.
+            let much = MAX_HELD / self.clients.len() / 4;
+            let greedy = self.clients.iter().filter(|it| it.held() > much);
             let leaves = greedy.min_by_key(|it| (it.rights, Reverse(it.held())));
             if !self.replace(leaves.map(|it| it.id)) {
                 return;

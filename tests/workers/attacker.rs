@@ -105,7 +105,7 @@ fn stuff(path: &Path) {
         stuffed.retain_mut(|stream| {
             let _ = stream.set_nonblocking(true);
             match stream.write(questions.as_bytes()) {
-                Ok(_) => true,
+                Ok(taken) => taken > 0,
                 Err(error) => error.kind() == ErrorKind::WouldBlock,
             }
         });
