@@ -19,6 +19,7 @@ use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
+use crate::text::error_text;
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
@@ -185,12 +186,11 @@ impl Control {
             options,
         };
         let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
-        let mut bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
-        // Workers know this socket by its path alone: one name is enough, and no reason to fail.
-        let _ = bound.file.forget_link();
+        let bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
         let control = Control {
             listener: bound.fd.into(),
-            file: bound.file,
+            // The guard does not watch it: one name is enough.
+            file: SocketFile::without_link(path, bound.id),
             access,
             dialect,
             clients: Vec::new(),
@@ -200,7 +200,12 @@ impl Control {
         };
         match control.listener.set_nonblocking(true) {
             Ok(()) => Ok(control),
-            Err(error) => Err(named(listen::Error(error.to_string()))),
+            Err(error) => {
+                let word = error_text(&error);
+                Err(named(listen::Error(format!(
+                    "cannot set O_NONBLOCK: {word}"
+                ))))
+            }
         }
     }
 
@@ -495,13 +500,10 @@ impl Control {
     /// Removes the file. The clients see their connections end when the process does, and not a
     /// moment earlier: who waits for our end wants the pid file's lock and everything else.
     ///
-    /// Errors: "cannot remove the control socket PATH: Read-only file system".
-    pub fn end(mut self) -> Result<(), String> {
+    /// Returns what stays behind and why, a line each.
+    pub fn end(mut self) -> Vec<String> {
         std::mem::forget(std::mem::take(&mut self.clients));
-        self.file.remove().map_err(|errno| {
-            let path = self.file.path().display();
-            format!("cannot remove the control socket {path}: {}", errno.desc())
-        })
+        self.file.remove()
     }
 
     /// The connections that were closed since the last call: to be deregistered, then dropped.

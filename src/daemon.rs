@@ -48,8 +48,6 @@ const PER_WORKER: rlim_t = 4;
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// One kind of trouble is one line in this time at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
-/// How long until we try again to be told when a full log can be written to.
-const LOG_RETRY: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
 /// So long after a turn there is one more look for signals, whatever became of their wake-ups.
@@ -132,8 +130,6 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
-    /// The log is full, and we are not told when it can be written to.
-    log_retry: Option<Instant>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -149,7 +145,6 @@ pub struct Daemon {
     inherited: Vec<(OsString, OsString)>,
     nofile: Option<(rlim_t, rlim_t)>,
     pidfds: bool,
-    parting: bool,
     last_verdict: String,
     reminder: Option<Instant>,
     second_look: Option<Instant>,
@@ -171,12 +166,12 @@ pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, (String, Log)> {
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
         match Registered::new(&mut setup) {
             Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
             Err(what) => {
                 setup.opened.abandon();
-                Err((what, log))
+                Err(Box::new((what, log)))
             }
         }
     }
@@ -195,7 +190,6 @@ impl Daemon {
             inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
             pidfds: crate::sys::process::probe_pidfd(),
-            parting: crate::sys::process::probe_parting(),
             config: setup.config,
             watch: registered.watch,
             signals: setup.signals,
@@ -203,7 +197,6 @@ impl Daemon {
             logger: log.logger(),
             log,
             log_ticket: None,
-            log_retry: None,
             children: Children::default(),
             listeners,
             guard: registered.guard,
@@ -275,7 +268,7 @@ impl Daemon {
         self.retry_to_mend(now);
         self.tidy_control();
         self.log.flush(clock::now());
-        self.unpark();
+        self.children.outputs.resume(&self.log, clock::now());
         self.watch_log();
         self.ask_about_store();
         self.tell_systemd();
@@ -312,9 +305,8 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
-            self.log_retry,
+            self.watch.deadline(),
             self.children.outputs.retry_at(),
-            self.children.retry_at(),
             self.systemd.deadline(),
             self.control.deadline(),
             self.guard.retry_at(),
@@ -329,6 +321,7 @@ impl Daemon {
         !self.waiting.is_empty()
             || !self.watch.inbox.is_empty()
             || self.unreaped
+            || self.children.outputs.wants_turn()
             || self.log.wants_turn()
     }
 
@@ -369,8 +362,7 @@ impl Daemon {
             .take(|source| matches!(source, Source::Death(_)))
             .is_empty();
         let told = self.waiting.remove(&SIGCHLD);
-        let is_due = |at: Instant| at <= clock::now();
-        let again = self.unreaped || self.children.retry_at().is_some_and(is_due);
+        let again = self.unreaped || self.children.is_blind();
         let ended = (told || dead || again) && self.reap();
         while let Some(signal) = self.waiting.pop_first() {
             self.on_signal(signal);
@@ -420,7 +412,7 @@ impl Daemon {
                 }
             }
         }
-        self.take_up_outputs();
+        self.read_outputs();
         self.remind();
     }
 
@@ -683,19 +675,21 @@ impl Daemon {
             let added = self
                 .watch
                 .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
-            self.log_ticket = added.ok().map(|ticket| (fd, ticket));
+            match added {
+                Ok(ticket) => self.log_ticket = Some((fd, ticket)),
+                // The log is full: there is nobody to tell. Each turn tries again.
+                Err(_) => self.watch.doubt(),
+            }
         }
-        let unheard = wanted.is_some() && self.log_ticket.is_none();
-        self.log_retry = unheard.then(|| clock::now() + LOG_RETRY);
     }
 
     /// The last lines, for a second at most.
     fn finish(&mut self) {
         let limit = clock::now() + FINAL_FLUSH;
-        while !self.children.outputs.all_reported() && clock::now() < limit {
-            for id in self.children.outputs.ids() {
-                self.on_output(id);
-            }
+        while !self.children.outputs.all_announced() && clock::now() < limit {
+            let outputs = &mut self.children.outputs;
+            let events = outputs.read_all(&mut self.log, clock::now());
+            self.on_output_events(events);
             self.log.finish(Duration::from_millis(20));
         }
         self.log.finish(limit - clock::now());

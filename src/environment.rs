@@ -3,9 +3,8 @@
 //! nothing. The variables and their readers are listed in the README.
 
 use crate::config::Protocols;
-use crate::strings::Strings;
 use crate::user::User;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -53,7 +52,7 @@ pub struct Control<'a> {
 /// A finished environment, but for LISTEN_PID: only the forked child knows its own pid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    entries: Strings,
+    entries: Vec<CString>,
     wants_listen_pid: bool,
 }
 
@@ -83,7 +82,7 @@ impl Environment {
     }
 
     /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
-    pub fn entries(&self) -> &Strings {
+    pub fn entries(&self) -> &[CString] {
         &self.entries
     }
 
@@ -101,21 +100,21 @@ impl Environment {
         }
         if protocols.server_starter {
             let port = |fd, socket: &Socket| format!("{}={fd}", socket.server_starter);
-            self.set_list("SERVER_STARTER_PORT", sockets, ";", &port);
+            self.set_list("SERVER_STARTER_PORT", sockets, ";", port);
             self.set_number("SERVER_STARTER_GENERATION", extras.generation);
         }
         if protocols.nginx {
-            self.set_list("NGINX", sockets, "", &|fd, _| format!("{fd};"));
+            self.set_list("NGINX", sockets, "", |fd, _| format!("{fd};"));
         }
         if protocols.php_fpm {
             let pool = |fd, socket: &Socket| format!("{}={fd}", socket.php_fpm);
-            self.set_list("FPM_SOCKETS", sockets, ",", &pool);
+            self.set_list("FPM_SOCKETS", sockets, ",", pool);
         }
     }
 
     fn tell_einhorn(&mut self, sockets: &[Socket], control: Option<&Control>) {
         // Clients of the original run the whole value through atoi: one socket, one number.
-        self.set_list("EINHORN_FDS", sockets, " ", &|fd, _| fd.to_string());
+        self.set_list("EINHORN_FDS", sockets, " ", |fd, _| fd.to_string());
         self.set_number("EINHORN_FD_COUNT", sockets.len() as u64);
         for (index, socket) in sockets.iter().enumerate() {
             self.set_number(&format!("EINHORN_FD_{index}"), (FIRST_FD + index) as u64);
@@ -134,7 +133,7 @@ impl Environment {
     fn tell_systemd(&mut self, sockets: &[Socket]) {
         self.set_number("LISTEN_FDS", sockets.len() as u64);
         let name = |_, socket: &Socket| fd_name(socket.name).to_owned();
-        self.set_list("LISTEN_FDNAMES", sockets, ":", &name);
+        self.set_list("LISTEN_FDNAMES", sockets, ":", name);
         self.wants_listen_pid = true;
     }
 
@@ -150,16 +149,13 @@ impl Environment {
         name: &str,
         sockets: &[Socket],
         separator: &str,
-        text: &dyn Fn(usize, &Socket) -> String,
+        text: impl Fn(usize, &Socket) -> String,
     ) {
-        let mut list = String::new();
-        for (index, socket) in sockets.iter().enumerate() {
-            if index > 0 {
-                list += separator;
-            }
-            list += &text(FIRST_FD + index, socket);
-        }
-        self.set_text(name, &list);
+        let texts = sockets.iter().enumerate();
+        let texts: Vec<String> = texts
+            .map(|(n, socket)| text(FIRST_FD + n, socket))
+            .collect();
+        self.set_text(name, &texts.join(separator));
     }
 
     fn set_number(&mut self, name: &str, value: u64) {
@@ -171,8 +167,14 @@ impl Environment {
     }
 
     fn set(&mut self, name: &[u8], value: &[u8]) {
-        self.entries.push(&[name, b"=", value]);
+        self.entries.push(until_nul(&[name, b"=", value].concat()));
     }
+}
+
+/// As a C string. It ends at the first NUL in it, as its reader would see it.
+pub fn until_nul(bytes: &[u8]) -> CString {
+    let end = bytes.iter().position(|byte| *byte == 0);
+    CString::new(&bytes[..end.unwrap_or(bytes.len())]).expect("it was cut at its first NUL")
 }
 
 /// A name that would be read as two, or as none, is told as systemd tells a missing one.

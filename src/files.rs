@@ -107,12 +107,16 @@ impl OwnFile {
             let file = OwnFile::open(path, mode)?;
             match fcntl(&file.fd, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Err(Refusal::Locked(file.pid())),
+                Err(Errno::EAGAIN | Errno::EACCES) => {
+                    return Err(Refusal::Locked(file.pid().ok().flatten()));
+                }
                 Err(errno) => return Err(file.give_up(errno.into())),
             }
             // Its owner may have removed it after we opened it: a lock without a name is none.
-            if file.is_at_its_path() {
-                return Ok(file);
+            match file.is_at_its_path() {
+                Ok(true) => return Ok(file),
+                Ok(false) => {}
+                Err(errno) => return Err(file.give_up(errno.into())),
             }
         }
         Err(foreign("others keep replacing it"))
@@ -135,31 +139,32 @@ impl OwnFile {
     }
 
     /// The pid that it holds, if it does.
-    pub fn pid(&self) -> Option<u32> {
+    ///
+    /// Errors: read(2)'s.
+    pub fn pid(&self) -> Result<Option<u32>, Errno> {
         let mut bytes = [0; 32];
-        lseek(&self.fd, 0, Whence::SeekSet).ok()?;
-        let length = read(&self.fd, &mut bytes).ok()?;
-        std::str::from_utf8(&bytes[..length])
-            .ok()?
-            .trim()
-            .parse()
-            .ok()
+        lseek(&self.fd, 0, Whence::SeekSet)?;
+        let length = read(&self.fd, &mut bytes)?;
+        let text = std::str::from_utf8(&bytes[..length]).unwrap_or_default();
+        Ok(text.trim().parse().ok())
     }
 
     /// Removes it, if its path still leads to it.
     ///
     /// Errors: unlink(2)'s.
     pub fn remove(&self) -> Result<(), Errno> {
-        match self.is_at_its_path() {
+        match self.is_at_its_path()? {
             true => unlink(&self.path),
             false => Ok(()),
         }
     }
 
-    fn is_at_its_path(&self) -> bool {
-        match (fstat(&self.fd), lstat(&self.path)) {
-            (Ok(ours), Ok(there)) => (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino),
-            _ => false,
+    fn is_at_its_path(&self) -> Result<bool, Errno> {
+        let ours = fstat(&self.fd)?;
+        match lstat(&self.path) {
+            Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno),
         }
     }
 

@@ -132,7 +132,8 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
     let fd = match &listener.bound {
         Bound::Path(path) => {
             let bound = bind_path(&listener.uri, path, listener.kind, file::ONCE)?;
-            listener.file = Some(bound.file);
+            let file = SocketFile::bound(path, bound.id, listener.kind);
+            listener.file = Some(file);
             bound.fd
         }
         // Refused while a worker holds the old socket: an abstract name lives as long as that.

@@ -307,9 +307,12 @@ impl Listener {
     /// Removes the unix path if it is still ours, and the hidden link beside it. For the final
     /// stop; what is left of an inherited socket is its owner's.
     ///
-    /// Errors: unlink(2)'s; what could not be removed stays.
-    pub fn remove(&mut self) -> Result<(), Errno> {
-        self.file.as_mut().map_or(Ok(()), SocketFile::remove)
+    /// Returns what stays behind and why, a line each.
+    pub fn remove(&mut self) -> Vec<String> {
+        self.file
+            .as_mut()
+            .map(SocketFile::remove)
+            .unwrap_or_default()
     }
 }
 

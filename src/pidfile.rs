@@ -48,10 +48,11 @@ impl PidFile {
     ///
     /// Errors: "cannot remove pid file PATH: Read-only file system".
     pub fn remove(&self) -> Result<(), String> {
-        if self.file.pid() != Some(self.pid) {
-            return Ok(());
-        }
-        let removed = self.file.remove();
+        let removed = match self.file.pid() {
+            Ok(pid) if pid != Some(self.pid) => Ok(()),
+            // Whatever it says: it is still the file that we locked or wrote.
+            _ => self.file.remove(),
+        };
         removed.map_err(|errno| cannot("remove", self.file.path(), &errno_text(errno as i32)))
     }
 }

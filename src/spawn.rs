@@ -4,29 +4,22 @@
 //! which descriptors is in the `Order`. It waits for no more than a child's first step.
 #![allow(unsafe_code)]
 
-use crate::environment::{Environment, FIRST_FD};
-use crate::strings::Strings;
+use crate::environment::{Environment, FIRST_FD, until_nul};
 use crate::supervisor::End;
-use crate::sys::io::{self, out_of_the_way};
+use crate::sys::io;
 use crate::sys::process;
 use crate::user::User;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{self, Pid};
 use std::convert::Infallible;
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-
-/// What a child that began in our descriptor table says when it has one of its own.
-const PARTED: [u8; 8] = [0xff; 8];
-/// How long it may take to get there, which is its first step, in milliseconds.
-const PARTING: u16 = 10_000;
 
 /// What to start, and the world it finds.
 pub struct Order<'a> {
@@ -49,9 +42,6 @@ pub struct Order<'a> {
     pub nofile: Option<(rlim_t, rlim_t)>,
     /// Whether to open a pidfd, as `probe_pidfd` found.
     pub pidfd: bool,
-    /// Whether to fork without copying our descriptor table, as `probe_parting` found. No other
-    /// thread may open or close descriptors that the child needs meanwhile.
-    pub parting: bool,
 }
 
 /// A worker that has been forked. Whether it became the program is in its report pipe.
@@ -77,7 +67,7 @@ impl ReportPipe {
     pub fn new() -> Result<ReportPipe, Failure> {
         let (ours, theirs) = Step::Pipe.at(report_pipe())?;
         Ok(ReportPipe {
-            ours: out_of_the_way(ours),
+            ours,
             theirs: Some(theirs),
         })
     }
@@ -95,6 +85,8 @@ impl AsFd for ReportPipe {
 pub enum Report {
     /// The child is still on its way to exec.
     Pending,
+    /// It cannot be read now.
+    Unread,
     /// It is the program now, or it was killed before ([`process::has_run_exec`] knows).
     Running,
     /// It has not become the program; its exit status 127 that follows means nothing.
@@ -205,7 +197,8 @@ pub fn read_report(report: BorrowedFd) -> Report {
         Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
         // Written at once by write(2), a message this small arrives whole or not at all.
         Ok(8) => Report::Failed(Failure::from_bytes(bytes)),
-        _ => Report::Running,
+        Ok(_) => Report::Running,
+        Err(_) => Report::Unread,
     }
 }
 
@@ -214,7 +207,7 @@ pub fn read_report(report: BorrowedFd) -> Report {
 /// `/dev/stdout` otherwise.
 pub fn output_pipe(user: Option<&User>) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (ours, theirs) = report_pipe()?;
-    let ours = out_of_the_way(ours);
+    let ours = ours;
     if let Some(user) = user {
         unistd::fchown(&theirs, Some(user.uid), Some(user.gid))?;
     }
@@ -266,7 +259,9 @@ pub fn spawn(order: &Order, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
     let writer = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
     let mut plan = Plan::new(order, &writer);
     let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
-    let pid = Step::Fork.at(fork(order.parting))?;
+    // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock, so
+    // whatever state other threads' locks are in does not matter to it.
+    let pid = Step::Fork.at(Errno::result(unsafe { libc::fork() }))?;
     if pid == 0 {
         become_worker(&mut plan);
     }
@@ -274,62 +269,14 @@ pub fn spawn(order: &Order, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
     // The child does it too; whichever comes first, the group is there when either goes on.
     let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = order.pidfd.then(|| process::pidfd_open(pid).ok()).flatten();
-    let pidfd = pidfd.map(out_of_the_way);
-    if order.parting {
-        await_parting(pid, pipe.as_fd(), pidfd.as_ref())?;
-    }
     Ok(Spawned { pid, pidfd })
-}
-
-/// fork(2), or the same with one descriptor table for both. A copy costs both sides time for each
-/// descriptor that we have, three for every worker; the child needs a handful.
-fn fork(parting: bool) -> Result<i32, Errno> {
-    if !parting {
-        // SAFETY: the child runs `become_worker` only, which allocates nothing and takes no lock,
-        // so whatever state other threads' locks are in does not matter to it.
-        return Errno::result(unsafe { libc::fork() });
-    }
-    let flags = libc::c_long::from(libc::CLONE_FILES | libc::SIGCHLD);
-    let none: libc::c_long = 0;
-    // SAFETY: this process has one thread, so no lock is held by another (a raw clone(2) puts
-    // nothing in order as fork(3) does). The call takes integers, and a null stack is a copy of
-    // ours. The shared table is safe because `become_worker` touches no descriptor before it has
-    // one of its own, and `spawn` waits for that.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
-    Errno::result(pid).map(|pid| pid as i32)
-}
-
-/// Waits until the child has a descriptor table of its own: before that, what we open or close is
-/// opened or closed for it too. If it is killed on the way, its pidfd tells, and its end will say
-/// so; only where there was no descriptor left for a pidfd, the time has to pass. A child that
-/// does not get there is killed: it would write to numbers that mean something else by then.
-fn await_parting(pid: i32, report: BorrowedFd, pidfd: Option<&OwnedFd>) -> Result<(), Failure> {
-    let end = pidfd.map_or(report, AsFd::as_fd);
-    let mut watched = [report, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    let heard = loop {
-        match poll(&mut watched, PollTimeout::from(PARTING)) {
-            Ok(0) => break Err(Errno::ETIMEDOUT),
-            Ok(_) => break Ok(()),
-            Err(Errno::EINTR) => {}
-            Err(errno) => break Err(errno),
-        }
-    };
-    if heard.is_err() {
-        let _ = process::signal(pid, libc::SIGKILL);
-    }
-    Step::Fork.at(heard)?;
-    let mut bytes = [0; 8];
-    match unistd::read(report, &mut bytes) {
-        Ok(8) if bytes != PARTED => Err(Failure::from_bytes(bytes)),
-        _ => Ok(()),
-    }
 }
 
 /// An order in the kernel's terms, with all memory that the child will need.
 struct Plan<'a> {
     order: &'a Order<'a>,
     /// What `argv` points into.
-    _words: Strings,
+    _words: Vec<CString>,
     argv: Vec<*const libc::c_char>,
     /// Ends in NULL, with one NULL more before it where LISTEN_PID will be put.
     envp: Vec<*const libc::c_char>,
@@ -347,19 +294,17 @@ const LISTEN_PID_ROOM: usize = LISTEN_PID.len() + 11;
 
 impl<'a> Plan<'a> {
     fn new(order: &'a Order<'a>, report: &OwnedFd) -> Self {
-        let mut words = Strings::default();
-        words.push(&[order.program.as_os_str().as_bytes()]);
-        for word in order.arguments {
-            words.push(&[word.as_bytes()]);
-        }
-        let nulls = 1 + usize::from(order.environment.wants_listen_pid());
+        let words = [order.program.as_os_str()].into_iter();
+        let words = words.chain(order.arguments.iter().map(OsString::as_os_str));
+        let words: Vec<CString> = words.map(|word| until_nul(word.as_bytes())).collect();
+        let slot = usize::from(order.environment.wants_listen_pid());
         let mut sources = vec![order.stdin, order.stdout, order.stderr];
         sources.extend_from_slice(order.descriptors);
         Plan {
             order,
-            argv: words.pointers(1),
+            argv: pointers(&words, 1),
             _words: words,
-            envp: order.environment.entries().pointers(nulls),
+            envp: pointers(order.environment.entries(), 1 + slot),
             listen_pid: vec![0; LISTEN_PID_ROOM],
             sources: sources.iter().map(AsRawFd::as_raw_fd).collect(),
             report: report.as_raw_fd(),
@@ -367,6 +312,14 @@ impl<'a> Plan<'a> {
             user: order.user.filter(|_| unistd::geteuid().is_root()),
         }
     }
+}
+
+/// The array that execve(2) takes: a pointer to each string, and this many nulls.
+fn pointers(strings: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
+    let strings = strings.iter().map(|string| string.as_ptr());
+    strings
+        .chain(std::iter::repeat_n(std::ptr::null(), nulls))
+        .collect()
 }
 
 /// The child: everything below runs between fork and exec, with all signals blocked until its
@@ -383,9 +336,6 @@ fn become_worker(plan: &mut Plan) -> ! {
 }
 
 fn steps(plan: &mut Plan) -> Result<Infallible, Failure> {
-    if plan.order.parting {
-        Step::Descriptors.at(part(plan))?;
-    }
     Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
     if let Some(directory) = plan.order.directory {
         Step::Directory.at(unistd::fchdir(directory))?;
@@ -407,18 +357,6 @@ fn steps(plan: &mut Plan) -> Result<Infallible, Failure> {
     process::default_dispositions();
     Step::Signals.at(process::unblock_signals())?;
     Step::Exec.at(execute(plan))
-}
-
-/// Leaves the parent's descriptor table for one with what a worker needs, and says so.
-fn part(plan: &Plan) -> Result<(), Errno> {
-    let directory = plan.order.directory.map(|directory| directory.as_raw_fd());
-    let needed = plan.sources.iter().chain(&directory);
-    let last = needed.fold(plan.report, |last, fd| last.max(*fd));
-    // SAFETY: this child owns nothing, and what it needs is below.
-    unsafe { process::leave_descriptors_from(last + 1) }?;
-    // SAFETY: PARTED is a constant of eight bytes.
-    Errno::result(unsafe { libc::write(plan.report, PARTED.as_ptr().cast(), PARTED.len()) })
-        .map(drop)
 }
 
 /// Supplementary groups first, and the user last: each needs what the next gives up.

@@ -57,7 +57,7 @@ pub fn run(
     let journal = std::env::var_os("JOURNAL_STREAM");
     let log = Log::open(&config.log, sys::io::stderr(), journal.as_deref())
         .map_err(|error| error.to_string())?;
-    log.set_least(config.level);
+    log.set_level(config.level);
     let logger = log.logger();
     for warning in warnings {
         slog::warn!(logger, "{warning}");
@@ -66,7 +66,10 @@ pub fn run(
         Err(reason) => Err((reason, log)),
         Ok(setup) => match Daemon::new(setup, log) {
             Ok(daemon) => Ok(daemon.run()),
-            Err((what, log)) => Err((format!("cannot {what}"), log)),
+            Err(failed) => {
+                let (what, log) = *failed;
+                Err((format!("cannot {what}"), log))
+            }
         },
     };
     Ok(started.unwrap_or_else(|(reason, mut log)| {

@@ -288,7 +288,8 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             format!("{who} died: starting another in {}", duration_text(*delay))
         }
         Note::NotReplaced { ready, .. } => {
-            format!("{who} is not replaced, {ready} ready workers left")
+            let plural = if *ready == 1 { "" } else { "s" };
+            format!("{who} is not replaced, {ready} ready worker{plural} left")
         }
     }
 }

@@ -122,7 +122,10 @@ fn a_background_job_is_not_stopped_by_its_own_log() {
     daemon.wait_until("the verdict on the terminal", || {
         text.get().contains(" reload 2: generation 2 is live")
     });
-    assert_eq!(facts::state(daemon.real_pid()).as_deref(), Some("S"));
+    // Stopped it would be T.
+    daemon.wait_until("it to sleep", || {
+        facts::state(daemon.real_pid()).as_deref() == Some("S")
+    });
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_exit();
 }

@@ -2,9 +2,8 @@
 //! readiness, collecting their end and their output. It decides nothing; what it finds becomes
 //! events.
 
-use super::Daemon;
-use super::outputs::Outputs;
 use super::watch::{Source, Ticket};
+use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
@@ -13,15 +12,16 @@ use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report, ReportPipe};
 use crate::status::{Culprit, end_text, given_up_text};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
-use crate::sys::io::{out_of_the_way, stderr, stdout};
+use crate::sys::io::{stderr, stdout};
 use crate::sys::{clock, process};
 use crate::table::Table;
+use crate::worker::output::Outputs;
 use crate::{error, info, warn};
 use mio::Interest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::getuid;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,8 +33,7 @@ use std::time::Duration;
 const DEATHS: u32 = 1024;
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// How often waitid(2) is asked again when it fails, and for how long a stop puts up with that.
-const BLIND_RETRY: Duration = Duration::from_secs(1);
+/// How long a stop puts up with a waitid(2) that fails.
 const BLIND_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended workers are remembered for a verdict.
 const GRAVES: usize = 64;
@@ -48,8 +47,6 @@ pub(super) struct Child {
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
-    /// Its last lines, once its output is closed: that is seen before its end is.
-    pub last_lines: Vec<String>,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
 }
@@ -77,11 +74,11 @@ struct Ends {
     their_line: Option<UnixStream>,
 }
 
-/// That waitid(2) fails: since when, and when to try again.
+/// That waitid(2) fails: since when, and when that was said last.
 #[derive(Clone, Copy)]
 struct Blind {
     since: Instant,
-    retry: Instant,
+    said: Instant,
 }
 
 /// All processes, and what is kept of those that are gone.
@@ -90,6 +87,7 @@ pub(super) struct Children {
     pub alive: Table<ChildId, Child>,
     pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
+    pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, Culprit)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
@@ -99,20 +97,20 @@ pub(super) struct Children {
 }
 
 impl Children {
-    /// When to look for ended children although nothing tells of one.
-    pub fn retry_at(&self) -> Option<Instant> {
-        self.blind.map(|blind| blind.retry)
+    /// Whether the system does not tell which children have ended.
+    pub fn is_blind(&self) -> bool {
+        self.blind.is_some()
     }
 
     /// What is known of a worker, alive or not long dead.
-    pub fn culprit(&self, id: ChildId) -> Culprit {
+    pub fn culprit(&mut self, id: ChildId) -> Culprit {
         if let Some(culprit) = self.buried(id) {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
         Culprit {
             pid,
-            last_lines: self.last_lines(id),
+            last_lines: self.outputs.last_lines(id),
         }
     }
 
@@ -126,12 +124,6 @@ impl Children {
     fn buried(&self, id: ChildId) -> Option<&Culprit> {
         let mut graves = self.graves.iter().rev();
         Some(&graves.find(|(dead, _)| *dead == id)?.1)
-    }
-
-    fn last_lines(&self, id: ChildId) -> Vec<String> {
-        let closed = || Some(self.alive.get(&id)?.last_lines.clone());
-        let lines = self.outputs.last_lines(id).or_else(closed);
-        lines.unwrap_or_default()
     }
 
     fn bury(&mut self, id: ChildId, culprit: Culprit) {
@@ -219,7 +211,6 @@ impl Daemon {
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
             pidfd: self.pidfds,
-            parting: self.parting,
         };
         let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
         let (pipe, _) = ends.report.as_mut().expect("it was opened first");
@@ -248,7 +239,7 @@ impl Daemon {
         if self.config.control_fd {
             let step = "opening its connection to the control socket";
             let (ours, theirs) = UnixStream::pair().map_err(not_done(step))?;
-            self.adopt_line(id, out_of_the_way(ours.into()).into())
+            self.adopt_line(id, ours)
                 .map_err(not_done("watching its connection to the control socket"))?;
             ends.their_line = Some(theirs);
         }
@@ -337,7 +328,6 @@ impl Daemon {
             notify: ends.notify,
             failure: None,
             program,
-            last_lines: Vec::new(),
             status: None,
         };
         self.children.by_pid.insert(pid, id);
@@ -351,8 +341,10 @@ impl Daemon {
         };
         let Some((fd, _)) = &child.report else { return };
         let report = spawn::read_report(fd.as_fd());
-        if report == Report::Pending {
-            return;
+        match report {
+            Report::Pending => return,
+            Report::Unread => return self.watch.doubt(),
+            Report::Running | Report::Failed(_) => {}
         }
         if let Some((fd, ticket)) = child.report.take() {
             self.watch.remove(&fd, ticket);
@@ -376,7 +368,8 @@ impl Daemon {
             };
             let message = match socket.receive() {
                 Ok(Some(message)) => message,
-                Ok(None) | Err(_) => return,
+                Ok(None) => return,
+                Err(_) => return self.watch.doubt(),
             };
             let Message { sender, report } = message;
             let workers = &self.children.by_pid;
@@ -448,15 +441,16 @@ impl Daemon {
     fn on_blindness(&mut self, errno: Errno) {
         let now = clock::now();
         let since = self.children.blind.map_or(now, |blind| blind.since);
-        let retry = now + BLIND_RETRY;
-        if self.children.blind.is_none_or(|blind| blind.retry <= now) {
+        let said = self.children.blind.map(|blind| blind.said);
+        if said.is_none_or(|said| now - said >= COMPLAINTS) {
             error!(
                 self.logger,
-                "cannot collect workers that have ended: {}; trying again every second",
+                "cannot collect workers that have ended: {}; trying again until it works",
                 errno.desc()
             );
-            self.children.blind = Some(Blind { since, retry });
+            self.children.blind = Some(Blind { since, said: now });
         }
+        self.watch.doubt();
         if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
             for id in self.children.alive.keys() {
                 let child = self.children.alive.get(&id);
@@ -475,7 +469,7 @@ impl Daemon {
 
     /// A worker's process is gone.
     fn on_end(&mut self, id: ChildId, end: End) {
-        let last_lines = self.children.last_lines(id);
+        let last_lines = self.children.outputs.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
         };
@@ -490,7 +484,7 @@ impl Daemon {
             End::Exec { .. } => end_text(&end),
             _ => format!("{pid} {}", end_text(&end)),
         };
-        self.close_stream(id, text);
+        self.end_output(id, text);
         self.children.bury(
             id,
             Culprit {
@@ -507,7 +501,7 @@ impl Daemon {
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) -> Result<(), Errno> {
         let asked = |worker: &Worker| worker.is_asked();
         if self.core.workers().find(id).is_some_and(asked) {
-            self.let_go(id);
+            self.children.outputs.allow_drops(id);
         }
         match self.children.alive.get(&id) {
             Some(child) => or_gone(process::signal(child.pid, signal)),

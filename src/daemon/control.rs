@@ -516,7 +516,7 @@ impl Daemon {
         self.control.conclude(&text, abandoned, &|_| true);
         self.control.tidy(&mut self.watch);
         if let Some(socket) = self.control.socket.take() {
-            if let Err(reason) = socket.end() {
+            for reason in socket.end() {
                 warn!(self.logger, "{reason}; it stays behind");
             }
         }

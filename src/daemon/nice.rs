@@ -44,7 +44,6 @@ impl Daemon {
             die_with_parent: None,
             nofile: self.nofile,
             pidfd: false,
-            parting: false,
         };
         ReportPipe::new()
             .and_then(|mut pipe| spawn::spawn(&order, &mut pipe))

@@ -269,12 +269,8 @@ impl Daemon {
             if let Some(ticket) = ticket {
                 self.watch.remove(&listener, ticket);
             }
-            if let Err(errno) = listener.remove() {
-                let (address, word) = (listener.address(), errno.desc());
-                warn!(
-                    self.logger,
-                    "cannot remove {address}: {word}; it stays behind"
-                );
+            for reason in listener.remove() {
+                warn!(self.logger, "{reason}; it stays behind");
             }
         }
         self.systemd.forget_listeners(&mut self.watch);

@@ -14,6 +14,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
 
+/// How long after a call that should not have failed everything is looked at again.
+const DOUBT: Duration = Duration::from_millis(100);
 /// How long we wait for events that we cannot be told of, in milliseconds.
 const BLIND_WAIT: u16 = 50;
 /// How many events one poll takes.
@@ -109,6 +111,8 @@ pub(super) struct Watch {
     next: usize,
     timer: TimerFd,
     armed: Option<Instant>,
+    /// When everything is to be looked at, whatever epoll says.
+    again: Option<Instant>,
     pub inbox: Inbox,
 }
 
@@ -122,6 +126,7 @@ impl Watch {
             next: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
             armed: None,
+            again: None,
             inbox: Inbox::default(),
         };
         let timer = watch.timer.as_fd().as_raw_fd();
@@ -159,6 +164,17 @@ impl Watch {
         }
     }
 
+    /// A call failed that should not have, and what was to be taken up there is still there: epoll
+    /// tells of it only once. In a moment everything counts as ready.
+    pub fn doubt(&mut self) {
+        self.again.get_or_insert(clock::now() + DOUBT);
+    }
+
+    /// When `look` has to have been called.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.again
+    }
+
     /// Waits until something is ready, at most until `until`; not at all when `at_once`. What is
     /// ready is in `inbox` afterwards. A signal ends the wait, whether or not its wake-up is there.
     ///
@@ -187,6 +203,10 @@ impl Watch {
             }
             // As many as fit: there may be more, and each is told only once.
             if self.events.iter().count() < EVENTS {
+                if self.again.is_some_and(|at| at <= clock::now()) {
+                    self.again = None;
+                    self.inbox.extend(self.sources.values().copied());
+                }
                 return Ok(());
             }
             timeout = Some(Duration::ZERO);

@@ -8,6 +8,7 @@
 use super::Kind;
 use crate::files::{OwnFile, Refusal};
 use crate::sys::socket::unix_diag;
+use crate::text::errno_text;
 use crate::user;
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -142,7 +143,7 @@ pub(crate) fn word(error: io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
-fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
+pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
     match Name::of(path) {
         Ok(name) => name.unlink_if(id),
         Err(Errno::ENOENT) => Ok(()),
@@ -259,6 +260,7 @@ impl Rights {
     /// It listens to nobody before it listens, so nobody gets in meanwhile.
     pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
         let address = UnixAddr::new(path)?;
+        let name = Name::of(path)?;
         match self.mode {
             None => bind(socket.as_raw_fd(), &address)?,
             Some(mode) => {
@@ -270,7 +272,6 @@ impl Rights {
                 bound?;
             }
         }
-        let name = Name::of(path)?;
         let id = match bound_file(socket, &name) {
             Ok(id) => id,
             Err(errno) => {
@@ -353,15 +354,20 @@ impl SocketFile {
     /// Of a socket that was bound to `path` a moment ago, as this file. Without a second name when the file
     /// system or the rights do not allow one.
     pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
-        let mut file = SocketFile {
+        let mut file = SocketFile::without_link(path, id);
+        file.keep_link();
+        file.sweep(kind);
+        file
+    }
+
+    /// The same, for a socket that nobody restores.
+    pub(crate) fn without_link(path: &Path, id: FileId) -> SocketFile {
+        SocketFile {
             path: path.to_owned(),
             id: Some(id),
             link: None,
             owned: true,
-        };
-        file.keep_link();
-        file.sweep(kind);
-        file
+        }
     }
 
     /// Of a socket of ours that comes back: after a crash, an exec, or out of another process.
@@ -486,23 +492,32 @@ impl SocketFile {
 
     /// For the final stop: both names go, the path only while it leads to our socket.
     ///
-    /// Errors: unlink(2)'s; what could not be removed stays.
-    pub(crate) fn remove(&mut self) -> Result<(), Errno> {
-        let Some(id) = self.id else { return Ok(()) };
-        let removed = match self.owned {
-            true => unlink_if(&self.path, id),
-            false => Ok(()),
-        };
-        removed.and(self.forget_link())
+    /// Returns what stays behind and why: "cannot remove /run/x.sock: Read-only file system".
+    pub(crate) fn remove(&mut self) -> Vec<String> {
+        let path = self.id.filter(|_| self.owned).map(|id| {
+            let removed = unlink_if(&self.path, id);
+            removed.map_err(|errno| cannot_remove(&self.path, errno))
+        });
+        let mut left: Vec<String> = path.and_then(Result::err).into_iter().collect();
+        left.extend(self.forget_link());
+        left
     }
 
-    /// Leaves the path as it is, for whoever opens it next.
-    pub(crate) fn forget_link(&mut self) -> Result<(), Errno> {
-        match (self.link.take(), self.id) {
-            (Some(link), Some(id)) => unlink_if(&link, id),
-            _ => Ok(()),
-        }
+    /// Leaves the path as it is, for whoever opens it next. Returns what stays of the link, as
+    /// `remove` does.
+    pub(crate) fn forget_link(&mut self) -> Option<String> {
+        let (link, id) = (self.link.take()?, self.id?);
+        let removed = unlink_if(&link, id);
+        removed.map_err(|errno| cannot_remove(&link, errno)).err()
     }
+}
+
+fn cannot_remove(path: &Path, errno: Errno) -> String {
+    format!(
+        "cannot remove {}: {}",
+        path.display(),
+        errno_text(errno as i32)
+    )
 }
 
 fn is_file(path: &Path, id: FileId) -> bool {

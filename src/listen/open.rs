@@ -2,7 +2,7 @@
 //! systemd's fd store after a crash. All or nothing: when one cannot be had, what was made for the
 //! others is gone again, and what came back from the store is left as it was.
 
-use super::file::{self, Place, Rights, SocketFile, clear, word};
+use super::file::{self, FileId, Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::{Bound, Error, Kind, Listener, cannot};
 use crate::files::Refusal;
@@ -38,11 +38,11 @@ impl Opened {
     pub fn abandon(mut self) {
         for listener in &mut self.listeners {
             // The start has failed with a reason that matters more than what cannot be removed.
-            let _ = match (listener.is_stored, &mut listener.file) {
-                (true, Some(file)) => file.forget_link(),
-                (true, None) => Ok(()),
-                (false, _) => listener.remove(),
-            };
+            match (listener.is_stored, &mut listener.file) {
+                (true, Some(file)) => drop(file.forget_link()),
+                (true, None) => {}
+                (false, _) => drop(listener.remove()),
+            }
         }
     }
 }
@@ -193,7 +193,8 @@ impl Opening<'_> {
                 .notices
                 .push(format!("Replaced the stale socket {path}: nobody answered"));
         }
-        finish(uri, bound.fd, kind, Some(bound.file))
+        let file = SocketFile::bound(path, bound.id, kind);
+        finish(uri, bound.fd, kind, Some(file))
     }
 
     /// Two equal addresses, as `?reuseport` allows, have two names.
@@ -487,7 +488,7 @@ fn unix_socket(kind: Kind) -> Result<OwnedFd, Errno> {
 /// A unix socket at its path, and whether a stale one stood there.
 pub(crate) struct AtPath {
     pub fd: OwnedFd,
-    pub file: SocketFile,
+    pub id: FileId,
     pub replaced: bool,
 }
 
@@ -508,12 +509,11 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
     let replaced = clear(path, kind, rights.owner).map_err(unclear)?;
     let fd = unix_socket(kind).map_err(failed)?;
     let id = rights.bind(&fd, path).map_err(failed)?;
-    let mut file = SocketFile::bound(path, id, kind);
     match start_listening(uri, kind, &fd) {
-        Ok(()) => Ok(AtPath { fd, file, replaced }),
+        Ok(()) => Ok(AtPath { fd, id, replaced }),
         Err(errno) => {
-            // Why it cannot listen matters more.
-            let _ = file.remove();
+            // Why it cannot listen matters more than that it stays.
+            let _ = file::unlink_if(path, id);
             Err(failed(errno))
         }
     }

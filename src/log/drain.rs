@@ -1,9 +1,9 @@
-//! slog's drains for our own messages: slog-term's plain decorator in front of the queue, and
-//! slog-syslog's streamer in front of the socket. They never write to anything that could wait.
+//! slog's drain for our own messages: slog-term's plain decorator in front of the queue, or
+//! slog-syslog's streamer in front of the socket. It never writes to anything that could wait.
 
-use super::form::{Form, printable};
-use super::{Core, MESSAGE_LIMIT, State, Way};
-use crate::syslog::{escape, stream};
+use super::format::escape;
+use super::queue::Queue;
+use super::syslog;
 use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
 use slog_syslog::Streamer3164;
 use slog_term::{Decorator, PlainDecorator};
@@ -12,56 +12,61 @@ use std::io::{self, Write};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
-/// The logger for this way out. slog asks for unwind safety; a panic aborts us.
-pub(super) fn logger(core: &Rc<RefCell<Core>>) -> nix::Result<Logger> {
-    let streamer = match &core.borrow().way {
-        Way::Syslog(syslog) => Some(syslog.streamer()?),
-        Way::Stderr(_) => None,
+/// What one line of a message of our own is cut to, in bytes.
+pub const MESSAGE_LIMIT: usize = 8 * 1024;
+
+/// The logger for this queue; with a streamer, its messages go through that while nothing waits.
+pub fn logger(queue: &Rc<RefCell<Queue>>, streamer: Option<Streamer3164>) -> Logger {
+    let queue = Rc::clone(queue);
+    let way = match streamer {
+        Some(streamer) => Way::Syslog(streamer),
+        None => Way::Stderr(PlainDecorator::new(OneLine {
+            queue: Rc::clone(&queue),
+            line: Vec::new(),
+        })),
     };
-    Ok(match streamer {
-        Some(streamer) => Logger::root(
-            ToSyslog(AssertUnwindSafe((streamer, Rc::clone(core)))),
-            o!(),
-        ),
-        None => {
-            let decorator = PlainDecorator::new(OneLine {
-                core: Rc::clone(core),
-                line: Vec::new(),
-            });
-            Logger::root(
-                ToStderr(AssertUnwindSafe((decorator, Rc::clone(core)))),
-                o!(),
-            )
-        }
-    })
+    // slog asks for unwind safety; a panic aborts us.
+    Logger::root(OwnMessages(AssertUnwindSafe((queue, way))), o!())
 }
 
-/// Our messages in the form of the original's log, or of the journal.
-struct ToStderr(AssertUnwindSafe<(PlainDecorator<OneLine>, Rc<RefCell<Core>>)>);
+enum Way {
+    Stderr(PlainDecorator<OneLine>),
+    Syslog(Streamer3164),
+}
 
-impl Drain for ToStderr {
+struct OwnMessages(AssertUnwindSafe<(Rc<RefCell<Queue>>, Way)>);
+
+impl Drain for OwnMessages {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let (decorator, core) = &*self.0;
-        let (header, form) = {
-            let mut core = core.borrow_mut();
-            if !record.level().is_at_least(core.least) {
-                return Ok(());
-            }
-            core.header.tick();
-            let header = core.header.own(core.form, record.level()).to_owned();
-            (header, core.form)
-        };
+        let (queue, way) = &*self.0;
+        let level = record.level();
+        if !level.is_at_least(queue.borrow().level) {
+            return Ok(());
+        }
         for line in lines(&record.msg().to_string()) {
-            // What is written to is memory, and its bound is counted behind it.
-            let _ = decorator.with_record(record, values, |decorated| {
-                decorated.start_timestamp()?;
-                decorated.write_all(header.as_bytes())?;
-                decorated.start_msg()?;
-                decorated.write_all(&printable(form, line.as_bytes()))
-            });
+            match way {
+                Way::Stderr(decorator) => {
+                    let header = queue.borrow_mut().formatter.own_header(level);
+                    let text = queue.borrow().formatter.text(line.as_bytes()).into_owned();
+                    // What is written to is memory, so this cannot fail.
+                    let _ = decorator.with_record(record, values, |decorated| {
+                        decorated.start_timestamp()?;
+                        decorated.write_all(header.as_bytes())?;
+                        decorated.start_msg()?;
+                        decorated.write_all(&text)
+                    });
+                }
+                Way::Syslog(streamer) => {
+                    let line = escape(line.as_bytes());
+                    let is_free = queue.borrow().is_empty() && queue.borrow().is_open;
+                    if !is_free || syslog::stream(streamer, record, values, &line).is_err() {
+                        queue.borrow_mut().push_own_text(level, line.as_bytes());
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -69,7 +74,7 @@ impl Drain for ToStderr {
 
 /// Collects what the decorator writes; a flush, which ends each record, makes it a line.
 struct OneLine {
-    core: Rc<RefCell<Core>>,
+    queue: Rc<RefCell<Queue>>,
     line: Vec<u8>,
 }
 
@@ -81,32 +86,8 @@ impl Write for OneLine {
 
     fn flush(&mut self) -> io::Result<()> {
         if !self.line.is_empty() {
-            self.core.borrow_mut().push_own(&self.line);
-            self.line = Vec::new();
-        }
-        Ok(())
-    }
-}
-
-/// Our messages straight to syslog, or into the queue when something waits there already.
-struct ToSyslog(AssertUnwindSafe<(Streamer3164, Rc<RefCell<Core>>)>);
-
-impl Drain for ToSyslog {
-    type Ok = ();
-    type Err = Never;
-
-    fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let (streamer, core) = &*self.0;
-        debug_assert!(core.borrow().form == Form::Syslog);
-        for line in lines(&record.msg().to_string()) {
-            let line = escape(line.as_bytes());
-            let free = {
-                let core = core.borrow();
-                core.queue.is_empty() && core.state == State::Open
-            };
-            if !free || stream(streamer, record, values, &line).is_err() {
-                core.borrow_mut().say(record.level(), &line);
-            }
+            let line = std::mem::take(&mut self.line);
+            self.queue.borrow_mut().push_own_line(&line);
         }
         Ok(())
     }

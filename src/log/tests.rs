@@ -1,5 +1,7 @@
 //! The log into everything that stderr can be, and into a syslog that misbehaves.
 
+use super::drain::MESSAGE_LIMIT;
+use super::queue::QUEUE_LIMIT;
 use super::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
@@ -38,10 +40,9 @@ fn text(end: impl AsFd) -> String {
 impl Log {
     /// Adds one line, or counts it as lost.
     pub(crate) fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
-        let mut core = self.core.borrow_mut();
-        match core.room() {
-            Room::Free => core.worker_line(pid, &Line { bytes: line, cut }),
-            _ => core.lost += 1,
+        match self.capacity() {
+            Capacity::Free => drop(self.push_worker_line(pid, line, cut)),
+            _ => self.count_lost(1),
         }
     }
 
@@ -50,8 +51,7 @@ impl Log {
         if self.wait_fd().is_none() {
             return;
         }
-        let core = self.core.borrow();
-        let fd = core.fd().expect("what is watched is open");
+        let fd = self.fd().expect("what is watched is open");
         let mut watched = [PollFd::new(fd, PollFlags::POLLOUT)];
         let ready = poll(&mut watched, PollTimeout::from(10_000_u16)).unwrap();
         assert_eq!(ready, 1, "waited for the log to be writable");
@@ -61,10 +61,10 @@ impl Log {
 /// Adds workers' lines and flushes until neither goes on.
 fn stick(log: &mut Log) {
     for _ in 0..100_000 {
-        if log.is_blocked() {
+        if matches!(log.capacity(), Capacity::Full { .. }) {
             return;
         }
-        while log.room() == Room::Free {
+        while log.capacity() == Capacity::Free {
             log.worker_line(9, &[b'x'; 200], 0);
         }
         log.flush(START);
@@ -124,11 +124,11 @@ fn another_process_s_journal_stream_is_not_ours() {
     let (_end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
     for named in ["1:2", "", "x:y", "8:12345678901234567890123"] {
         assert!(
-            !is_journal(start.as_fd(), Some(OsStr::new(named))),
+            Format::of_stderr(start.as_fd(), Some(OsStr::new(named))) == Format::Plain,
             "{named}"
         );
     }
-    assert!(!is_journal(start.as_fd(), None));
+    assert_eq!(Format::of_stderr(start.as_fd(), None), Format::Plain);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_stuck_pipe_blocks_nothing_and_comes_back() {
     );
     info!(log.logger(), "said while it was stuck");
     let mut logged = String::new();
-    while log.pending() {
+    while log.is_pending() {
         logged += &text(&end);
         log.await_writable();
         log.flush(START);
@@ -184,11 +184,11 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     for number in 0..100_000 {
         info!(logger, "message {number}");
     }
-    let (unwritten, lost) = log.unwritten();
-    assert!(unwritten.len() <= QUEUE_LIMIT + MESSAGE_LIMIT);
+    let Unwritten { bytes, lost, .. } = log.unwritten();
+    assert!(bytes.len() <= QUEUE_LIMIT + MESSAGE_LIMIT);
     assert!(lost > 90_000, "{lost}");
     let mut logged = String::new();
-    while log.pending() {
+    while log.is_pending() {
         logged += &text(&end);
         log.flush(START);
     }
@@ -197,7 +197,7 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     assert!(logged.ends_with(&note), "{}", &logged[logged.len() - 300..]);
     assert_eq!(log.retry_at(), Some(seconds(1)));
     log.flush(seconds(1));
-    assert_eq!(log.core.borrow().queue.capacity(), 0);
+    assert_eq!(log.queue.borrow().memory(), 0);
     assert_eq!(log.retry_at(), None);
 }
 
@@ -224,7 +224,7 @@ fn a_terminal_on_hold_blocks_nothing_and_comes_back() {
     nix::sys::termios::tcflow(&terminal.slave, nix::sys::termios::FlowArg::TCOOFF).unwrap();
     info!(log.logger(), "said on hold");
     log.flush(START);
-    assert!(log.pending() && log.wait_fd().is_some());
+    assert!(log.is_pending() && log.wait_fd().is_some());
     stick(&mut log);
     assert_eq!(text(&terminal.master), "");
     nix::sys::termios::tcflow(&terminal.slave, nix::sys::termios::FlowArg::TCOON).unwrap();
@@ -233,11 +233,11 @@ fn a_terminal_on_hold_blocks_nothing_and_comes_back() {
     for _ in 0..100_000 {
         log.flush(START);
         logged += &text(&terminal.master);
-        if !log.pending() {
+        if !log.is_pending() {
             break;
         }
     }
-    assert!(!log.pending());
+    assert!(!log.is_pending());
     assert!(logged.contains(" said on hold\r\n"), "{logged:.300}");
 }
 
@@ -260,7 +260,7 @@ fn a_stuck_stream_socket_blocks_nothing_and_comes_back() {
     stick(&mut log);
     info!(log.logger(), "the end");
     let mut logged = String::new();
-    while log.pending() {
+    while log.is_pending() {
         logged += &text(&theirs);
         log.flush(START);
     }
@@ -278,7 +278,7 @@ fn a_file_is_appended_to_where_others_have_written() {
     std::io::Write::write_all(&mut &file, b"another's line\n").unwrap();
     info!(log.logger(), "ours");
     log.flush(START);
-    assert!(!log.pending() && log.wait_fd().is_none());
+    assert!(!log.is_pending() && log.wait_fd().is_none());
     let logged = std::fs::read_to_string(&path).unwrap();
     assert!(
         logged.starts_with("another's line\nsocketmaster["),
@@ -302,17 +302,17 @@ fn a_reader_that_leaves_costs_lines_and_the_next_one_hears_how_many() {
     log.worker_line(1, b"kept", 0);
     log.flush(START);
     assert_eq!((log.wait_fd(), log.retry_at()), (None, Some(seconds(1))));
-    while log.room() == Room::Free {
+    while log.capacity() == Capacity::Free {
         log.worker_line(1, b"kept", 0);
     }
-    assert_eq!(log.room(), Room::Gone);
+    assert_eq!(log.capacity(), Capacity::Broken);
     log.worker_line(1, b"lost", 0);
     let second = reader();
     log.flush(Instant(1));
     assert_eq!(text(&second), "", "not before its time");
     let mut logged = String::new();
     log.flush(seconds(1));
-    while log.pending() {
+    while log.is_pending() {
         logged += &text(&second);
         log.flush(seconds(1));
     }
@@ -350,14 +350,14 @@ fn the_last_flush_writes_all_to_a_reader_that_reads() {
 fn another_image_goes_on_where_this_one_stopped() {
     let (mut log, _end, _start) = piped();
     log.worker_line(1, b"half-", 0);
-    log.core.borrow_mut().queue.consume(10);
+    log.queue.borrow_mut().consume(10);
     log.count_lost(4);
-    let (unwritten, lost) = log.unwritten();
+    let unwritten = log.unwritten();
     let (mut next, end, _start) = piped();
-    next.restore(&unwritten, lost);
+    next.restore(&unwritten);
     assert!(next.finish(Duration::from_secs(10)));
     let logged = text(&end);
-    assert!(logged.starts_with(&String::from_utf8(unwritten).unwrap()[..]));
+    assert!(logged.starts_with(&String::from_utf8(unwritten.bytes).unwrap()[..]));
     assert!(logged.contains(" 4 lines were lost"));
 }
 

@@ -5,7 +5,6 @@
 use super::one_line;
 use crate::supervisor::Instant;
 use crate::sys::datagram::{self, Received, Sender};
-use crate::sys::io::out_of_the_way;
 use crate::sys::proc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
@@ -69,7 +68,7 @@ impl WorkerSocket {
     pub fn bind(user: u32) -> io::Result<WorkerSocket> {
         let address = SocketAddr::from_abstract_name(unguessable_name())?;
         let socket = UnixDatagram::bind_addr(&address)?.into();
-        WorkerSocket::adopt(out_of_the_way(socket), user)
+        WorkerSocket::adopt(socket, user)
     }
 
     /// The same for a socket that we opened before an exec of ourselves. Fails if it is none.

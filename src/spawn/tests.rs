@@ -85,7 +85,6 @@ impl Trial {
             die_with_parent: None,
             nofile: None,
             pidfd: true,
-            parting: true,
         }
     }
 
@@ -390,8 +389,6 @@ fn a_worker_becomes_its_user_with_the_supplementary_groups() {
     );
     let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -421,8 +418,6 @@ fn a_user_that_the_kernel_refuses_is_named() {
     let trial = Trial::new("/bin/true", &[]);
     let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -452,8 +447,6 @@ fn a_worker_with_another_user_can_open_dev_stdout() {
     (trial.output, trial.theirs) = output_pipe(Some(&user)).unwrap();
     let spawned = start(&Order {
         user: Some(&user),
-        // The C library's change of user asks its other threads, of which a child has none.
-        parting: false,
         ..trial.order()
     })
     .unwrap();
@@ -537,33 +530,6 @@ fn without_pidfds_a_worker_is_started_all_the_same() {
     assert!(spawned.pidfd.is_none());
     spawned.pidfd = process::pidfd_open(spawned.pid).ok();
     assert_eq!(trial.finish(spawned).end, End::Exited(0));
-}
-
-#[test]
-fn without_a_shared_table_a_worker_is_started_all_the_same() {
-    let trial = Trial::shell("exec ls /proc/self/fd | sort -n | tr '\\n' ' '");
-    let spawned = start(&Order {
-        parting: false,
-        ..trial.order()
-    })
-    .unwrap();
-    assert_eq!(trial.finish(spawned).output, "0 1 2 3 ");
-}
-
-#[test]
-fn a_child_that_cannot_leave_our_table_touches_nothing_in_it() {
-    let trial = Trial::new("/bin/true", &[]);
-    let failure = std::thread::scope(|scope| {
-        let refused = scope.spawn(|| {
-            refuse::refuse(libc::SYS_close_range, libc::ENOMEM as u16).unwrap();
-            start(&trial.order()).unwrap_err()
-        });
-        refused.join().unwrap()
-    });
-    let text = words(failure.end(&trial.program, None));
-    assert_eq!(text, "placing the descriptors: Out of memory");
-    // Whatever it did to the table, it did to ours.
-    assert_eq!(trial.run().end, End::Exited(0));
 }
 
 #[test]

@@ -12,7 +12,6 @@ pub struct Instant(pub u64);
 
 impl Add<Duration> for Instant {
     type Output = Instant;
-    #[inline(never)]
     fn add(self, by: Duration) -> Instant {
         let nanoseconds = by.as_secs().saturating_mul(1_000_000_000);
         let nanoseconds = nanoseconds.saturating_add(u64::from(by.subsec_nanos()));
@@ -23,14 +22,13 @@ impl Add<Duration> for Instant {
 impl Sub for Instant {
     type Output = Duration;
     /// Zero when `earlier` is the later one.
-    #[inline(never)]
     fn sub(self, earlier: Instant) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
 /// The core's own name for a worker: never a pid, never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChildId(pub u64);
 
 impl Key for ChildId {

@@ -1,8 +1,7 @@
-//! The workers that exist, by `ChildId`, with counts per generation kept beside them so that no
-//! question costs a walk over all. Inserted in one place, removed in one place.
+//! The workers that exist, by `ChildId`. Inserted in one place, removed in one place.
 
 use super::{ChildId, Instant, Then};
-use crate::table::{Key, Raw, Set, Table};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// How long a worker that was asked to stop may take.
@@ -58,15 +57,6 @@ impl Phase {
                 Patience::Until(at) | Patience::GiveUp(at) => Some(at),
                 Patience::Forever | Patience::Exhausted => None,
             },
-        }
-    }
-
-    /// Its place among those that nobody has asked: not ready before ready.
-    fn rank(self) -> Option<bool> {
-        match self {
-            Phase::Starting { .. } | Phase::Running { .. } => Some(false),
-            Phase::Ready { .. } => Some(true),
-            Phase::Stopping { .. } => None,
         }
     }
 }
@@ -150,53 +140,21 @@ impl Tally {
         self.unready + self.ready
     }
 
-    fn slot(&mut self, phase: Phase) -> &mut u32 {
-        match phase {
+    fn count(&mut self, phase: Phase) {
+        *match phase {
             Phase::Starting { .. } | Phase::Running { .. } => &mut self.unready,
             Phase::Ready { .. } => &mut self.ready,
             Phase::Stopping { .. } => &mut self.stopping,
-        }
+        } += 1;
     }
 }
 
-/// Not ready before ready, then the oldest.
-impl Key for (bool, ChildId) {
-    fn to_raw(self) -> Raw {
-        (u64::from(self.0), self.1.0)
-    }
-
-    fn from_raw((ready, id): Raw) -> (bool, ChildId) {
-        (ready != 0, ChildId(id))
-    }
-}
-
-/// The soonest first.
-impl Key for (Instant, ChildId) {
-    fn to_raw(self) -> Raw {
-        (self.0.0, self.1.0)
-    }
-
-    fn from_raw((at, id): Raw) -> (Instant, ChildId) {
-        (Instant(at), ChildId(id))
-    }
-}
-
-/// All workers that exist.
+/// All workers that exist. What can be counted is counted when it is asked for: there are some
+/// dozens of them.
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
-    map: Table<ChildId, Worker>,
-    /// Of each generation that has workers, oldest first.
-    tallies: Vec<(u64, Tally)>,
-    total: Tally,
-    /// Those that nobody has asked, in the order in which they would be: not ready before ready,
-    /// then the oldest.
-    unasked: Set<(bool, ChildId)>,
-    /// Whose time runs out when, soonest first.
-    deadlines: Set<(Instant, ChildId)>,
+    map: BTreeMap<ChildId, Worker>,
     last_id: u64,
-    /// Indexes below `indexes` that nobody has.
-    free: Set<u32>,
-    indexes: u32,
 }
 
 impl Workers {
@@ -206,12 +164,12 @@ impl Workers {
 
     /// Oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
-        self.map.iter()
+        self.map.iter().map(|(id, worker)| (*id, worker))
     }
 
     /// Oldest first.
     pub fn ids(&self) -> Vec<ChildId> {
-        self.map.keys()
+        self.map.keys().copied().collect()
     }
 
     pub fn len(&self) -> usize {
@@ -223,101 +181,89 @@ impl Workers {
     }
 
     pub fn tally(&self, generation: u64) -> Tally {
-        match self.place(generation) {
-            Ok(at) => self.tallies[at].1,
-            Err(_) => Tally::default(),
-        }
+        let mut tally = Tally::default();
+        let members = self.map.values().filter(|it| it.generation == generation);
+        members.for_each(|worker| tally.count(worker.phase));
+        tally
     }
 
     /// The generations that have workers, oldest first.
-    pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u64, Tally)> {
-        self.tallies.iter().copied()
-    }
-
-    /// Where the generation's tally is, or belongs.
-    fn place(&self, generation: u64) -> Result<usize, usize> {
-        self.tallies
-            .binary_search_by_key(&generation, |(generation, _)| *generation)
+    pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u64, Tally)> + use<> {
+        let mut tallies: BTreeMap<u64, Tally> = BTreeMap::new();
+        for worker in self.map.values() {
+            tallies
+                .entry(worker.generation)
+                .or_default()
+                .count(worker.phase);
+        }
+        tallies.into_iter()
     }
 
     pub fn unasked(&self) -> u32 {
-        self.total.unasked()
+        self.map
+            .values()
+            .filter(|worker| !worker.is_asked())
+            .count() as u32
     }
 
     pub fn ready(&self) -> u32 {
-        self.total.ready
-    }
-
-    pub fn unready(&self) -> u32 {
-        self.total.unready
+        self.map.values().filter(|worker| worker.is_ready()).count() as u32
     }
 
     /// Those that nobody has asked to stop: first those who are not ready, then the oldest.
     pub(super) fn unasked_in_order(&self) -> impl Iterator<Item = (ChildId, &Worker)> {
-        let ids = self.unasked.iter().map(|(_, id)| id);
-        ids.filter_map(|id| Some((id, self.map.get(&id)?)))
+        let unready = self.iter().filter(|(_, worker)| worker.is_unready());
+        unready.chain(self.iter().filter(|(_, worker)| worker.is_ready()))
     }
 
     /// Those on their way in `generation`.
     pub(super) fn unready_of(&self, generation: u64) -> impl Iterator<Item = &Worker> {
-        let unready = self.unasked_in_order().map(|(_, worker)| worker);
-        unready
-            .take_while(|worker| worker.is_unready())
-            .filter(move |worker| worker.generation == generation)
+        let members = self
+            .map
+            .values()
+            .filter(move |it| it.generation == generation);
+        members.filter(|worker| worker.is_unready())
     }
 
     /// The soonest moment at which a worker's phase runs out.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| at)
+        self.map.values().filter_map(Worker::deadline).min()
     }
 
     /// Those whose phase has run out, oldest first.
     pub(super) fn due(&self, now: Instant) -> Vec<ChildId> {
-        let due = self.deadlines.iter().take_while(|(at, _)| *at <= now);
-        let ids: Set<ChildId> = due.map(|(_, id)| id).collect();
-        ids.to_vec()
+        let is_due = |worker: &Worker| worker.deadline().is_some_and(|at| at <= now);
+        let due = self.iter().filter(|(_, worker)| is_due(worker));
+        due.map(|(id, _)| id).collect()
     }
 
     pub(super) fn insert(&mut self, mut worker: Worker) -> (ChildId, u32) {
         self.last_id += 1;
         let id = ChildId(self.last_id);
-        worker.index = self.free.pop_first().unwrap_or_else(|| {
-            self.indexes += 1;
-            self.indexes - 1
-        });
+        let taken: BTreeSet<u32> = self.map.values().map(|worker| worker.index).collect();
+        worker.index = (0..)
+            .find(|index| !taken.contains(index))
+            .unwrap_or_default();
         let index = worker.index;
-        self.enter(id, &worker);
         self.map.insert(id, worker);
         (id, index)
     }
 
     pub(super) fn remove(&mut self, id: ChildId) -> Option<Worker> {
-        let worker = self.map.remove(&id)?;
-        self.leave(id, &worker);
-        self.free.insert(worker.index);
-        Some(worker)
+        self.map.remove(&id)
     }
 
     pub(super) fn set_phase(&mut self, id: ChildId, phase: Phase) {
-        self.change(id, |worker| {
+        if let Some(worker) = self.map.get_mut(&id) {
             worker.phase = phase;
             worker.superseded &= worker.is_unready();
-        });
+        }
     }
 
     pub(super) fn set_refusal(&mut self, id: ChildId, refusal: Option<Refusal>) {
-        self.change(id, |worker| worker.refusal = refusal);
-    }
-
-    fn change(&mut self, id: ChildId, change: impl FnOnce(&mut Worker)) {
-        let Some(worker) = self.map.get_mut(&id) else {
-            return;
-        };
-        let before = worker.clone();
-        change(worker);
-        let after = worker.clone();
-        self.leave(id, &before);
-        self.enter(id, &after);
+        if let Some(worker) = self.map.get_mut(&id) {
+            worker.refusal = refusal;
+        }
     }
 
     pub(super) fn mark_quit(&mut self, id: ChildId) {
@@ -329,40 +275,6 @@ impl Workers {
     pub(super) fn mark_superseded(&mut self, id: ChildId) {
         if let Some(worker) = self.map.get_mut(&id) {
             worker.superseded = true;
-        }
-    }
-
-    fn enter(&mut self, id: ChildId, worker: &Worker) {
-        self.count(worker.generation, worker.phase, 1);
-        self.unasked
-            .extend(worker.phase.rank().map(|rank| (rank, id)));
-        self.deadlines.extend(worker.deadline().map(|at| (at, id)));
-    }
-
-    fn leave(&mut self, id: ChildId, worker: &Worker) {
-        self.count(worker.generation, worker.phase, -1);
-        if let Some(rank) = worker.phase.rank() {
-            self.unasked.remove(&(rank, id));
-        }
-        if let Some(at) = worker.deadline() {
-            self.deadlines.remove(&(at, id));
-        }
-    }
-
-    fn count(&mut self, generation: u64, phase: Phase, by: i32) {
-        let at = match self.place(generation) {
-            Ok(at) => at,
-            Err(at) => {
-                self.tallies.insert(at, (generation, Tally::default()));
-                at
-            }
-        };
-        let tally = &mut self.tallies[at].1;
-        for slot in [tally.slot(phase), self.total.slot(phase)] {
-            *slot = slot.wrapping_add_signed(by);
-        }
-        if *tally == Tally::default() {
-            self.tallies.remove(at);
         }
     }
 }

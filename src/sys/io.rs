@@ -1,12 +1,12 @@
 //! Reading and writing that std and nix have no safe words for: a write that never waits, how much
-//! a pipe holds, a look into it without taking anything out, local time, and the heap's spare
-//! pages. Nothing here keeps state or decides what to do about an error.
+//! a pipe holds, a read into memory that was never zeroed, local time, and the heap's spare pages.
+//! Nothing here keeps state or decides what to do about an error.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 nix::ioctl_read!(tiocgdev, b'T', 0x32, libc::c_uint);
@@ -79,43 +79,17 @@ pub fn bytes_waiting(fd: BorrowedFd<'_>) -> nix::Result<usize> {
     Ok(count.max(0) as usize)
 }
 
-/// A copy of what waits in a pipe, which keeps it (tee(2) into a scratch pipe). Best effort:
-/// when the scratch pipe cannot be as large as this one, it is the older part.
-pub fn peek_pipe(fd: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
-    let (end, start) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let size = fcntl(fd, FcntlArg::F_GETPIPE_SZ)?;
-    let _as_large_as_allowed = fcntl(&start, FcntlArg::F_SETPIPE_SZ(size));
-    // SAFETY: both descriptors are open for the length of the call; tee touches no memory of ours.
-    let copied = unsafe {
-        libc::tee(
-            fd.as_raw_fd(),
-            start.as_raw_fd(),
-            size as usize,
-            libc::SPLICE_F_NONBLOCK,
-        )
-    };
-    let mut bytes = vec![0; Errno::result(copied)? as usize];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match nix::unistd::read(&end, &mut bytes[filled..])? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
-}
-
-/// What a pipe that has much to carry should hold, in bytes: then its writer and its reader go to
-/// sleep and wake much less often, which costs more than the copying.
-const WIDE_PIPE: i32 = 256 * 1024;
-
-/// Lets a pipe hold a quarter of a megabyte (F_SETPIPE_SZ, fcntl(2)); it takes memory only for
-/// what is in it. Says whether it holds more now: not if it held as much already, is no pipe, or
-/// belongs to a user who has many large ones (pipe-user-pages-soft, pipe(7)).
-pub fn widen_pipe(pipe: BorrowedFd<'_>) -> bool {
-    let is_narrow = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).is_ok_and(|size| size < WIDE_PIPE);
-    is_narrow && fcntl(pipe, FcntlArg::F_SETPIPE_SZ(WIDE_PIPE)).is_ok()
+/// Appends up to `limit` bytes to `bytes` with one read(2), whose memory need not be zeroed first;
+/// says how many.
+pub fn read_append(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>, limit: usize) -> nix::Result<usize> {
+    bytes.reserve(limit);
+    let space = &mut bytes.spare_capacity_mut()[..limit];
+    // SAFETY: the kernel writes at most `limit` bytes into `space`, which is that long.
+    let count = unsafe { libc::read(fd.as_raw_fd(), space.as_mut_ptr().cast(), limit) };
+    let count = Errno::result(count)? as usize;
+    // SAFETY: the kernel has just written `count` bytes after the old length.
+    unsafe { bytes.set_len(bytes.len() + count) };
+    Ok(count)
 }
 
 /// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
@@ -125,16 +99,6 @@ pub fn copy_above(fd: BorrowedFd, least: RawFd) -> nix::Result<OwnedFd> {
         .or_else(|_| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
     // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
-/// Where the descriptors begin that we keep for workers, a few for each. The numbers below stay
-/// free for what a starting child takes along: its table ends at the highest of them, and up to
-/// 64 it is part of a structure that the kernel has anyway.
-const WORKERS_FDS_FROM: RawFd = 64;
-
-/// A descriptor that we keep for a worker, at a number where it does not cost the next one time.
-pub fn out_of_the_way(fd: OwnedFd) -> OwnedFd {
-    copy_above(fd.as_fd(), WORKERS_FDS_FROM).unwrap_or(fd)
 }
 
 /// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
@@ -193,7 +157,9 @@ pub fn trim_heap() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::OFlag;
     use nix::unistd::{pipe2, write};
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_full_pipe_refuses_at_once_although_it_is_blocking() {
@@ -211,42 +177,19 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_becomes_wider_and_never_narrower() {
-        let (end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let size = || fcntl(&end, FcntlArg::F_GETPIPE_SZ).unwrap();
-        let before = size();
-        // A user with many pipes is refused, as documented.
-        assert_eq!(widen_pipe(start.as_fd()), size() > before);
-        fcntl(&end, FcntlArg::F_SETPIPE_SZ(2 * WIDE_PIPE)).unwrap();
-        assert!(!widen_pipe(start.as_fd()));
-        assert_eq!(size(), 2 * WIDE_PIPE);
-        let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(!widen_pipe(file.as_fd()));
-    }
-
-    #[test]
-    fn a_peek_takes_nothing_out_of_the_pipe() {
-        let (end, start) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        write(&start, b"first\n").unwrap();
-        write(&start, b"second\n").unwrap();
-        assert_eq!(peek_pipe(end.as_fd()).unwrap(), b"first\nsecond\n");
-        assert_eq!(bytes_waiting(end.as_fd()).unwrap(), 13);
-    }
-
-    #[test]
-    fn a_peek_sees_all_of_a_full_pipe() {
+    fn what_is_read_follows_what_is_there_and_is_no_more_than_the_limit() {
         let (end, start) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
-        let mut written = 0;
-        while let Ok(count) = write(&start, &[b'y'; 4096]) {
-            written += count;
-        }
-        assert_eq!(peek_pipe(end.as_fd()).unwrap().len(), written);
-    }
-
-    #[test]
-    fn a_peek_into_an_empty_pipe_does_not_wait() {
-        let (end, _start) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        assert_eq!(peek_pipe(end.as_fd()), Err(Errno::EAGAIN));
+        let mut bytes = b"old ".to_vec();
+        write(&start, b"new and more").unwrap();
+        assert_eq!(bytes_waiting(end.as_fd()), Ok(12));
+        assert_eq!(read_append(end.as_fd(), &mut bytes, 3), Ok(3));
+        assert_eq!(read_append(end.as_fd(), &mut bytes, 100), Ok(9));
+        assert_eq!(bytes, b"old new and more");
+        let refused = read_append(end.as_fd(), &mut bytes, 100);
+        assert_eq!(refused, Err(Errno::EAGAIN));
+        drop(start);
+        assert_eq!(read_append(end.as_fd(), &mut bytes, 100), Ok(0));
+        assert_eq!(bytes, b"old new and more");
     }
 
     #[test]

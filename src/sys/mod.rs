@@ -2,9 +2,6 @@
 //! Nothing here decides anything.
 #![allow(unsafe_code)]
 
-// In a static program libgcc has it beside what is needed of it.
-#[cfg(not(any(debug_assertions, target_feature = "crt-static")))]
-mod backtrace;
 pub mod clock;
 pub mod datagram;
 pub mod io;

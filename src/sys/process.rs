@@ -24,49 +24,6 @@ pub fn probe_pidfd() -> bool {
     pidfd_open(std::process::id() as i32).is_ok()
 }
 
-/// Where the raw clone(2) takes its flags first and returns in both processes as fork(2) does.
-const CLONE_IS_USUAL: bool = cfg!(any(
-    target_arch = "x86",
-    target_arch = "x86_64",
-    target_arch = "arm",
-    target_arch = "aarch64",
-    target_arch = "riscv64",
-    target_arch = "powerpc64",
-    target_arch = "mips",
-    target_arch = "loongarch64"
-));
-
-/// Whether a child may begin in our descriptor table and leave it with a few of the descriptors
-/// (close_range(2) with CLOSE_RANGE_UNSHARE), and whether we would see it die on the way. Linux
-/// has that since 5.9, but up to 6.10 a child that left many behind could not use their numbers
-/// (CVE-2024-45025). Only for a process of one thread: another would lose its table here.
-pub fn probe_parting() -> bool {
-    // SAFETY: no descriptor has that number: there is none to lose.
-    let leaves = || unsafe { leave_descriptors_from(RawFd::MAX) }.is_ok();
-    CLONE_IS_USUAL && kernel() >= Some((6, 11)) && probe_pidfd() && leaves()
-}
-
-/// Version and patch level of the running kernel (uname(2)).
-fn kernel() -> Option<(u32, u32)> {
-    let names = nix::sys::utsname::uname().ok()?;
-    let mut numbers = names
-        .release()
-        .to_str()?
-        .split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// Gives the caller a descriptor table of its own, if it shares one, without those from `first`
-/// on: not even copied, they cost nothing. In a table of its own they are closed. It allocates
-/// nothing, so that a forked child may call it.
-///
-/// # Safety
-/// The caller must own those descriptors, or be a child that goes on to exec or to its end.
-pub(crate) unsafe fn leave_descriptors_from(first: RawFd) -> Result<(), Errno> {
-    // SAFETY: what it closes is the caller's to lose.
-    unsafe { close_range(first, libc::CLOSE_RANGE_UNSHARE) }
-}
-
 /// close_range(2) from `first` on.
 ///
 /// # Safety

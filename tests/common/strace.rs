@@ -6,7 +6,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 /// A test that needs strace asks here first.
 pub fn strace_or_skip() -> bool {
@@ -41,7 +41,11 @@ pub fn injected(run: Run, injection: &str) -> Run {
 }
 
 /// A strace that is attached to a running process. Dropped, it lets go of it.
-pub struct Attached(Child);
+pub struct Attached {
+    strace: Child,
+    /// It has a last word when it lets go.
+    _stderr: BufReader<ChildStderr>,
+}
 
 impl Attached {
     /// `None`: we may not trace.
@@ -49,19 +53,22 @@ impl Attached {
         let mut command = Command::new("strace");
         command.args(words).args(["-p", &pid.to_string()]);
         command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("strace can be started");
-        let stderr = child.stderr.take().expect("stderr is a pipe");
+        let mut strace = command.spawn().expect("strace can be started");
+        let mut stderr = BufReader::new(strace.stderr.take().expect("stderr is a pipe"));
         let mut line = String::new();
         // `strace: Process 12 attached`, or why not.
-        let read = BufReader::new(stderr).read_line(&mut line);
-        let attached = Attached(child);
+        let read = stderr.read_line(&mut line);
+        let attached = Attached {
+            strace,
+            _stderr: stderr,
+        };
         (read.is_ok() && line.contains("attached")).then_some(attached)
     }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        let _ = signal::kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
-        let _ = self.0.wait();
+        let _ = signal::kill(Pid::from_raw(self.strace.id() as i32), Signal::SIGTERM);
+        let _ = self.strace.wait();
     }
 }

@@ -184,11 +184,11 @@ impl Daemon {
     // ---- verbosity ----
 
     fn verbosity(&self) -> Verbosity {
-        Verbosity::of(self.log.least())
+        Verbosity::of(self.log.level())
     }
 
     fn set_verbosity(&mut self, verbosity: Verbosity) -> String {
-        self.log.set_least(verbosity.level());
+        self.log.set_level(verbosity.level());
         answers::verbosity(verbosity)
     }
 

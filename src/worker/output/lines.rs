@@ -1,10 +1,14 @@
-//! A worker's output cut into lines. Pure: bytes in, lines out, of any content and in any pieces,
-//! with a bound on what it holds.
+//! A worker's output cut into lines, and the end of it for a verdict. Pure: bytes in, lines out, of
+//! any content and in any pieces, with a bound on what it holds.
 
 use memchr::{memchr, memchr_iter};
+use serde::{Deserialize, Serialize};
 
 /// What a line is cut to, in bytes.
 pub const MAX_LINE: usize = 8 * 1024;
+/// How much of the end is kept for a verdict, in bytes, and how many lines of it are shown.
+const TAIL_LIMIT: usize = 2048;
+const TAIL_LINES: usize = 5;
 
 /// A line without its newline.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,51 +20,39 @@ pub struct Line<'a> {
 }
 
 /// Bytes that are not yet lines, or not yet asked for: at most one cut line and what was added
-/// last. Memory to work in can be lent to it; between whiles it holds no more than it needs.
-#[derive(Debug, Default)]
+/// last.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LineBuffer {
-    /// What is held ends at `end`; after that is room that has been used before.
-    data: Vec<u8>,
-    end: usize,
-    /// Where the present line begins.
+    bytes: Vec<u8>,
+    /// Where the present line begins; 0 after [`settle`](Self::settle).
+    #[serde(skip)]
     start: usize,
     /// Before it, from `start`, there is no newline.
+    #[serde(skip)]
     scanned: usize,
     /// How many bytes of the present line were dropped; then `MAX_LINE` bytes of it are here.
     cut: u64,
-    /// The present line's beginning is lost: drop the rest too.
+    /// The present line's beginning is lost: its rest is dropped too.
     torn: bool,
 }
 
 impl LineBuffer {
-    /// Lets `read` fill up to `limit` bytes; returns what it returns.
-    pub fn fill<E>(
-        &mut self,
-        limit: usize,
-        read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-    ) -> Result<usize, E> {
-        self.make_room(limit);
-        let result = read(&mut self.data[self.end..self.end + limit]);
-        self.end += result.as_ref().map_or(0, |count| *count);
-        result
-    }
-
-    /// Adds bytes.
-    pub fn push(&mut self, bytes: &[u8]) {
-        self.make_room(bytes.len());
-        self.data[self.end..self.end + bytes.len()].copy_from_slice(bytes);
-        self.end += bytes.len();
+    /// Lets `add` append bytes; returns what it returns.
+    pub fn fill<T>(&mut self, add: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        self.compact();
+        add(&mut self.bytes)
     }
 
     /// The `count` bytes that came last.
     pub fn last(&self, count: usize) -> &[u8] {
-        &self.data[self.end - count..self.end]
+        &self.bytes[self.bytes.len() - count..]
     }
 
     /// The next complete line.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
         loop {
-            let Some(length) = memchr(b'\n', &self.data[self.scanned..self.end]) else {
+            let Some(length) = memchr(b'\n', &self.bytes[self.scanned..]) else {
                 self.hold_back();
                 return None;
             };
@@ -74,7 +66,7 @@ impl LineBuffer {
             let kept = (end - from).min(MAX_LINE);
             let cut = std::mem::take(&mut self.cut) + (end - from - kept) as u64;
             return Some(Line {
-                bytes: &self.data[from..from + kept],
+                bytes: &self.bytes[from..from + kept],
                 cut,
             });
         }
@@ -83,19 +75,19 @@ impl LineBuffer {
     /// No newline is left: keeps no more of the present line than will be shown.
     fn hold_back(&mut self) {
         if self.torn {
-            self.end = self.start;
+            self.bytes.truncate(self.start);
         }
-        let excess = (self.end - self.start).saturating_sub(MAX_LINE);
+        let excess = self.len().saturating_sub(MAX_LINE);
         self.cut += excess as u64;
-        self.end -= excess;
-        self.scanned = self.end;
+        self.bytes.truncate(self.bytes.len() - excess);
+        self.scanned = self.bytes.len();
     }
 
     /// The output ends here, newline or not: a last line without one becomes a line.
     pub fn end(&mut self) {
         // A torn line's rest is dropped by its newline, as ever.
-        if self.held().last().is_some_and(|b| *b != b'\n') {
-            self.push(b"\n");
+        if self.held().last().is_some_and(|byte| *byte != b'\n') {
+            self.bytes.push(b'\n');
         }
         if self.is_empty() {
             self.torn = false;
@@ -105,92 +97,87 @@ impl LineBuffer {
     /// Drops all there is, and the rest of a line that has only begun; says how many lines that
     /// makes, each counted once.
     pub fn discard(&mut self) -> u64 {
-        let data = self.held();
-        let ends = memchr_iter(b'\n', data).count() as u64;
-        let open = data.last().is_some_and(|byte| *byte != b'\n');
-        let counted = u64::from(self.torn && (ends > 0));
-        let begun = u64::from(open && !(self.torn && ends == 0));
-        self.torn = open || (self.torn && ends == 0);
-        self.cut = 0;
-        self.end = 0;
-        self.start = 0;
-        self.scanned = 0;
-        ends - counted + begun
+        let ends = memchr_iter(b'\n', self.held()).count() as u64;
+        let is_open = self.held().last().is_some_and(|byte| *byte != b'\n');
+        // The torn line at the front was counted when its beginning was dropped.
+        let is_same_line = self.torn && ends == 0;
+        let counted_before = u64::from(self.torn && ends > 0);
+        let begun = u64::from(is_open && !is_same_line);
+        *self = LineBuffer {
+            torn: is_open || is_same_line,
+            ..LineBuffer::default()
+        };
+        ends - counted_before + begun
+    }
+
+    /// How many bytes are held.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.start
     }
 
     /// Whether no byte is held.
     pub fn is_empty(&self) -> bool {
-        self.start == self.end
+        self.len() == 0
     }
 
-    /// Works in this memory, whatever is in it, until [`settle`](Self::settle).
-    pub fn work_in(&mut self, mut memory: Vec<u8>) {
-        let held = self.held();
-        if memory.len() < held.len() {
-            memory.resize(held.len(), 0);
-        }
-        memory[..held.len()].copy_from_slice(held);
-        drop(self.move_into(memory));
-    }
-
-    /// Gives back the memory, and keeps what is held in a piece of just its size.
-    pub fn settle(&mut self) -> Vec<u8> {
-        let held = self.held().to_vec();
-        self.move_into(held)
-    }
-
-    /// What is held is at the beginning of `memory` already.
-    fn move_into(&mut self, memory: Vec<u8>) -> Vec<u8> {
-        self.end -= self.start;
-        self.scanned -= self.start;
-        self.start = 0;
-        std::mem::replace(&mut self.data, memory)
-    }
-
-    /// What another process image needs to go on: the bytes held, how many were cut from the
-    /// present line, and whether its beginning is lost.
-    pub fn state(&self) -> (&[u8], u64, bool) {
-        (self.held(), self.cut, self.torn)
-    }
-
-    /// Goes on from a [`state`](Self::state).
-    pub fn from_state(bytes: &[u8], cut: u64, torn: bool) -> LineBuffer {
-        LineBuffer {
-            data: bytes.to_vec(),
-            end: bytes.len(),
-            start: 0,
-            scanned: 0,
-            // A cut line's first part must be there, or its length would not add up.
-            cut: if bytes.len() < MAX_LINE { 0 } else { cut },
-            torn,
-        }
-    }
-
-    fn held(&self) -> &[u8] {
-        &self.data[self.start..self.end]
-    }
-
-    /// Room for `length` bytes after what is held. New memory is zeroed once, not at each read.
-    fn make_room(&mut self, length: usize) {
+    /// Forgets the lines that were taken, and gives back the memory that is not needed for what is
+    /// held.
+    pub fn settle(&mut self) {
         self.compact();
-        let missing = (self.end + length).saturating_sub(self.data.len());
-        self.data.reserve_exact(missing);
-        self.data.resize(self.data.len() + missing, 0);
+        self.bytes.shrink_to_fit();
     }
 
     fn compact(&mut self) {
-        if self.start > 0 {
-            self.data.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.scanned -= self.start;
-            self.start = 0;
-        }
+        self.bytes.drain(..self.start);
+        self.scanned -= self.start;
+        self.start = 0;
+    }
+
+    fn held(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+/// The end of a worker's output, kept beside the log for the verdict on it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tail {
+    bytes: Vec<u8>,
+    /// Something before it was dropped: its first line may be half a line.
+    cut: bool,
+}
+
+impl Tail {
+    /// Adds what came next.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let excess = bytes.len().saturating_sub(TAIL_LIMIT);
+        self.bytes.extend_from_slice(&bytes[excess..]);
+        let excess = excess + self.bytes.len().saturating_sub(TAIL_LIMIT);
+        self.cut |= excess > 0;
+        self.bytes
+            .drain(..self.bytes.len().saturating_sub(TAIL_LIMIT));
+    }
+
+    /// The last lines that are not empty, oldest first, as text.
+    pub fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.bytes);
+        let whole = match text.split_once('\n') {
+            Some((_, whole)) if self.cut && !whole.is_empty() => whole,
+            _ => &text,
+        };
+        let lines = whole.lines().filter(|line| !line.trim().is_empty());
+        let mut lines: Vec<String> = lines.map(str::to_owned).collect();
+        lines.split_off(lines.len().saturating_sub(TAIL_LINES))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn push(buffer: &mut LineBuffer, bytes: &[u8]) {
+        buffer.fill(|held| held.extend_from_slice(bytes));
+    }
 
     /// All complete lines there are, owned.
     fn all(buffer: &mut LineBuffer) -> Vec<(Vec<u8>, u64)> {
@@ -219,18 +206,18 @@ mod tests {
     #[test]
     fn a_line_comes_when_its_newline_does() {
         let mut buffer = LineBuffer::default();
-        buffer.push(b"GET");
+        push(&mut buffer, b"GET");
         assert_eq!(all(&mut buffer), whole(&[]));
-        buffer.push(b" /\nPUT");
+        push(&mut buffer, b" /\nPUT");
         assert_eq!(all(&mut buffer), whole(&[b"GET /"]));
-        buffer.push(b" /\n");
+        push(&mut buffer, b" /\n");
         assert_eq!(all(&mut buffer), whole(&[b"PUT /"]));
     }
 
     #[test]
     fn empty_lines_carriage_returns_nul_and_invalid_utf8_pass_unchanged() {
         let mut buffer = LineBuffer::default();
-        buffer.push(b"\n\r\n\0x\xff\xfe\r\n\n");
+        push(&mut buffer, b"\n\r\n\0x\xff\xfe\r\n\n");
         assert_eq!(
             all(&mut buffer),
             whole(&[b"", b"\r", b"\0x\xff\xfe\r", b""])
@@ -240,7 +227,7 @@ mod tests {
     #[test]
     fn an_unterminated_last_line_is_a_line_at_the_end() {
         let mut buffer = LineBuffer::default();
-        buffer.push(b"one\ntwo");
+        push(&mut buffer, b"one\ntwo");
         buffer.end();
         assert_eq!(all(&mut buffer), whole(&[b"one", b"two"]));
         buffer.end();
@@ -252,11 +239,11 @@ mod tests {
         let mut buffer = LineBuffer::default();
         let block = vec![b'x'; 16 * 1024];
         for _ in 0..3200 {
-            buffer.push(&block);
+            push(&mut buffer, &block);
             assert_eq!(buffer.next_line(), None);
-            assert!(buffer.data.capacity() <= 64 * 1024);
+            assert!(buffer.bytes.capacity() <= 64 * 1024);
         }
-        buffer.push(b"yy\nnext\n");
+        push(&mut buffer, b"yy\nnext\n");
         let lines = all(&mut buffer);
         assert_eq!(lines[0].0, block[..MAX_LINE]);
         assert_eq!(lines[0].1, (3200 * 16 * 1024 + 2 - MAX_LINE) as u64);
@@ -267,43 +254,39 @@ mod tests {
     fn a_line_of_just_the_limit_is_whole() {
         let mut buffer = LineBuffer::default();
         let mut line = vec![b'x'; MAX_LINE];
-        buffer.push(&line);
+        push(&mut buffer, &line);
         assert_eq!(buffer.next_line(), None);
-        buffer.push(b"\n");
+        push(&mut buffer, b"\n");
         assert_eq!(all(&mut buffer), whole(&[&line]));
         line.extend_from_slice(b"y\n");
-        buffer.push(&line);
+        push(&mut buffer, &line);
         assert_eq!(all(&mut buffer)[0].1, 1);
     }
 
     #[test]
-    fn lent_memory_is_given_back_and_no_more_kept_than_is_held() {
+    fn no_more_memory_is_kept_than_is_held() {
         let mut buffer = LineBuffer::default();
-        for lent in [Vec::new(), vec![b'\n'; 5], vec![b'\n'; 100_000]] {
-            buffer.work_in(lent);
-            buffer.push(b" half\nhalf");
-            assert_eq!(all(&mut buffer).len(), 1);
-            let memory = buffer.settle();
-            assert!(memory.len() >= 5);
-            assert_eq!((buffer.data.len(), buffer.data.capacity()), (4, 4));
-        }
-        buffer.work_in(vec![0; 100_000]);
-        buffer.push(b"\n");
+        push(&mut buffer, &b"a line\n".repeat(10_000));
+        push(&mut buffer, b" half\nhalf");
+        assert_eq!(all(&mut buffer).len(), 10_001);
+        buffer.settle();
+        assert_eq!((buffer.bytes.len(), buffer.bytes.capacity()), (4, 4));
+        push(&mut buffer, b"\n");
         assert_eq!(all(&mut buffer), whole(&[b"half"]));
         buffer.settle();
-        assert_eq!(buffer.data.capacity(), 0);
+        assert_eq!(buffer.bytes.capacity(), 0);
     }
 
     #[test]
     fn each_dropped_line_is_counted_once_and_no_half_line_remains() {
         let mut buffer = LineBuffer::default();
-        buffer.push(b"one\ntwo\nthr");
+        push(&mut buffer, b"one\ntwo\nthr");
         assert_eq!(buffer.discard(), 3);
-        buffer.push(b"e");
+        push(&mut buffer, b"e");
         assert_eq!(buffer.discard(), 0);
-        buffer.push(b"e\nfour\nfi");
+        push(&mut buffer, b"e\nfour\nfi");
         assert_eq!(buffer.discard(), 2);
-        buffer.push(b"ve\nsix\n");
+        push(&mut buffer, b"ve\nsix\n");
         assert_eq!(all(&mut buffer), whole(&[b"six"]));
         assert_eq!(buffer.discard(), 0);
     }
@@ -311,13 +294,13 @@ mod tests {
     #[test]
     fn a_torn_line_without_end_is_gone_at_the_end() {
         let mut buffer = LineBuffer::default();
-        buffer.push(b"on");
+        push(&mut buffer, b"on");
         assert_eq!(buffer.discard(), 1);
-        buffer.push(b"e");
+        push(&mut buffer, b"e");
         buffer.end();
         assert_eq!(all(&mut buffer), whole(&[]));
         buffer.end();
-        buffer.push(b"grandchild\n");
+        push(&mut buffer, b"grandchild\n");
         assert_eq!(all(&mut buffer), whole(&[b"grandchild"]));
     }
 
@@ -347,14 +330,46 @@ mod tests {
         let mut rest = &text[..];
         while !rest.is_empty() {
             let (piece, later) = rest.split_at(rest.len().min(1 + below(20_000)));
-            buffer.push(piece);
+            push(&mut buffer, piece);
             rest = later;
             lines.extend(all(&mut buffer));
             if below(3) == 0 {
-                let (bytes, cut, torn) = buffer.state();
-                buffer = LineBuffer::from_state(bytes, cut, torn);
+                buffer.settle();
+                let text = serde_json::to_string(&buffer).unwrap();
+                buffer = serde_json::from_str(&text).unwrap();
             }
         }
         assert!(lines == expected, "{} {}", lines.len(), expected.len());
+    }
+
+    #[test]
+    fn the_last_five_lines_are_kept_however_they_come() {
+        let mut tail = Tail::default();
+        for number in 0..1000 {
+            tail.push(format!("line {number}\n\n").as_bytes());
+        }
+        tail.push(b"no newl");
+        tail.push(b"ine");
+        let expected = ["line 996", "line 997", "line 998", "line 999", "no newline"];
+        assert_eq!(tail.lines(), expected);
+    }
+
+    #[test]
+    fn one_endless_line_is_kept_by_its_end() {
+        let mut tail = Tail::default();
+        tail.push(&[b'x'; 100_000]);
+        tail.push(b"end\n");
+        let lines = tail.lines();
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].ends_with("xend") && lines[0].len() < TAIL_LIMIT);
+    }
+
+    #[test]
+    fn its_memory_is_bounded() {
+        let mut tail = Tail::default();
+        for _ in 0..10_000 {
+            tail.push(&[b'y'; 1000]);
+        }
+        assert!(tail.bytes.capacity() <= 8 * TAIL_LIMIT);
     }
 }

@@ -1,8 +1,9 @@
 //! A syslog daemon that is full, dead, restarted or picky, played by a datagram socket.
 
+use super::super::format::Format;
 use super::*;
 use crate::config::LogTarget;
-use crate::log::{Log, Room};
+use crate::log::{Capacity, Log};
 use crate::supervisor::Instant;
 use slog::{crit, error, info, warn};
 use std::time::Duration;
@@ -133,7 +134,7 @@ fn nothing_of_a_burst_is_lost_by_a_daemon_that_reads_slowly() {
     let mut expected = Vec::new();
     let mut arrived = Vec::new();
     for number in 0..3000 {
-        while log.room() != Room::Free {
+        while log.capacity() != Capacity::Free {
             arrived.extend(daemon.messages());
             log.await_writable();
             log.flush(START);
@@ -145,7 +146,7 @@ fn nothing_of_a_burst_is_lost_by_a_daemon_that_reads_slowly() {
         expected.push(tagged(30, &format!("[5] {number}")));
         log.flush(START);
     }
-    while log.pending() {
+    while log.is_pending() {
         arrived.extend(daemon.messages());
         log.flush(START);
     }
@@ -157,7 +158,7 @@ fn nothing_of_a_burst_is_lost_by_a_daemon_that_reads_slowly() {
 fn a_daemon_that_stalls_holds_the_workers_and_nothing_else() {
     let daemon = Daemon::start("stall");
     let mut log = daemon.log();
-    while !log.is_blocked() {
+    while !matches!(log.capacity(), Capacity::Full { .. }) {
         log.worker_line(5, &[b'x'; 100], 0);
         log.flush(START);
     }
@@ -166,10 +167,11 @@ fn a_daemon_that_stalls_holds_the_workers_and_nothing_else() {
     for number in 0..100_000 {
         info!(logger, "{number}");
     }
-    let (unwritten, lost) = log.unwritten();
-    assert!(unwritten.len() < 400 * 1024 && lost > 90_000);
+    let left = log.unwritten();
+    let lost = left.lost;
+    assert!(left.bytes.len() < 400 * 1024 && lost > 90_000);
     let mut last = Vec::new();
-    while log.pending() {
+    while log.is_pending() {
         log.flush(START);
         last.extend(daemon.messages().pop());
     }
@@ -228,7 +230,7 @@ fn a_daemon_that_is_full_and_then_dies_is_followed() {
     drop(daemon);
     let daemon = Daemon::start("full-dead");
     let mut arrived = Vec::new();
-    while log.pending() {
+    while log.is_pending() {
         log.flush(START);
         arrived.extend(daemon.messages());
     }
@@ -254,11 +256,11 @@ fn a_long_line_is_cut_and_marked() {
 #[test]
 fn a_message_the_socket_refuses_for_its_length_is_sent_short() {
     let daemon = Daemon::start("short");
-    let mut syslog = Syslog::open(&daemon.path, 1).unwrap();
+    let mut syslog = Syslog::open(&daemon.path).unwrap();
     nix::sys::socket::setsockopt(&syslog.socket, nix::sys::socket::sockopt::SndBuf, &0).unwrap();
-    let mut queue = Queue::default();
-    syslog.queue(&mut queue, Level::Info, &"y".repeat(7000));
-    syslog.queue(&mut queue, Level::Info, "next");
+    let mut queue = Queue::new(Format::Syslog, 1);
+    queue.push_own_text(Level::Info, &[b'y'; 7000]);
+    queue.push_own_text(Level::Info, b"next");
     while !queue.is_empty() {
         assert_ne!(syslog.flush(&mut queue), Outcome::Absent);
         let messages = daemon.messages();

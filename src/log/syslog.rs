@@ -1,28 +1,24 @@
-//! The way out through syslog: our own non-blocking datagram socket below slog-syslog's streamer,
-//! which follows the daemon through a restart, and the escaping that keeps one message on one
-//! line. It never waits; what was refused stays in the queue, formatted and with the time it was
-//! said at.
+//! The sink that is a syslog daemon: our own non-blocking datagram socket, with slog-syslog's
+//! streamer over a copy of it, which follows the daemon through a restart. It never waits; what
+//! was refused stays in the queue, formatted and with the time at which it was said.
 //!
-//! The streamer hides errno, restamps what is sent twice and says `notice` for slog's `info`. So
-//! our own messages go through it when nothing is queued, one level lower; all else is formatted
-//! here by the same formatter of the syslog crate, waits in the queue as one line a datagram, and
-//! is sent from there.
+//! The streamer hides errno, stamps anew what is sent twice, and says `notice` for slog's `info`.
+//! So our own messages go through it when nothing is queued, one level lower; all else waits in
+//! the queue, one line a datagram, and is sent from there.
 
-use crate::log::{OWN_FDS_FROM, Outcome, Queue};
+use super::OWN_FDS_FROM;
+use super::queue::{Outcome, Queue};
 use crate::sys::io::copy_above;
 use nix::errno::Errno;
 use slog::{Drain, Level, OwnedKVList, Record, RecordStatic, b};
 use slog_syslog::Streamer3164;
-use std::fmt::Write as _;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use syslog::{Facility, Formatter3164, LogFormat, LoggerBackend, Severity};
+use syslog::{Formatter3164, LoggerBackend};
 
-/// What a message is cut to: the larger daemons take 8 KiB and would cut the rest in silence.
-const TEXT_LIMIT: usize = 7900;
-/// What is still tried when a socket refuses that.
+/// What a message is cut to, in bytes, that a socket refuses for its length.
 const SHORT: usize = 1000;
 /// How many datagrams a turn may cost.
 const BATCH: usize = 256;
@@ -31,33 +27,26 @@ const BATCH: usize = 256;
 pub struct Syslog {
     socket: UnixDatagram,
     path: PathBuf,
-    formatter: Formatter3164,
 }
 
 impl Syslog {
-    /// Connects to the datagram socket at `path`; messages carry `socketmaster[pid]`.
+    /// Connects to the datagram socket at `path`.
     ///
-    /// Errors: whatever connect(2) says, so that a daemon absent at start is noticed.
-    pub fn open(path: &Path, pid: u32) -> nix::Result<Syslog> {
+    /// Errors: whatever connect(2) says, so that a daemon that is absent at start is noticed.
+    pub fn open(path: &Path) -> nix::Result<Syslog> {
         let socket = UnixDatagram::unbound().map_err(errno_of)?;
         socket.set_nonblocking(true).map_err(errno_of)?;
         socket.connect(path).map_err(errno_of)?;
         Ok(Syslog {
             socket: copy(&socket)?,
             path: path.to_owned(),
-            formatter: Formatter3164 {
-                facility: Facility::LOG_DAEMON,
-                hostname: None,
-                process: "socketmaster".into(),
-                pid: pid as i32,
-            },
         })
     }
 
     /// slog's drain over a copy of the socket: reconnecting one reconnects both.
-    pub fn streamer(&self) -> nix::Result<Streamer3164> {
+    pub fn streamer(&self, formatter: Formatter3164) -> nix::Result<Streamer3164> {
         let backend = LoggerBackend::Unix(copy(&self.socket)?);
-        let logger = syslog::Logger::new(backend, self.formatter.clone());
+        let logger = syslog::Logger::new(backend, formatter);
         // Its filter is upside down: Critical lets everything pass.
         Ok(Streamer3164::new_with_level(
             Box::new(logger),
@@ -68,21 +57,6 @@ impl Syslog {
     /// The descriptor that becomes writable when the daemon has read something.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    /// Queues one message of at most one line; `text` has been through [`escape`].
-    pub fn queue(&self, queue: &mut Queue, level: Level, text: &str) {
-        let mut message = Vec::with_capacity(text.len() + 64);
-        let severity = match level {
-            Level::Critical => Severity::LOG_CRIT,
-            Level::Error => Severity::LOG_ERR,
-            Level::Warning => Severity::LOG_WARNING,
-            Level::Info => Severity::LOG_INFO,
-            Level::Debug | Level::Trace => Severity::LOG_DEBUG,
-        };
-        let formatted = self.formatter.format(&mut message, severity, text);
-        debug_assert!(formatted.is_ok(), "a Vec takes everything");
-        queue.push_line(&message, b"");
     }
 
     /// Sends up to a turn's worth of what waits.
@@ -161,48 +135,6 @@ pub fn stream(
         &Record::new(&lowered, &format_args!("{line}"), b!()),
         values,
     )
-}
-
-/// Text that cannot break a syslog message: control characters and what is not UTF-8 as `\x1b`,
-/// a tab as `\t`, and no longer than a datagram may be (cut, and marked).
-pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().min(TEXT_LIMIT) + 16);
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\t' => text.push_str("\\t"),
-                '\r' => text.push_str("\\r"),
-                '\n' => text.push_str("\\n"),
-                c if c.is_control() => escape_bytes(&mut text, c.encode_utf8(&mut [0; 4])),
-                c => text.push(c),
-            }
-            if text.len() > TEXT_LIMIT {
-                return cut(text);
-            }
-        }
-        escape_bytes(&mut text, chunk.invalid());
-    }
-    if text.len() > TEXT_LIMIT {
-        return cut(text);
-    }
-    text
-}
-
-fn escape_bytes(text: &mut String, bytes: impl AsRef<[u8]>) {
-    for byte in bytes.as_ref() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\\x{byte:02x}");
-    }
-}
-
-fn cut(mut text: String) -> String {
-    let mut end = TEXT_LIMIT;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text.push_str(" [cut]");
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,217 @@
+//! What a line of the log looks like: in the original's form on stderr, in the journal's form, and
+//! in syslog's. It writes nothing and decides nothing about capacity.
+
+use crate::sys::io::local_time;
+use nix::sys::stat::fstat;
+use serde::{Deserialize, Serialize};
+use slog::Level;
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::os::fd::BorrowedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+use syslog::{Facility, Formatter3164, LogFormat, Severity};
+
+/// What a message to syslog is cut to, in bytes: the larger daemons take 8 KiB and would cut the
+/// rest without a mark.
+const SYSLOG_LIMIT: usize = 7900;
+
+/// The form of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Format {
+    /// `socketmaster[812] 2026/11/22 07:00:01 text`, as the original writes to stderr.
+    #[default]
+    Plain,
+    /// `<6>text` (sd-daemon(3)).
+    Journal,
+    /// `<30>Nov 22 07:00:01 socketmaster[812]: text` (RFC 3164).
+    Syslog,
+}
+
+impl Format {
+    /// The format for stderr: the journal's if JOURNAL_STREAM, `device:inode`, names it
+    /// (systemd.exec(5)).
+    pub fn of_stderr(stderr: BorrowedFd<'_>, journal_stream: Option<&OsStr>) -> Format {
+        match (journal_stream, fstat(stderr)) {
+            (Some(named), Ok(stat)) if named == &*format!("{}:{}", stat.st_dev, stat.st_ino) => {
+                Format::Journal
+            }
+            _ => Format::Plain,
+        }
+    }
+
+    /// The text of a line of this format, without the header; a line that has none as it is.
+    pub fn text_of(self, line: &[u8]) -> &[u8] {
+        let (end_of_header, nth) = match self {
+            Format::Plain => (b' ', 3),
+            Format::Journal => (b'>', 1),
+            Format::Syslog => (b' ', 4),
+        };
+        let mut parts = line.splitn(nth + 1, |byte| *byte == end_of_header);
+        parts.nth(nth).unwrap_or(line)
+    }
+}
+
+/// Makes the headers of lines: what all lines of one second, or of one worker, have in common is
+/// made once.
+pub struct Formatter {
+    format: Format,
+    syslog: Formatter3164,
+    /// The second of the wall clock that the headers name.
+    second: u64,
+    plain: String,
+    worker: String,
+    worker_pid: Option<u32>,
+}
+
+impl Formatter {
+    /// For lines of the process `pid`.
+    pub fn new(format: Format, pid: u32) -> Formatter {
+        Formatter {
+            format,
+            syslog: Formatter3164 {
+                facility: Facility::LOG_DAEMON,
+                hostname: None,
+                process: "socketmaster".into(),
+                pid: pid as i32,
+            },
+            second: 0,
+            plain: String::new(),
+            worker: String::new(),
+            worker_pid: None,
+        }
+    }
+
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What slog-syslog formats with.
+    pub fn syslog(&self) -> Formatter3164 {
+        self.syslog.clone()
+    }
+
+    /// Looks at the wall clock; lines that follow bear this time.
+    pub fn tick(&mut self) {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+        let second = since_1970.map_or(0, |time| time.as_secs());
+        if second == self.second {
+            return;
+        }
+        self.second = second;
+        self.worker_pid = None;
+        let t = local_time(second as i64);
+        self.plain = format!(
+            "socketmaster[{}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
+            self.syslog.pid, t.year, t.month, t.day, t.hour, t.minute, t.second
+        );
+    }
+
+    /// How a message of our own begins.
+    pub fn own_header(&mut self, level: Level) -> String {
+        self.tick();
+        match self.format {
+            Format::Plain => self.plain.clone(),
+            Format::Journal => journal_priority(level).into(),
+            Format::Syslog => {
+                let mut header = Vec::new();
+                // Writing to a Vec cannot fail.
+                let _ = self.syslog.format(&mut header, severity(level), "");
+                String::from_utf8_lossy(&header).into_owned()
+            }
+        }
+    }
+
+    /// How a worker's line begins, at the time of the last [`tick`](Self::tick).
+    pub fn worker_header(&mut self, pid: u32) -> &str {
+        if self.worker_pid != Some(pid) {
+            self.worker = self.own_header(Level::Info);
+            // Writing to a String cannot fail.
+            let _ = write!(self.worker, "[{pid}] ");
+            self.worker_pid = Some(pid);
+        }
+        &self.worker
+    }
+
+    /// A line's text as the sink can take it: unchanged on stderr; to the journal NUL, which would
+    /// end the line there, is spelt out; to syslog all that could break a message is.
+    pub fn text<'a>(&self, line: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.format {
+            Format::Journal if memchr::memchr(0, line).is_some() => {
+                let parts: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+                Cow::Owned(parts.join(&b"\\x00"[..]))
+            }
+            Format::Plain | Format::Journal => Cow::Borrowed(line),
+            Format::Syslog => Cow::Owned(escape(line).into_bytes()),
+        }
+    }
+}
+
+/// The journal's words for our levels (sd-daemon(3)).
+fn journal_priority(level: Level) -> &'static str {
+    match level {
+        Level::Critical => "<2>",
+        Level::Error => "<3>",
+        Level::Warning => "<4>",
+        Level::Info => "<6>",
+        Level::Debug | Level::Trace => "<7>",
+    }
+}
+
+fn severity(level: Level) -> Severity {
+    match level {
+        Level::Critical => Severity::LOG_CRIT,
+        Level::Error => Severity::LOG_ERR,
+        Level::Warning => Severity::LOG_WARNING,
+        Level::Info => Severity::LOG_INFO,
+        Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+    }
+}
+
+/// What follows a line that was cut by `cut` bytes.
+pub fn cut_mark(cut: u64) -> String {
+    match cut {
+        0 => String::new(),
+        1 => " [cut: 1 more byte]".into(),
+        _ => format!(" [cut: {cut} more bytes]"),
+    }
+}
+
+/// Text that cannot break a syslog message: control characters and what is not UTF-8 as `\x1b`,
+/// a tab as `\t`, and no longer than a datagram may be (cut, and marked).
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().min(SYSLOG_LIMIT) + 16);
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\t' | '\r' | '\n' => text.extend(character.escape_default()),
+                c if c.is_control() => escape_bytes(&mut text, c.encode_utf8(&mut [0; 4])),
+                c => text.push(c),
+            }
+            if text.len() > SYSLOG_LIMIT {
+                return cut(text);
+            }
+        }
+        escape_bytes(&mut text, chunk.invalid());
+    }
+    match text.len() > SYSLOG_LIMIT {
+        true => cut(text),
+        false => text,
+    }
+}
+
+fn escape_bytes(text: &mut String, bytes: impl AsRef<[u8]>) {
+    for byte in bytes.as_ref() {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\\x{byte:02x}");
+    }
+}
+
+fn cut(mut text: String) -> String {
+    let mut end = SYSLOG_LIMIT;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text + " [cut]"
+}

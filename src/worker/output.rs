@@ -1,0 +1,422 @@
+//! The workers' output: the pipe of each worker, its output cut into lines, and the lines handed to
+//! the log. It decides which pipe is read when, which is left alone while the log is stuck, and how
+//! long one is kept whose worker is gone. It reads only what the log takes, except where a worker
+//! must not be held back: then it drops at a bounded rate and counts. It never waits, and it never
+//! lets a pipe or a stuck log hold up anything else.
+
+mod lines;
+
+use crate::log::{Capacity, Log};
+use crate::supervisor::{ChildId, Instant};
+use crate::sys::io::{bytes_waiting, read_append};
+use lines::{LineBuffer, Tail};
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// One read(2), in bytes: all that a pipe holds. Less would wake its writer more often.
+const CHUNK: usize = 64 * 1024;
+/// What one pipe is given of a turn, in bytes.
+const TURN: usize = 64 * 1024;
+/// While lines are dropped: how many bytes may be read in which time, by all pipes together.
+const DROP_BYTES: usize = 256 * 1024;
+const DROP_TIME: Duration = Duration::from_millis(10);
+/// When to try again to read a pipe that the system refused to read.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the owner of the loop has to do.
+#[derive(Debug)]
+pub enum OutputEvent {
+    /// All that a dead worker had written is logged: log its end, this text.
+    Ended(String),
+    /// The output of this process, whose worker is gone, was closed although its descendants still
+    /// hold it, because too many of the kind are open.
+    CutOff(u32),
+    /// This pipe is no longer read: deregister it, then close it.
+    Closed(ChildId, OwnedFd),
+}
+
+/// Who may still write into a pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+enum Writer {
+    /// The worker.
+    #[default]
+    Alive,
+    /// The worker is gone; so many bytes further in the pipe is its last. Its end is announced
+    /// when that is logged.
+    Ended { unread: usize, end: String },
+    /// Its end has been announced; what comes is from its descendants.
+    Gone,
+}
+
+/// A worker's output, but for the descriptor. It may outlive the worker.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Stream {
+    pid: u32,
+    writer: Writer,
+    lines: LineBuffer,
+    tail: Tail,
+    /// Lines may be lost rather than the worker held back.
+    may_drop: bool,
+}
+
+/// How far a pipe was read, and when to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drained {
+    /// All that was there: when it is readable again.
+    Empty,
+    /// This turn's share: in the next turn, after the others and after the log's flush.
+    More,
+    /// For a while, or for as long as the log is stuck.
+    Paused(Pause),
+    /// Nobody holds the other end any more, and all its lines are logged: never.
+    Eof,
+}
+
+/// What ends a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// The log moves.
+    Log,
+    /// The log moves, or this moment comes.
+    LogOr(Instant),
+    /// This moment.
+    Until(Instant),
+}
+
+/// The output of all workers.
+#[derive(Default)]
+pub struct Outputs {
+    /// What another image of the program must carry on with, and beside it the read ends. A worker
+    /// that has closed its output and lives has no pipe, but still a stream.
+    streams: BTreeMap<ChildId, Stream>,
+    pipes: BTreeMap<ChildId, OwnedFd>,
+    /// Pipes that may have something to read.
+    ready: BTreeSet<ChildId>,
+    /// Pipes that are not read now.
+    paused: BTreeMap<ChildId, Pause>,
+    /// Whose pipe was the last to be read while the log had room.
+    last_read: Option<ChildId>,
+    dropping: DropRate,
+}
+
+impl Outputs {
+    /// From now on what the worker `pid` writes goes into the log. `pipe` is the read end, which
+    /// does not block and is watched for READABLE.
+    pub fn adopt(&mut self, id: ChildId, pid: u32, pipe: OwnedFd) {
+        let stream = Stream {
+            pid,
+            ..Stream::default()
+        };
+        self.streams.insert(id, stream);
+        self.pipes.insert(id, pipe);
+    }
+
+    /// A stuck log costs this worker's lines from now on, not its time: with `-output=lossy`, and
+    /// for a worker that has been asked to stop, which must be able to say good-bye and leave.
+    pub fn allow_drops(&mut self, id: ChildId) {
+        if let Some(stream) = self.streams.get_mut(&id) {
+            stream.may_drop = true;
+            if self.paused.remove(&id).is_some() {
+                self.ready.insert(id);
+            }
+        }
+    }
+
+    /// There is something to read, or the other end was closed.
+    pub fn mark_readable(&mut self, id: ChildId) {
+        if self.pipes.contains_key(&id) {
+            self.ready.insert(id);
+        }
+    }
+
+    /// Whether a pipe is to be read in the next turn: the loop must not go to sleep.
+    pub fn wants_turn(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// When a paused pipe is to be read again, whatever the log does.
+    pub fn retry_at(&self) -> Option<Instant> {
+        let until = |pause: &Pause| match pause {
+            Pause::Log => None,
+            Pause::LogOr(until) | Pause::Until(until) => Some(*until),
+        };
+        self.paused.values().filter_map(until).min()
+    }
+
+    /// Whether everything that dead workers had written is logged.
+    pub fn all_announced(&self) -> bool {
+        let mut streams = self.streams.values();
+        !streams.any(|stream| matches!(stream.writer, Writer::Ended { .. }))
+    }
+
+    /// Gives each pipe that is ready a turn, beginning after the one that found room last: each
+    /// may fill the log's queue.
+    pub fn read(&mut self, log: &mut Log, now: Instant) -> Vec<OutputEvent> {
+        let mut ids: Vec<ChildId> = std::mem::take(&mut self.ready).into_iter().collect();
+        let before = ids.partition_point(|id| Some(*id) <= self.last_read);
+        ids.rotate_left(before);
+        let mut events = Vec::new();
+        log.tick();
+        for id in ids {
+            if log.capacity() == Capacity::Free {
+                self.last_read = Some(id);
+            }
+            self.read_one(id, log, now, &mut events);
+        }
+        events
+    }
+
+    /// The same for all pipes, paused or not: for the last lines before we end.
+    pub fn read_all(&mut self, log: &mut Log, now: Instant) -> Vec<OutputEvent> {
+        self.ready.extend(self.pipes.keys());
+        self.read(log, now)
+    }
+
+    fn read_one(
+        &mut self,
+        id: ChildId,
+        log: &mut Log,
+        now: Instant,
+        events: &mut Vec<OutputEvent>,
+    ) {
+        let (Some(stream), Some(pipe)) = (self.streams.get_mut(&id), self.pipes.get(&id)) else {
+            return;
+        };
+        let drained = stream.drain(pipe.as_fd(), log, now, &mut self.dropping);
+        stream.lines.settle();
+        events.extend(stream.take_end(drained).map(OutputEvent::Ended));
+        match drained {
+            Drained::Empty => {}
+            Drained::More => drop(self.ready.insert(id)),
+            Drained::Paused(pause) => drop(self.paused.insert(id, pause)),
+            Drained::Eof => events.extend(self.close(id)),
+        }
+    }
+
+    /// Lets the pipes be read that the log had no room for; after each flush, whose success nothing
+    /// else announces.
+    pub fn resume(&mut self, log: &Log, now: Instant) {
+        let capacity = log.capacity();
+        self.paused.retain(|id, pause| {
+            let stays = match (*pause, capacity) {
+                (Pause::Until(until), _) => until > now,
+                (Pause::Log, Capacity::Full { .. }) => true,
+                (Pause::LogOr(until), Capacity::Full { .. } | Capacity::Broken) => until > now,
+                _ => false,
+            };
+            if !stays {
+                self.ready.insert(*id);
+            }
+            stays
+        });
+    }
+
+    /// The last lines of a worker's output for a verdict, also what it has just written and no log
+    /// has taken: at most five, two kilobytes in all.
+    pub fn last_lines(&mut self, id: ChildId) -> Vec<String> {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return Vec::new();
+        };
+        if let Some(pipe) = self.pipes.get(&id) {
+            stream.read_ahead(pipe.as_fd());
+        }
+        stream.tail.lines()
+    }
+
+    /// The worker is dead: what is in its pipe now is all that it said, whatever others who hold
+    /// the pipe still write. `end` is announced when that is logged, which may be at once. Of the
+    /// pipes of dead workers at most `most` are kept: the oldest of too many is closed. What a
+    /// stuck log has kept of its lines from us is lost, and counted.
+    pub fn end(
+        &mut self,
+        id: ChildId,
+        end: String,
+        most: usize,
+        log: &mut Log,
+        now: Instant,
+    ) -> Vec<OutputEvent> {
+        let mut events = Vec::new();
+        let (Some(stream), Some(pipe)) = (self.streams.get_mut(&id), self.pipes.get(&id)) else {
+            self.streams.remove(&id);
+            return vec![OutputEvent::Ended(end)];
+        };
+        stream.read_ahead(pipe.as_fd());
+        stream.lines.settle();
+        let unread = bytes_waiting(pipe.as_fd()).unwrap_or(0);
+        stream.writer = Writer::Ended { unread, end };
+        if unread == 0 {
+            stream.lines.end();
+        }
+        self.paused.remove(&id);
+        log.tick();
+        self.read_one(id, log, now, &mut events);
+        events.extend(self.limit_pipes_of_the_dead(most, log));
+        events
+    }
+
+    fn limit_pipes_of_the_dead(&mut self, most: usize, log: &mut Log) -> Vec<OutputEvent> {
+        let streams = self.streams.iter();
+        let dead = streams.filter(|(_, stream)| stream.writer != Writer::Alive);
+        let ids: Vec<ChildId> = dead.map(|(id, _)| *id).collect();
+        let mut events = Vec::new();
+        if let (true, Some(id)) = (ids.len() > most, ids.first()) {
+            if let (Some(stream), Some(pipe)) = (self.streams.get_mut(id), self.pipes.get(id)) {
+                if let Writer::Ended { end, .. } = &mut stream.writer {
+                    let end = std::mem::take(end);
+                    log.count_lost(stream.abandon(pipe.as_fd()));
+                    events.push(OutputEvent::Ended(end));
+                } else {
+                    events.push(OutputEvent::CutOff(stream.pid));
+                }
+            }
+            events.extend(self.close(*id));
+        }
+        events
+    }
+
+    fn close(&mut self, id: ChildId) -> Option<OutputEvent> {
+        self.ready.remove(&id);
+        self.paused.remove(&id);
+        if self.streams.get(&id)?.writer != Writer::Alive {
+            self.streams.remove(&id);
+        }
+        let pipe = self.pipes.remove(&id)?;
+        Some(OutputEvent::Closed(id, pipe))
+    }
+}
+
+impl Stream {
+    /// Reads about a turn's share and hands its lines to the log, as far as that takes them.
+    fn drain(
+        &mut self,
+        pipe: BorrowedFd<'_>,
+        log: &mut Log,
+        now: Instant,
+        dropping: &mut DropRate,
+    ) -> Drained {
+        let mut budget = TURN;
+        loop {
+            if log.capacity() == Capacity::Free {
+                self.log_lines(log);
+            }
+            match log.capacity() {
+                Capacity::Free => {}
+                Capacity::AfterFlush => return Drained::More,
+                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(Pause::Log),
+                Capacity::Full { drop_from } if now < drop_from => {
+                    return Drained::Paused(Pause::LogOr(drop_from));
+                }
+                Capacity::Full { .. } | Capacity::Broken => match dropping.ask(now) {
+                    Ok(()) => log.count_lost(self.lines.discard()),
+                    Err(later) => return Drained::Paused(Pause::LogOr(later)),
+                },
+            }
+            if budget == 0 || matches!(self.writer, Writer::Ended { unread: 0, .. }) {
+                return Drained::More;
+            }
+            match self.read(pipe) {
+                Ok(0) if self.lines.is_empty() => return Drained::Eof,
+                Ok(count) => budget = budget.saturating_sub(count),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Drained::Empty,
+                // Closing the pipe would kill a worker that lives.
+                Err(_) => return Drained::Paused(Pause::Until(now + RETRY)),
+            }
+        }
+    }
+
+    fn log_lines(&mut self, log: &mut Log) {
+        while let Some(line) = self.lines.next_line() {
+            if !log.push_worker_line(self.pid, line.bytes, line.cut) {
+                return;
+            }
+        }
+    }
+
+    /// One read, no further than to a dead worker's last byte. At the end, 0, and a last line
+    /// without newline becomes a line.
+    fn read(&mut self, pipe: BorrowedFd<'_>) -> nix::Result<usize> {
+        let limit = match self.writer {
+            Writer::Ended { unread, .. } => unread.min(CHUNK),
+            Writer::Alive | Writer::Gone => CHUNK,
+        };
+        let count = match self.lines.fill(|bytes| read_append(pipe, bytes, limit)) {
+            Err(errno @ (Errno::EINTR | Errno::EAGAIN)) => return Err(errno),
+            // Nothing else is known to happen to a pipe. It may get better while there is a
+            // writer; the end of a dead worker does not wait for that.
+            Err(errno) if self.writer == Writer::Alive => return Err(errno),
+            result => result.unwrap_or(0),
+        };
+        self.tail.push(self.lines.last(count));
+        let mut is_last = count == 0;
+        if let Writer::Ended { unread, .. } = &mut self.writer {
+            *unread -= count;
+            is_last |= *unread == 0;
+        }
+        if is_last {
+            self.lines.end();
+        }
+        Ok(count)
+    }
+
+    /// Reads what waits in the pipe although the log may have no room for it, within bounds.
+    fn read_ahead(&mut self, pipe: BorrowedFd<'_>) {
+        if self.lines.len() < CHUNK {
+            // Nothing to read is no reason to say so.
+            let _ = self.read(pipe);
+            self.lines.settle();
+        }
+    }
+
+    /// The end of a dead worker, once, when all that it had written is logged or dropped.
+    fn take_end(&mut self, drained: Drained) -> Option<String> {
+        match &mut self.writer {
+            Writer::Ended { unread, end }
+                if drained == Drained::Eof || (*unread == 0 && self.lines.is_empty()) =>
+            {
+                let end = std::mem::take(end);
+                self.writer = Writer::Gone;
+                Some(end)
+            }
+            _ => None,
+        }
+    }
+
+    /// Reads what a dead worker had written only to drop it; says how many lines that makes.
+    fn abandon(&mut self, pipe: BorrowedFd<'_>) -> u64 {
+        let mut lost = self.lines.discard();
+        while let Ok(1..) = self.read(pipe) {
+            lost += self.lines.discard();
+        }
+        lost
+    }
+}
+
+/// How much has been read only to be dropped in the present span of time.
+#[derive(Default)]
+struct DropRate {
+    until: Instant,
+    bytes: usize,
+}
+
+impl DropRate {
+    /// Leave to read a chunk only to drop it, or else when to ask again.
+    fn ask(&mut self, now: Instant) -> Result<(), Instant> {
+        if now >= self.until {
+            self.until = now + DROP_TIME;
+            self.bytes = 0;
+        }
+        if self.bytes >= DROP_BYTES {
+            return Err(self.until);
+        }
+        self.bytes += CHUNK;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
