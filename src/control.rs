@@ -23,6 +23,7 @@ use crate::text::error_text;
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
+use std::cmp::{Ordering, Reverse};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -35,8 +36,10 @@ pub const MAX_CLIENTS: usize = 64;
 pub const MAX_OF_ONE: usize = 16;
 /// At most so many of those who are neither root nor ours: the other places are never theirs.
 const MAX_OTHERS: usize = 48;
-/// No user has more than a quarter of these.
+/// No user has more than a quarter of these, workers that are coming up not counted.
 const MAX_OF_A_USER: usize = MAX_OTHERS / 4;
+/// No worker has more than so many of these, its descendants' included.
+const MAX_OF_A_WORKER: usize = 4;
 /// At most so many bytes of requests and answers are held for all clients together.
 const MAX_HELD: usize = 2 * 1024 * 1024;
 /// A client that has been silent for so long may have to make room for another.
@@ -98,6 +101,34 @@ impl Access {
             self.others.max(Rights::Reports)
         } else {
             self.others
+        }
+    }
+}
+
+/// The living worker that a client is or descends from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// None.
+    Stranger,
+    Worker(ChildId),
+    /// One that is not ready yet.
+    StartingWorker(ChildId),
+}
+
+impl Origin {
+    /// In this order clients give way to each other, the lowest first.
+    fn rank(self) -> u8 {
+        match self {
+            Origin::Stranger => 0,
+            Origin::Worker(_) => 1,
+            Origin::StartingWorker(_) => 2,
+        }
+    }
+
+    fn worker(self) -> Option<ChildId> {
+        match self {
+            Origin::Stranger => None,
+            Origin::Worker(id) | Origin::StartingWorker(id) => Some(id),
         }
     }
 }
@@ -206,18 +237,18 @@ impl Control {
         self.retry
     }
 
-    /// Takes in those who want to connect, as far as there is room. When it is full, who has been
-    /// silent for longest goes; who has only just come has a moment to say something. `is_worker`
-    /// says whether a process is a living worker or its descendant: those always find a place.
-    pub fn accept(&mut self, now: Instant, is_worker: impl Fn(&Peer) -> bool) -> Accepted {
+    /// Takes in those who want to connect. Who finds no room is closed, never left waiting in the
+    /// kernel's queue, where others would wait behind it. `origin` says which living worker a
+    /// process descends from.
+    pub fn accept(&mut self, now: Instant, origin: impl Fn(&Peer) -> Origin) -> Accepted {
         let mut accepted = Accepted::default();
         self.retry = None;
         for _ in 0..MAX_CLIENTS {
-            if !self.make_room(now) {
+            if self.is_full_of_trusted(now) {
                 return accepted;
             }
             match self.listener.accept() {
-                Ok((stream, _)) => self.take_in(stream, now, &is_worker, &mut accepted),
+                Ok((stream, _)) => self.take_in(stream, now, &origin, &mut accepted),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return accepted,
                 Err(_no_descriptor_free) => {
@@ -234,7 +265,7 @@ impl Control {
         &mut self,
         stream: UnixStream,
         now: Instant,
-        is_worker: impl Fn(&Peer) -> bool,
+        origin: impl Fn(&Peer) -> Origin,
         accepted: &mut Accepted,
     ) {
         let Ok(peer) = Peer::of(stream.as_fd()) else {
@@ -245,10 +276,13 @@ impl Control {
             accepted.refused = Some((peer, "may not use the control socket"));
             return;
         }
-        let of_a_worker = rights < Rights::Everything && is_worker(&peer);
+        let origin = match rights {
+            Rights::Everything => Origin::Stranger,
+            _ => origin(&peer),
+        };
         let has_room = match rights {
-            Rights::Everything => self.make_room_beside(peer.pid),
-            _ => self.make_room_for_another(peer.uid, of_a_worker),
+            Rights::Everything => self.make_room_for_trusted(peer.pid, now),
+            _ => self.make_room_for_another(peer.uid, origin, now),
         };
         if !has_room {
             accepted.refused = Some((peer, "finds the places of its user taken"));
@@ -256,30 +290,91 @@ impl Control {
         }
         let id = self.keep(stream, peer, rights, now);
         if let Some(client) = self.client_mut(id) {
-            client.of_a_worker = of_a_worker;
+            client.origin = origin;
         }
         accepted.fresh.push(id);
     }
 
-    /// Whether somebody who is neither root nor ours can be taken in. Their own oldest goes for
-    /// them, and for a worker, which wants to say that it is ready, the oldest of anybody else.
-    fn make_room_for_another(&mut self, uid: u32, of_a_worker: bool) -> bool {
-        let others = || {
-            self.clients
-                .iter()
-                .filter(|it| it.rights < Rights::Everything)
-        };
-        let strangers = || others().filter(|it| !it.of_a_worker && it.may_be_evicted());
-        let of_user = || strangers().filter(|it| it.peer.uid == uid);
-        let oldest = if !of_a_worker && of_user().count() >= MAX_OF_A_USER {
-            of_user().next()
-        } else if others().count() < MAX_OTHERS {
+    /// Those that count against the places: what a worker was started with does not.
+    fn guests(&self) -> impl Iterator<Item = &Connection> {
+        self.clients.iter().filter(|it| it.peer.worker.is_none())
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Connection> {
+        self.guests().filter(|it| it.rights < Rights::Everything)
+    }
+
+    /// Root's and our own clients hold all places, and none has been silent for long enough to go:
+    /// the next one waits, whoever it is.
+    fn is_full_of_trusted(&mut self, now: Instant) -> bool {
+        let trusted = || self.guests().filter(|it| it.rights == Rights::Everything);
+        if trusted().count() < MAX_CLIENTS {
+            return false;
+        }
+        let silent = trusted().filter(|it| it.may_be_evicted());
+        let heard = silent.map(|it| it.heard).min();
+        let free = heard.map_or(now + GRACE, |heard| heard + GRACE);
+        if free > now {
+            self.retry = Some(free);
+        }
+        free > now
+    }
+
+    /// Room for one more client of root's or our own: of one process only so many stay, and where
+    /// all places are taken, others go first, then who has been silent for longest.
+    fn make_room_for_trusted(&mut self, pid: i32, now: Instant) -> bool {
+        let own = || self.guests().filter(|it| it.peer.pid == pid);
+        let leaves = if own().count() >= MAX_OF_ONE {
+            own().find(|it| it.may_be_evicted())
+        } else if self.guests().count() < MAX_CLIENTS {
             return true;
         } else {
-            strangers().next().filter(|_| of_a_worker)
+            let may_go = |it: &&Connection| {
+                it.may_be_evicted() && (it.rights < Rights::Everything || it.is_silent(now))
+            };
+            let guests = self.guests().filter(may_go);
+            guests.min_by_key(|it| (it.rights, it.origin.rank(), it.heard))
         };
-        let oldest = oldest.map(|client| client.id);
-        oldest.inspect(|id| self.close(*id)).is_some()
+        self.replace(leaves.map(|it| it.id))
+    }
+
+    /// Room for one more client of those who are neither root nor ours. A worker that is coming up
+    /// may have to say that it is ready, so everybody else makes room for it; but neither a worker
+    /// with its descendants nor a user as a whole has more than its share.
+    fn make_room_for_another(&mut self, uid: u32, origin: Origin, now: Instant) -> bool {
+        let rank = |it: &Connection| it.origin.rank();
+        let of_worker = || {
+            let worker = origin.worker();
+            self.others().filter(move |it| it.origin.worker() == worker)
+        };
+        let of_user = || {
+            let is_starting = |it: &&Connection| matches!(it.origin, Origin::StartingWorker(_));
+            let own = self.others().filter(move |it| it.peer.uid == uid);
+            own.filter(move |it| !is_starting(it))
+        };
+        let is_starting = matches!(origin, Origin::StartingWorker(_));
+        let leaves = if origin.worker().is_some() && of_worker().count() >= MAX_OF_A_WORKER {
+            of_worker().min_by_key(|it| it.id)
+        } else if !is_starting && of_user().count() >= MAX_OF_A_USER {
+            let own = of_user().filter(|it| rank(it) <= origin.rank());
+            own.min_by_key(|it| (rank(it), it.id))
+        } else if self.others().count() < MAX_OTHERS && self.guests().count() < MAX_CLIENTS {
+            return true;
+        } else {
+            let gives_way = |it: &&Connection| match rank(it).cmp(&origin.rank()) {
+                Ordering::Less => true,
+                Ordering::Equal => it.is_silent(now),
+                Ordering::Greater => false,
+            };
+            let all = self.others().filter(gives_way);
+            all.min_by_key(|it| (rank(it), it.id))
+        };
+        self.replace(leaves.map(|it| it.id))
+    }
+
+    /// Closes the client that makes room, if there is one; returns whether there was.
+    fn replace(&mut self, leaves: Option<u64>) -> bool {
+        leaves.inspect(|id| self.close(*id)).is_some()
     }
 
     fn keep(&mut self, stream: UnixStream, peer: Peer, rights: Rights, now: Instant) -> u64 {
@@ -305,47 +400,6 @@ impl Control {
                 self.close(id);
             }
         }
-    }
-
-    /// Whether one more client can be taken in, whoever it is. Only root's and our own can fill
-    /// the last places.
-    fn make_room(&mut self, now: Instant) -> bool {
-        let all = self.clients.iter();
-        let guests = all.filter(|client| client.peer.worker.is_none());
-        if guests.count() < MAX_CLIENTS {
-            return true;
-        }
-        let silent = self.clients.iter().filter(|client| client.may_be_evicted());
-        let Some((id, heard)) = silent
-            .min_by_key(|client| (client.rights, client.heard))
-            .map(|client| (client.id, client.heard))
-        else {
-            self.retry = Some(now + GRACE);
-            return false;
-        };
-        if heard + GRACE > now {
-            self.retry = Some(heard + GRACE);
-            return false;
-        }
-        self.close(id);
-        true
-    }
-
-    /// One process has only so many connections: of more, its oldest goes.
-    fn make_room_beside(&mut self, pid: i32) -> bool {
-        let of_one = |client: &Connection| client.peer.pid == pid && client.peer.worker.is_none();
-        let all = self.clients.iter().filter(|client| of_one(client));
-        if all.count() < MAX_OF_ONE {
-            return true;
-        }
-        let mut own = self.clients.iter().filter(|client| of_one(client));
-        let oldest = own
-            .find(|client| client.may_be_evicted())
-            .map(|client| client.id);
-        if let Some(id) = oldest {
-            self.close(id);
-        }
-        oldest.is_some()
     }
 
     /// Writes what is left to write to a client, then looks for its next request.
@@ -385,13 +439,18 @@ impl Control {
         self.keep_within_limits();
     }
 
-    /// What clients make us hold has an end, however many they are: who holds most goes.
+    /// What clients make us hold has an end, however many they are. Of those who hold much, the one
+    /// with the fewest rights goes, and of these the one that holds most.
     fn keep_within_limits(&mut self) {
-        while self.clients.iter().map(Connection::held).sum::<usize>() > MAX_HELD {
-            let Some(largest) = self.clients.iter().max_by_key(|client| client.held()) else {
+        let held = |all: &[Connection]| all.iter().map(Connection::held).sum::<usize>();
+        while held(&self.clients) > MAX_HELD {
+            // A quarter of an equal share: somebody always holds more.
+            let much = MAX_HELD / self.clients.len() / 4;
+            let greedy = self.clients.iter().filter(|it| it.held() > much);
+            let leaves = greedy.min_by_key(|it| (it.rights, Reverse(it.held())));
+            if !self.replace(leaves.map(|it| it.id)) {
                 return;
-            };
-            self.close(largest.id);
+            }
         }
     }
 

@@ -4,49 +4,117 @@ mod common;
 
 use common::attacker::{Attacker, STRANGER};
 use common::control::Place;
-use common::{Run, facts, worker};
+use common::{Daemon, Run, facts, worker};
+use std::process::Command;
+use std::time::Duration;
 
-#[test]
-fn forty_processes_of_the_workers_user_keep_neither_root_nor_an_ack_out() {
+/// Under forty processes that hold as many connections as they get, root is answered and a reload
+/// with -ready=ack goes live, time and again. `attack` starts them; the words are the worker's.
+fn nobody_is_kept_out(words: &[&str], attack: impl Fn(&Place) -> Option<Attacker>) {
     if !common::root_or_skip() {
         return;
     }
     let place = Place::of("control worker:ack");
-    let command = place.dir.copy_program(worker().as_ref(), "worker");
+    place.dir.copy_program(worker().as_ref(), "worker");
+    place
+        .dir
+        .copy_program(&common::example("attacker"), "attacker");
+    let words: Vec<String> = (words.iter())
+        .map(|word| word.replace("DIR", &place.dir.path().to_string_lossy()))
+        .collect();
     let daemon = Run::bare()
         .args(&["-listen=tcp://127.0.0.1:0", "-ready=ack", "-start=15000"])
         .args(&[
             &format!("-user={STRANGER}"),
             &format!("-control={}", place.socket()),
         ])
-        .args(&[
-            &format!("-command={command}"),
-            "from",
-            &place.dir.word("behaviour"),
-        ])
+        .args(&words)
         .start();
     daemon.wait_until_live();
-    let open = || facts::open_fds(daemon.real_pid()).len();
-    let before = open();
-    let _attacker = Attacker::start(&place.dir, &["hold", &place.socket()]);
-    daemon.wait_until("the attack", || open() >= before + 10);
+    let clients = || {
+        let all = facts::open_fds(daemon.real_pid());
+        let sockets = all.iter().filter(|(_, what)| what.starts_with("socket:"));
+        sockets.count().saturating_sub(6)
+    };
     for generation in 2..=4 {
+        let _attacker = attack(&place);
+        daemon.wait_until("the attack", || clients() >= 4);
+        let _ = std::fs::remove_file(place.dir.join("go"));
         let ping = place.ctl(&["ping"]);
         assert_eq!(ping.status.code(), Some(0), "{ping:?}");
         let reload = place.ctl(&["reload", "-wait"]);
-        assert_eq!(
-            reload.status.code(),
-            Some(0),
-            "{reload:?}: {}",
-            daemon.log()
-        );
+        let log = daemon.log();
+        assert_eq!(reload.status.code(), Some(0), "{reload:?}: {log}");
         daemon.wait_for_line(&format!("generation {generation} is live"));
+        assert!(clients() < 80, "{} clients", clients());
     }
-    let open = open();
-    assert!(open < before + 20, "{open} descriptors, {before} before");
     let lines = daemon.count("turned away");
     assert!(lines < 40, "{lines} lines");
     assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn forty_processes_of_the_workers_user_keep_neither_root_nor_an_ack_out() {
+    let words = ["-command=DIR/worker", "from", "DIR/behaviour"];
+    nobody_is_kept_out(&words, |place| {
+        Some(Attacker::start(&place.dir, &["hold", &place.socket()]))
+    });
+}
+
+#[test]
+fn forty_descendants_of_a_worker_keep_neither_root_nor_another_workers_ack_out() {
+    // Each generation attacks when it is live.
+    let script = "(until [ -e DIR/go ]; do kill -0 $$ || exit; sleep 0.02; done; exec DIR/attacker hold DIR/ctl) &
+        exec DIR/worker from DIR/behaviour";
+    nobody_is_kept_out(&["-command=sh", "--", "-c", script], |place| {
+        place.dir.write("go", "");
+        None
+    });
+}
+
+/// Allows it so many more bytes than it has now.
+fn limit_memory(daemon: &Daemon, more: u64) {
+    let pid = daemon.real_pid();
+    let limit = facts::address_space(pid) * 1024 + more;
+    let status = Command::new("prlimit")
+        .arg(format!("--pid={pid}"))
+        .arg(format!("--as={limit}"))
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "prlimit failed"
+    );
+}
+
+#[test]
+fn clients_that_read_nothing_do_not_end_us_under_a_memory_limit() {
+    let place = Place::of("up");
+    let daemon = place.live(&["-start=300", "-workers=8"]);
+    limit_memory(&daemon, 5 << 20);
+    let _attacker = Attacker::of_ours(&["stuff", &place.socket()]);
+    let worked = || facts::processor(daemon.real_pid());
+    let before = worked();
+    daemon.wait_until("two seconds of work for them", || {
+        worked() > before + Duration::from_secs(2)
+    });
+    let verdict = daemon.reload();
+    assert!(verdict.contains("is live"), "{verdict}");
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn workers_that_are_to_die_with_us_do_so_when_an_allocation_fails() {
+    let place = Place::of("up");
+    let daemon = place.live(&["-start=300", "-workers=4", "-die-with-parent"]);
+    let workers = daemon.workers();
+    limit_memory(&daemon, 0);
+    let _attacker = Attacker::of_ours(&["stuff", &place.socket()]);
+    daemon.wait_until("an allocation that fails", || {
+        daemon.exit_status().is_some()
+    });
+    daemon.wait_until("the workers' end", || {
+        !workers.iter().any(|pid| facts::alive(*pid))
+    });
 }
 
 #[test]

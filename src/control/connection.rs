@@ -1,7 +1,7 @@
 //! One client: the line it is in the middle of, the answers it has not read, and how much of
 //! either it may have. It never waits, and takes the next request only when the client reads.
 
-use super::{Incoming, Peer, Rights};
+use super::{GRACE, Incoming, Origin, Peer, Rights};
 use crate::protocol::{Id, LineReader, MAX_REQUEST, Request, UNPARSABLE};
 use crate::protocol::{encode_answer, parse_request};
 use crate::supervisor::Instant;
@@ -61,8 +61,8 @@ pub(super) struct Connection {
     pub stream: UnixStream,
     pub peer: Peer,
     pub rights: Rights,
-    /// It came from a living worker or a descendant of one.
-    pub of_a_worker: bool,
+    /// Of those who are neither root nor ours, as it was when it came.
+    pub origin: Origin,
     /// When it last said something.
     pub heard: Instant,
     /// How many requests have answers to come.
@@ -90,7 +90,7 @@ impl Connection {
             stream,
             peer,
             rights,
-            of_a_worker: false,
+            origin: Origin::Stranger,
             heard: now,
             waiting: 0,
             has_more: true,
@@ -103,6 +103,11 @@ impl Connection {
 
     pub fn may_be_evicted(&self) -> bool {
         self.waiting == 0 && self.peer.worker.is_none()
+    }
+
+    /// It has had a moment to say something, and did not.
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.heard + GRACE <= now
     }
 
     /// It has said all, and heard all.
@@ -122,7 +127,7 @@ impl Connection {
 
     /// How many bytes it makes us hold.
     pub fn held(&self) -> usize {
-        self.out.len() + self.reader.pending().len()
+        self.out.capacity() + self.reader.held()
     }
 
     /// At most one request, and at most one read, so that every client has its turn.

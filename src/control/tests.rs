@@ -13,6 +13,7 @@ struct Place {
     control: Control,
     folder: PathBuf,
     now: Instant,
+    far_ends: Vec<UnixStream>,
 }
 
 impl Place {
@@ -27,6 +28,7 @@ impl Place {
             control,
             folder,
             now: Instant(SECOND),
+            far_ends: Vec::new(),
         }
     }
 
@@ -37,7 +39,7 @@ impl Place {
     /// A client that is accepted, and its number.
     fn client(&mut self) -> (UnixStream, u64) {
         let stream = self.connect();
-        let accepted = self.control.accept(self.now, |_| false);
+        let accepted = self.control.accept(self.now, |_| Origin::Stranger);
         (stream, *accepted.fresh.last().unwrap())
     }
 
@@ -230,41 +232,117 @@ fn when_it_is_full_who_has_been_silent_for_longest_goes_but_not_at_once() {
         .map(|n| stranger(&mut place, -1 - n))
         .collect();
     let _newcomer = place.connect();
-    let accepted = place.control.accept(place.now, |_| false);
+    let accepted = place.control.accept(place.now, |_| Origin::Stranger);
     assert_eq!(accepted, Accepted::default(), "all have only just come");
     let retry = place.control.deadline().unwrap();
     assert_eq!(retry, place.now + GRACE);
     place.now = retry;
     send(&clients[0].0, b"{\"command\":\"a\"}\n");
     assert_eq!(place.commands(clients[0].1), ["a"]);
-    let accepted = place.control.accept(place.now, |_| false);
+    let accepted = place.control.accept(place.now, |_| Origin::Stranger);
     assert_eq!(accepted.fresh.len(), 1);
     assert_eq!(place.control.deadline(), None);
     let closed = place.control.take_closed();
     assert_eq!(closed[0].0, clients[1].1);
 }
 
+/// A client of another user that asks for a place: its number, or None if there was none.
+fn ask(place: &mut Place, uid: u32, origin: Origin) -> Option<u64> {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    place.far_ends.push(theirs);
+    let mut peer = Peer::of(ours.as_fd()).unwrap();
+    (peer.uid, peer.pid) = (uid, -1000);
+    let now = place.now;
+    if !place.control.make_room_for_another(uid, origin, now) {
+        return None;
+    }
+    let id = place.control.keep(ours, peer, Rights::Reports, now);
+    place.control.client_mut(id).unwrap().origin = origin;
+    Some(id)
+}
+
 #[test]
 fn no_user_holds_more_than_a_quarter_of_the_others_places_and_none_those_of_root() {
     let mut place = Place::new();
-    let mut clients = Vec::new();
     for uid in 1000..1010 {
         for _ in 0..2 * MAX_OF_A_USER {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let mut peer = Peer::of(ours.as_fd()).unwrap();
-            peer.uid = uid;
-            if place.control.make_room_for_another(uid, false) {
-                place.control.keep(ours, peer, Rights::Reports, place.now);
-            }
-            clients.push(theirs);
+            ask(&mut place, uid, Origin::Stranger);
             let all = place.control.clients.iter();
             assert!(all.filter(|it| it.peer.uid == uid).count() <= MAX_OF_A_USER);
         }
     }
     assert_eq!(place.control.ids().len(), MAX_OTHERS);
-    // Who is a worker finds a place, and so does root.
-    assert!(place.control.make_room_for_another(1009, true));
-    assert!(place.client().1 > 0);
+    // Root finds its places, and the last one of them costs another's.
+    for n in MAX_OTHERS..=MAX_CLIENTS {
+        let (client, _) = stranger(&mut place, -(n as i32));
+        place.far_ends.push(client);
+    }
+    assert_eq!(place.control.ids().len(), MAX_CLIENTS);
+    assert_eq!(place.control.others().count(), MAX_OTHERS - 1);
+}
+
+#[test]
+fn a_worker_that_is_coming_up_finds_a_place_among_strangers_and_other_workers() {
+    let mut place = Place::new();
+    let worker = |n| Origin::Worker(ChildId(n));
+    for _ in 0..MAX_OF_A_USER {
+        ask(&mut place, 1000, Origin::Stranger);
+    }
+    for n in 0..5 {
+        for _ in 0..5 {
+            assert!(ask(&mut place, 1000, worker(n)).is_some(), "strangers go");
+        }
+    }
+    assert_eq!(place.control.ids().len(), MAX_OF_A_USER);
+    assert_eq!(ask(&mut place, 1000, Origin::Stranger), None);
+    for n in 100..120 {
+        for _ in 0..5 {
+            ask(&mut place, 1000, Origin::StartingWorker(ChildId(n)));
+            assert!(place.control.ids().len() <= MAX_OTHERS);
+        }
+    }
+    // Those that are silent give way to one that has something to say, but not at once.
+    let last = Origin::StartingWorker(ChildId(200));
+    assert_eq!(ask(&mut place, 1000, last), None);
+    place.now = place.now + GRACE;
+    assert!(ask(&mut place, 1000, last).is_some());
+}
+
+#[test]
+fn one_workers_connections_do_not_take_another_ones_place() {
+    let mut place = Place::new();
+    let first = Origin::StartingWorker(ChildId(1));
+    let honest = ask(&mut place, 1000, first).unwrap();
+    for _ in 0..100 {
+        ask(&mut place, 1000, Origin::StartingWorker(ChildId(2)));
+    }
+    assert!(place.control.fd(honest).is_some());
+    assert_eq!(place.control.ids().len(), 1 + MAX_OF_A_WORKER);
+}
+
+#[test]
+fn what_workers_were_started_with_leaves_the_others_places_alone() {
+    let mut place = Place::new();
+    for n in 0..2 * MAX_OTHERS as u64 {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        place.far_ends.push(theirs);
+        place.control.adopt(ours, ChildId(n), place.now);
+    }
+    assert!(ask(&mut place, 1000, Origin::Stranger).is_some());
+}
+
+#[test]
+fn of_those_who_make_us_hold_much_root_is_closed_last() {
+    let mut place = Place::new();
+    let text = "x".repeat(250_000);
+    let (_roots, root) = stranger(&mut place, -1);
+    place.answer(root, &text);
+    place.answer(root, &text);
+    for n in 0..10 {
+        let other = ask(&mut place, 1000 + n, Origin::Stranger).unwrap();
+        place.answer(other, &text);
+    }
+    assert!(place.control.fd(root).is_some(), "though it holds most");
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) use waiters::State;
 use super::Daemon;
 use super::watch::Source;
 use crate::config::ReadyGate;
-use crate::control::{Answer, Command, Control, Incoming, Next, Peer, Rights};
+use crate::control::{Answer, Command, Control, Incoming, Next, Origin, Peer, Rights};
 use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
@@ -65,15 +65,31 @@ impl Daemon {
         let Some(socket) = &mut self.control.socket else {
             return;
         };
-        let workers = &self.children.by_pid;
-        let is_worker = |peer: &Peer| peer.lineage().iter().any(|pid| workers.get(pid).is_some());
-        let accepted = socket.accept(clock::now(), is_worker);
+        let (core, workers) = (&self.core, &self.children.by_pid);
+        let origin = |peer: &Peer| {
+            let worker = peer
+                .lineage()
+                .iter()
+                .find_map(|pid| workers.get(pid))
+                .copied();
+            match worker.and_then(|id| Some((id, core.workers().find(id)?))) {
+                Some((id, worker)) if worker.is_unready() => Origin::StartingWorker(id),
+                Some((id, _)) => Origin::Worker(id),
+                None => Origin::Stranger,
+            }
+        };
+        let accepted = socket.accept(clock::now(), origin);
         self.control.tidy(&mut self.watch);
         if accepted.again {
             self.watch.inbox.insert(Source::Control(0));
         }
         if let Some((Peer { pid, uid, .. }, why)) = accepted.refused {
-            self.complain(&format!("process {pid} of user {uid} {why}: turned away"));
+            if let Some(count) = self.control.refusals.allow_with_count(clock::now()) {
+                warn!(
+                    self.logger,
+                    "process {pid} of user {uid} {why}: turned away{count}"
+                );
+            }
         }
         for id in accepted.fresh {
             if let Err(error) = self.watch_client(id) {

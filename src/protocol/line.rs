@@ -72,6 +72,11 @@ impl LineReader {
         }
     }
 
+    /// How many bytes of memory it holds.
+    pub fn held(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Takes in what was read. Call [`LineReader::next_line`] until it says `None` in between.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.drain(..self.start);

@@ -10,6 +10,13 @@ pub const STRANGER: u32 = 65534;
 pub struct Attacker(Child);
 
 impl Attacker {
+    /// One of our own user's, who may do more.
+    pub fn of_ours(words: &[&str]) -> Attacker {
+        let mut command = Command::new(example("attacker"));
+        let child = command.args(words).stdout(Stdio::null()).spawn();
+        Attacker(child.expect("it is built"))
+    }
+
     pub fn start(dir: &TempDir, words: &[&str]) -> Attacker {
         let program = dir.copy_program(&example("attacker"), "attacker");
         let child = Command::new("setpriv")

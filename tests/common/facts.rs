@@ -62,6 +62,11 @@ pub fn rss(pid: i32) -> u64 {
     number(pid, "status", "VmRSS:").unwrap_or(0)
 }
 
+/// The size of its address space in kB, which RLIMIT_AS limits.
+pub fn address_space(pid: i32) -> u64 {
+    number(pid, "status", "VmSize:").unwrap_or(0)
+}
+
 /// Anonymous memory in kB: what it allocated, without the pages of the program itself.
 pub fn anonymous(pid: i32) -> u64 {
     number(pid, "status", "RssAnon:").unwrap_or(0)

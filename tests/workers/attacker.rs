@@ -3,13 +3,17 @@
 
 use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, setpgid};
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::env;
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 /// No attack lasts longer than this, in seconds.
 const LIFE: u32 = 300;
@@ -39,38 +43,73 @@ fn main() {
         "join" => join_and_speak(),
         "idle" => std::thread::park(),
         "hold" => hold(&path(1)),
+        "stuff" => stuff(&path(1)),
         other => panic!("no attack is called {other:?}"),
     }
 }
 
-/// Forty processes that hold as many connections as they get, and connect again when they are
-/// closed.
-fn hold(path: &Path) {
+/// Runs it in so many processes, which end with us, as we do with our parent.
+fn in_processes(number: u32, attack: impl Fn()) {
     let program = env::current_exe().expect("/proc is there");
     if env::var_os("ATTACKER_CHILD").is_none() {
-        let own = || process::Command::new(&program);
         let start = |_| {
-            own()
+            process::Command::new(&program)
                 .args(env::args_os().skip(1))
                 .env("ATTACKER_CHILD", "1")
                 .spawn()
         };
-        let children: Vec<_> = (0..40).filter_map(|n: u32| start(n).ok()).collect();
-        // They end with us: the first one that we wait for lives as long as the attack.
-        for mut child in children {
-            let _ = child.wait();
+        let mut children: Vec<_> = (0..number).filter_map(|n| start(n).ok()).collect();
+        let parent = std::os::unix::process::parent_id();
+        let lives = |child: &mut process::Child| matches!(child.try_wait(), Ok(None));
+        while std::os::unix::process::parent_id() == parent && children.iter_mut().any(lives) {
+            std::thread::sleep(Duration::from_millis(20));
         }
         return;
     }
     let parent = std::os::unix::process::parent_id();
-    let mut held: Vec<UnixStream> = Vec::new();
     while std::os::unix::process::parent_id() == parent {
-        held.extend(UnixStream::connect(path));
-        if held.len() > 50 {
-            held.remove(0);
-        }
-        std::thread::yield_now();
+        attack();
+        // Forty a millisecond are more than anybody accepts, and the test needs a processor too.
+        std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Holds as many connections as it gets, and connects again when they are closed.
+fn hold(path: &Path) {
+    let held: RefCell<VecDeque<UnixStream>> = RefCell::default();
+    in_processes(40, || {
+        let mut held = held.borrow_mut();
+        match UnixStream::connect(path) {
+            Ok(stream) => held.push_back(stream),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_it_is_over) => process::exit(0),
+        }
+        if held.len() > 50 {
+            held.pop_front();
+        }
+    });
+}
+
+/// On as many connections as there are places: asks for long answers and reads none.
+fn stuff(path: &Path) {
+    let stuffed: RefCell<Vec<UnixStream>> = RefCell::default();
+    let questions = "{\"command\":\"status\",\"args\":[\"json\"]}\n".repeat(1000);
+    in_processes(4, || {
+        let mut stuffed = stuffed.borrow_mut();
+        while stuffed.len() < 16 {
+            match UnixStream::connect(path) {
+                Ok(stream) => stuffed.push(stream),
+                Err(_it_is_over) => process::exit(0),
+            }
+        }
+        stuffed.retain_mut(|stream| {
+            let _ = stream.set_nonblocking(true);
+            match stream.write(questions.as_bytes()) {
+                Ok(taken) => taken > 0,
+                Err(error) => error.kind() == ErrorKind::WouldBlock,
+            }
+        });
+    });
 }
 
 /// What there is to say, once, to every notify socket that /proc/net/unix shows.

@@ -70,6 +70,8 @@ pub(in crate::daemon) struct State {
     pub(super) last: Option<Told>,
     /// What clients do wrong.
     pub(super) complaints: RateLimit,
+    /// Clients that were turned away.
+    pub(super) refusals: RateLimit,
 }
 
 impl State {
@@ -89,6 +91,7 @@ impl State {
             began: clock::now(),
             last: None,
             complaints: RateLimit::default(),
+            refusals: RateLimit::default(),
         })
     }
 
