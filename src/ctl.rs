@@ -3,10 +3,9 @@
 
 use crate::args::{self, UsageError};
 use crate::protocol::{LineReader, MAX_ANSWER, Value, encode_request, json};
-use crate::status::error_text;
 use crate::sys::io::{stderr, stdout, write_all};
 use crate::sys::socket::connect;
-use crate::text::{boolean, integer, printable};
+use crate::text::{boolean, duration_text, error_text, integer, printable};
 use argh::ArgsInfo;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -323,7 +322,7 @@ fn run(order: &Order) -> (String, i32) {
 }
 
 fn late(order: &Order, limit: Option<Duration>) -> String {
-    let limit = crate::status::duration_text(limit.unwrap_or_default());
+    let limit = duration_text(limit.unwrap_or_default());
     let goes_on = match order.args.iter().any(|word| word == "wait") {
         true => "; it goes on by itself",
         false => "",

@@ -4,8 +4,8 @@
 use crate::einhorn::options::{self, Item, Switch, Words};
 use crate::einhorn::{files, words};
 use crate::protocol::{self, LineReader, MAX_ANSWER};
-use crate::status::error_text;
 use crate::sys::socket::connect;
+use crate::text::error_text;
 use std::ffi::OsString;
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -8,10 +8,8 @@ pub use view::{Process, SocketView, Told, View};
 use crate::supervisor::{
     Cause, End, Failure, GivenUp, Note, Outcome, Supervisor, Then, Unreached, Verdict,
 };
-use crate::text::signal_name;
-pub use crate::text::{errno_text, error_text};
+use crate::text::{counted, duration_text, errno_text, signal_name, signal_words};
 use std::fmt::Write;
-use std::time::Duration;
 
 /// What a person wants to know about the worker that decided a verdict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub fn end_text(end: &End) -> String {
             core_dumped,
         } => {
             let dumped = if *core_dumped { " (core dumped)" } else { "" };
-            format!("signal: {}{dumped}", signal_text(*signal))
+            format!("signal: {}{dumped}", signal_words(*signal))
         }
     }
 }
@@ -43,49 +41,6 @@ fn exec_text(step: &str, errno: i32) -> String {
     match errno {
         0 => format!("cannot start worker: {step}"),
         errno => format!("cannot start worker: {step}: {}", errno_text(errno)),
-    }
-}
-
-/// Go's words for a signal.
-pub fn signal_text(signal: i32) -> String {
-    let words = [
-        "hangup",
-        "interrupt",
-        "quit",
-        "illegal instruction",
-        "trace/breakpoint trap",
-        "aborted",
-        "bus error",
-        "floating point exception",
-        "killed",
-        "user defined signal 1",
-        "segmentation fault",
-        "user defined signal 2",
-        "broken pipe",
-        "alarm clock",
-        "terminated",
-    ];
-    match words.get((signal as usize).wrapping_sub(1)) {
-        Some(word) => (*word).to_owned(),
-        None => format!("signal {signal}"),
-    }
-}
-
-/// `1 worker`, `3 workers`.
-pub fn workers_text(count: usize) -> String {
-    format!("{count} worker{}", if count == 1 { "" } else { "s" })
-}
-
-/// `12 ms`, `3.0 s`, `5 min`, `26 h`.
-pub fn duration_text(duration: Duration) -> String {
-    match duration.as_secs() {
-        0 => format!("{} ms", duration.subsec_millis()),
-        seconds @ 1..=119 => {
-            let tenths = seconds * 10 + u64::from(duration.subsec_millis() + 50) / 100;
-            format!("{}.{} s", tenths / 10, tenths % 10)
-        }
-        120..=7199 => format!("{} min", duration.as_secs() / 60),
-        seconds => format!("{} h", seconds / 3600),
     }
 }
 
@@ -108,7 +63,7 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
             let dumped = if *core_dumped { ", core dumped," } else { "" };
             format!(
                 "{who} died of signal {signal} ({}){dumped} after {after}",
-                signal_text(*signal)
+                signal_words(*signal)
             )
         }
         Cause::Silent => format!(
@@ -154,7 +109,7 @@ fn unreached_text(unreached: &Unreached) -> String {
     };
     format!(
         "; {} could not be asked to stop: {}; {they} on serving beside it",
-        workers_text(unreached.workers as usize),
+        counted(unreached.workers as usize, "worker"),
         errno_text(unreached.errno)
     )
 }
@@ -284,7 +239,8 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             format!("{who} died: starting another in {}", duration_text(*delay))
         }
         Note::NotReplaced { ready, .. } => {
-            format!("{who} is not replaced, {ready} ready workers left")
+            let left = counted(*ready as usize, "ready worker");
+            format!("{who} is not replaced, {left} left")
         }
     }
 }
@@ -309,7 +265,7 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
         let _ = write!(line, ", {unreached} not to be stopped by us");
     }
     if core.is_stopping() {
-        line = format!("stopping: waiting for {}", workers_text(tally.len()));
+        line = format!("stopping: waiting for {}", counted(tally.len(), "worker"));
     } else if let Some(generation) = core.rolling_out().filter(|_| core.has_been_up()) {
         let _ = write!(line, ", reload {generation} under way");
     }

@@ -14,9 +14,10 @@ use super::Daemon;
 use super::watch::Source;
 use crate::config::ReadyGate;
 use crate::control::{Answer, Command, Control, Incoming, Next, Peer, Rights};
-use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
+use crate::status::{Process, SocketView, Told, View, summary};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
+use crate::text::{counted, error_text};
 use crate::{info, warn};
 use mio::Interest;
 use signal_hook::consts::SIGTERM;
@@ -312,7 +313,7 @@ impl Daemon {
         if wait {
             self.control.wait(incoming, Wish::End);
         }
-        let workers = workers_text(self.core.workers().len());
+        let workers = counted(self.core.workers().len(), "worker");
         let stopping = self.core.is_stopping();
         let mut text = match stopping {
             true => format!("stopping already, {workers} left"),
@@ -332,7 +333,7 @@ impl Daemon {
     fn on_workers(&mut self, incoming: &Incoming, number: u32) {
         match self.resize(number) {
             Ok(before) => {
-                let workers = workers_text(number as usize);
+                let workers = counted(number as usize, "worker");
                 self.log_request(incoming, &format!("{workers} instead of {before}"));
                 let text = format!("{workers} per generation, {before} before");
                 self.control.say(incoming, &text);
@@ -417,7 +418,7 @@ impl Daemon {
                 bound.get_or_insert(generation);
             }
         }
-        let workers = workers_text(self.core.policy().workers as usize);
+        let workers = counted(self.core.policy().workers as usize, "worker");
         let text = format!("reload {generation}: starting {workers}");
         self.control
             .progress(&text, &|wish| wish == Wish::Reload(Some(generation)));
@@ -469,7 +470,7 @@ impl Daemon {
         let left = self.core.workers().len().saturating_sub(1);
         let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
-            let text = format!("{} left", workers_text(left));
+            let text = format!("{} left", counted(left, "worker"));
             self.control.progress(&text, &|wish| wish == Wish::End);
         }
     }

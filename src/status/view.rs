@@ -1,11 +1,9 @@
 //! One look at everything: a table for a person's screen, an object for programs. Pure.
 
-use super::{
-    Culprit, duration_text, errno_text, failure_text, outcome_word, summary, verdict_sentence,
-    verdict_text, workers_text,
-};
+use super::{Culprit, failure_text, outcome_word, summary, verdict_sentence, verdict_text};
 use crate::protocol::json::write_string;
 use crate::supervisor::{ChildId, Instant, Outcome, Phase, Supervisor, Verdict, Worker};
+use crate::text::{counted, duration_text, errno_text};
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -91,7 +89,7 @@ impl View<'_> {
             longest = longest.max(due - self.now);
         }
         if count > 0 {
-            let (count, longest) = (workers_text(count), duration_text(longest));
+            let (count, longest) = (counted(count, "worker"), duration_text(longest));
             let _ = writeln!(text, "{count} to be started within {longest}");
         }
     }
