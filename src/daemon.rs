@@ -14,11 +14,11 @@ mod systemd;
 mod watch;
 
 use crate::config::{Config, SignalAction};
+use crate::control::verdict::{self, FailedWorker, ReloadReport};
 use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
-use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::process::unblock_signals;
 use crate::sys::{clock, signals};
@@ -580,13 +580,9 @@ impl Daemon {
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
-        let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
-        let told = Told {
-            verdict: verdict.clone(),
-            culprit,
-            at: clock::now(),
-        };
-        let text = told.text();
+        let failed = worker.map_or_else(FailedWorker::default, |id| self.children.failed(id));
+        let report = ReloadReport::new(verdict, failed);
+        let text = report.line();
         let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
         match (verdict.outcome, is_whole) {
             (Outcome::Live, true) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
@@ -595,7 +591,7 @@ impl Daemon {
         }
         self.last_verdict = text;
         self.systemd.on_verdict(self.core.has_been_up());
-        self.control_verdict(told);
+        self.control_verdict(report);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -609,7 +605,7 @@ impl Daemon {
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,
         };
-        let mut text = status::note_text(note, pid);
+        let mut text = verdict::note_text(note, pid);
         if matches!(note, Note::NotReplaced { .. }) && !self.core.policy().respawn {
             text += " (-respawn is off)";
         }

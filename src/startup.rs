@@ -241,7 +241,7 @@ fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>,
         #[cfg(feature = "einhorn")]
         Dialect::Einhorn(_) => Access::of_einhorn(),
     };
-    let control = Control::open(Path::new(path), access, config.dialect.clone());
+    let control = Control::open(Path::new(path), access);
     control.map(Some).map_err(|error| error.to_string())
 }
 

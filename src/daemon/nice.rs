@@ -2,10 +2,10 @@
 
 use super::Daemon;
 use crate::config::Protocols;
+use crate::control::verdict::end_text;
 use crate::environment::{Environment, Extras};
 use crate::error;
 use crate::spawn::{self, Order, ReportPipe};
-use crate::status::end_text;
 use crate::sys::{io, process};
 use std::os::fd::AsFd;
 use std::path::Path;
