@@ -2,27 +2,30 @@
 //! kernel's word, and what each may cost us. It never blocks, never decides what a request does,
 //! and knows nothing of the loop: it lends descriptors, and is told when they are ready.
 
-pub mod command;
+pub mod client;
+pub mod commands;
 pub mod connection;
 pub mod peer;
+pub mod protocol;
+pub mod status;
+pub mod verdict;
+pub mod waiters;
 
 #[cfg(test)]
 mod tests;
 
-pub use command::Command;
-pub use connection::{Answer, Next};
+pub use connection::Next;
 pub use peer::Peer;
 
-use crate::config::Dialect;
 use crate::listen::file::{self, SocketFile};
 use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
-use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
 use crate::text::error_text;
 use crate::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
+use protocol::{Answer, Request};
 use std::cmp::{Ordering, Reverse};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -159,7 +162,6 @@ pub struct Control {
     listener: UnixListener,
     file: SocketFile,
     access: Access,
-    dialect: Dialect,
     /// By their numbers, which is oldest first.
     clients: Vec<Connection>,
     /// Never used twice; 0 is the listener.
@@ -174,7 +176,7 @@ impl Control {
     /// Opens the socket. A stale one at the path is replaced.
     ///
     /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
-    pub fn open(path: &Path, access: Access, dialect: Dialect) -> Result<Control, listen::Error> {
+    pub fn open(path: &Path, access: Access) -> Result<Control, listen::Error> {
         let options = Options {
             mode: access.mode,
             group: access.group.map(|group| group.to_string()),
@@ -192,7 +194,6 @@ impl Control {
             // The guard does not watch it: one name is enough.
             file: SocketFile::without_link(path, bound.id),
             access,
-            dialect,
             clients: Vec::new(),
             last: 0,
             closed: Vec::new(),
@@ -207,14 +208,6 @@ impl Control {
                 ))))
             }
         }
-    }
-
-    pub fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    pub fn dialect(&self) -> &Dialect {
-        &self.dialect
     }
 
     /// Readable when somebody wants to connect.

@@ -14,15 +14,16 @@ mod systemd;
 mod watch;
 
 use crate::config::{Config, SignalAction};
+use crate::control::verdict::{self, FailedWorker, ReloadReport};
 use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
-use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::process::unblock_signals;
 use crate::sys::{clock, signals};
 use crate::table::Set;
+use crate::text::{counted, errno_text, error_text};
 use crate::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
@@ -88,7 +89,7 @@ struct Registered {
 impl Registered {
     fn new(setup: &mut Setup) -> Result<Registered, String> {
         let watching = |error: io::Error| {
-            let reason = status::error_text(&error);
+            let reason = error_text(&error);
             format!("watch our descriptors: {reason}")
         };
         // Not to be found out when the first worker has ended.
@@ -285,7 +286,7 @@ impl Daemon {
             self.second_look = None;
             let unblocked = unblock_signals();
             if let Err(errno) = unblocked {
-                let reason = status::errno_text(errno as i32);
+                let reason = errno_text(errno as i32);
                 error!(
                     self.logger,
                     "cannot unblock signals: {reason}; trying again in a second"
@@ -335,7 +336,7 @@ impl Daemon {
             error!(
                 self.logger,
                 "cannot wait for events: {}; looking at everything instead",
-                status::error_text(&error)
+                error_text(&error)
             );
         }
     }
@@ -435,7 +436,7 @@ impl Daemon {
 
     /// `name`: what asks us to stop; `signal` goes to the workers.
     fn on_stop_signal(&mut self, name: &str, signal: i32) {
-        let workers = status::workers_text(self.core.workers().len());
+        let workers = counted(self.core.workers().len(), "worker");
         if self.core.is_stopping() {
             info!(
                 self.logger,
@@ -451,7 +452,7 @@ impl Daemon {
     /// The workers get the signal, and nobody is waited for.
     fn leave(&mut self, signal: i32) {
         let name = signal_name(signal);
-        let workers = status::workers_text(self.core.workers().len());
+        let workers = counted(self.core.workers().len(), "worker");
         info!(
             self.logger,
             "{name}: forwarding it to {workers} and leaving at once"
@@ -466,7 +467,7 @@ impl Daemon {
             SignalAction::Reload if signal == SIGHUP => self.on_hangup(),
             SignalAction::Reload => self.on_reload_signal(name),
             SignalAction::Forward => {
-                let workers = status::workers_text(self.core.workers().len());
+                let workers = counted(self.core.workers().len(), "worker");
                 info!(self.logger, "{name}: forwarding it to {workers}");
                 self.tell(Event::Quit);
             }
@@ -569,7 +570,7 @@ impl Daemon {
     }
 
     fn on_begin(&mut self, generation: u64, first: bool) {
-        let workers = status::workers_text(self.core.policy().workers as usize);
+        let workers = counted(self.core.policy().workers as usize, "worker");
         if !first {
             info!(self.logger, "reload {generation}: starting {workers}");
             self.systemd.reloading();
@@ -579,13 +580,9 @@ impl Daemon {
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
-        let culprit = worker.map_or_else(Culprit::default, |id| self.children.culprit(id));
-        let told = Told {
-            verdict: verdict.clone(),
-            culprit,
-            at: clock::now(),
-        };
-        let text = told.text();
+        let failed = worker.map_or_else(FailedWorker::default, |id| self.children.failed(id));
+        let report = ReloadReport::new(verdict, failed);
+        let text = report.line();
         let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
         match (verdict.outcome, is_whole) {
             (Outcome::Live, true) | (Outcome::Abandoned, _) => info!(self.logger, "{text}"),
@@ -594,7 +591,7 @@ impl Daemon {
         }
         self.last_verdict = text;
         self.systemd.on_verdict(self.core.has_been_up());
-        self.control_verdict(told);
+        self.control_verdict(report);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -608,7 +605,7 @@ impl Daemon {
             | Note::NotReplaced { id, .. } => self.children.pid(*id),
             _ => None,
         };
-        let mut text = status::note_text(note, pid);
+        let mut text = verdict::note_text(note, pid);
         if matches!(note, Note::NotReplaced { .. }) && !self.core.policy().respawn {
             text += " (-respawn is off)";
         }
@@ -643,7 +640,7 @@ impl Daemon {
                 pids.extend(self.children.pid(id).map(|pid| pid.to_string()));
             }
         }
-        let (workers, pids) = (status::workers_text(pids.len()), pids.join(", "));
+        let (workers, pids) = (counted(pids.len(), "worker"), pids.join(", "));
         match coming {
             None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
             Some(generation) if pids.is_empty() => {

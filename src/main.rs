@@ -6,12 +6,9 @@
 mod args;
 mod config;
 mod control;
-mod ctl;
 mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
-#[cfg(feature = "einhorn")]
-mod einhornsh;
 mod environment;
 mod files;
 mod guard;
@@ -20,10 +17,8 @@ mod log;
 mod notify;
 mod pidfile;
 mod program;
-mod protocol;
 mod spawn;
 mod startup;
-mod status;
 mod supervisor;
 mod sys;
 mod table;
@@ -43,7 +38,7 @@ type Program = fn(Vec<OsString>) -> i32;
 /// The programs that this binary is, beside the supervisor: the name that each is called by, and the
 /// first word that chooses it under any other name.
 const PROGRAMS: [(&str, &str, Program); 3] = [
-    ("socketmaster-ctl", "ctl", ctl::main),
+    ("socketmaster-ctl", "ctl", control::client::main),
     ("einhorn", "einhorn", einhorn),
     ("einhornsh", "einhornsh", einhornsh),
 ];
@@ -86,21 +81,18 @@ fn socketmaster(words: Vec<OsString>) -> i32 {
 /// The supervisor by einhorn's command line.
 #[cfg(feature = "einhorn")]
 fn einhorn(words: Vec<OsString>) -> i32 {
-    use crate::einhorn::{Call, Surroundings, parse, signals};
+    use crate::einhorn::cli::{CommandLine, Surroundings, parse, signals};
     let signals = startup::catch_signals(&signals());
-    let face = match parse(words, &Surroundings::look()) {
-        Ok(Call::Run(face)) => face,
-        Ok(Call::Say { text, status }) => return print(&text, status),
-        Err(refusal) => return complain(&refusal.message, refusal.status),
-    };
-    let ran = face
-        .config()
-        .and_then(|config| startup::run(config, &face.warnings, signals));
-    ran.unwrap_or_else(|reason| complain(&format!("einhorn: {reason}"), 1))
+    match parse(words, &Surroundings::look()) {
+        Ok(CommandLine::Run { config, warnings }) => startup::run(*config, &warnings, signals)
+            .unwrap_or_else(|reason| complain(&format!("einhorn: {reason}"), 1)),
+        Ok(CommandLine::Say { text, status }) => print(&text, status),
+        Err(refusal) => complain(&refusal.message, refusal.status),
+    }
 }
 
 #[cfg(feature = "einhorn")]
-use crate::einhornsh::run as einhornsh;
+use crate::einhorn::shell::run as einhornsh;
 
 #[cfg(not(feature = "einhorn"))]
 fn einhorn(_: Vec<OsString>) -> i32 {

@@ -15,15 +15,15 @@ use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
 use crate::notify::Systemd;
 use crate::pidfile::PidFile;
+use crate::text::error_text;
 use crate::user::{self, User};
-use crate::{program, status, sys};
+use crate::{program, sys};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
 use slog::Logger;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -38,7 +38,8 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
     let signals = daemon::install_signals(signals.keys().copied());
     let unblocked = sys::process::unblock_signals();
-    let signals = signals.map_err(|error| format!("cannot handle signals: {}", word(&error)))?;
+    let signals =
+        signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
     match unblocked {
         Ok(()) => Ok(signals),
         Err(errno) => Err(format!("cannot unblock signals: {}", errno.desc())),
@@ -128,7 +129,7 @@ fn set_up(
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
     let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
-        let word = word(&error);
+        let word = error_text(&error);
         slog::warn!(logger, "cannot notify systemd: {word}; going on without");
         None
     });
@@ -159,12 +160,6 @@ fn set_up(
         control,
         pidfile,
     })
-}
-
-/// The system's word for an error, without its number.
-fn word(error: &io::Error) -> String {
-    let errno = error.raw_os_error();
-    errno.map_or_else(|| error.to_string(), status::errno_text)
 }
 
 /// einhorn's lock, for the time until all sockets are open: of two that start at the same time, one
@@ -248,7 +243,7 @@ fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>,
         #[cfg(feature = "einhorn")]
         Dialect::Einhorn(_) => Access::of_einhorn(),
     };
-    let control = Control::open(Path::new(path), access, config.dialect.clone());
+    let control = Control::open(Path::new(path), access);
     control.map(Some).map_err(|error| error.to_string())
 }
 

@@ -4,6 +4,7 @@
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Text from outside as one line that a terminal survives: control characters are escaped.
 pub fn printable(text: &OsStr) -> String {
@@ -39,6 +40,30 @@ pub fn signal_name(number: i32) -> String {
         Err(_) if (first..=last).contains(&number) => format!("SIGRTMIN+{}", number - first),
         Err(_) => format!("signal {number}"),
     }
+}
+
+/// Go's words for a signal, which the original printed: `killed`, `signal 34`.
+pub fn signal_words(number: i32) -> String {
+    let words = [
+        "hangup",
+        "interrupt",
+        "quit",
+        "illegal instruction",
+        "trace/breakpoint trap",
+        "aborted",
+        "bus error",
+        "floating point exception",
+        "killed",
+        "user defined signal 1",
+        "segmentation fault",
+        "user defined signal 2",
+        "broken pipe",
+        "alarm clock",
+        "terminated",
+    ];
+    let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
+    let known = words.get(index).map(|words| (*words).to_owned());
+    known.unwrap_or_else(|| format!("signal {number}"))
 }
 
 /// Reads a signal's number or name, with or without SIG, in any case; also `RTMIN+N` and `RTMAX-N`
@@ -105,6 +130,25 @@ pub fn boolean(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("neither true nor false".into()),
+    }
+}
+
+/// `1 worker`, `3 workers`.
+pub fn counted(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
+/// `12 ms`, `3.0 s`, `5 min`, `26 h`.
+pub fn duration_text(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.subsec_millis()),
+        1..=119 => {
+            let tenths = (duration.as_millis() + 50) / 100;
+            format!("{}.{} s", tenths / 10, tenths % 10)
+        }
+        seconds @ 120..=7199 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
     }
 }
 

@@ -1,9 +1,8 @@
 //! One client: the line it is in the middle of, the answers it has not read, and how much of
 //! either it may have. It never waits, and takes the next request only when the client reads.
 
+use super::protocol::{Answer, LineReader, MAX_REQUEST, Request, UNPARSABLE, parse_request};
 use super::{GRACE, Incoming, Origin, Peer, Rights};
-use crate::protocol::{Id, LineReader, MAX_REQUEST, Request, UNPARSABLE};
-use crate::protocol::{encode_answer, parse_request};
 use crate::supervisor::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -27,28 +26,6 @@ pub enum Next {
     More,
     /// Nothing until its descriptor says so.
     Nothing,
-}
-
-/// One answer.
-#[derive(Debug, Clone, Default)]
-pub struct Answer<'a> {
-    pub message: &'a str,
-    pub id: Option<&'a Id>,
-    /// More answers for this id will follow.
-    pub wait: bool,
-    /// One more field, its value as JSON. einhorn's clients ignore what they do not know.
-    pub field: Option<(&'a str, &'a str)>,
-}
-
-impl Answer<'_> {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut line = encode_answer(self.message, self.id, self.wait);
-        if let Some((name, json)) = self.field {
-            line.truncate(line.len() - "}\n".len());
-            line.extend_from_slice(format!(", \"{name}\": {json}}}\n").as_bytes());
-        }
-        line
-    }
 }
 
 /// The connection is of no use any more.

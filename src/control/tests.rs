@@ -1,7 +1,8 @@
 //! The control socket with clients in the same process.
 
+use super::protocol::MAX_REQUEST;
 use super::*;
-use crate::protocol::{MAX_REQUEST, json};
+use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -77,7 +78,7 @@ impl Drop for Place {
 }
 
 fn open(path: &Path) -> Result<Control, listen::Error> {
-    Control::open(path, Access::of(None), Dialect::Socketmaster)
+    Control::open(path, Access::of(None))
 }
 
 fn send(mut stream: &UnixStream, bytes: &[u8]) {
@@ -143,7 +144,8 @@ fn an_answer_has_its_field_and_its_id() {
         message: "m",
         id: Some(&id),
         wait: true,
-        field: Some(("verdict", "{\"a\": 1}")),
+        verdict: Some(&json!({"a": 1})),
+        ..Answer::default()
     };
     let line: serde_json::Value = serde_json::from_slice(&answer.encode()).unwrap();
     assert_eq!(line["message"], "m");

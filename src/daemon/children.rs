@@ -5,12 +5,12 @@
 use super::watch::{Source, Ticket};
 use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, ReadyGate};
+use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
 use crate::notify::{Message, Others, WorkerSocket};
 use crate::program::{self, ResolveError};
 use crate::spawn::{self, Order, Report, ReportPipe};
-use crate::status::{Culprit, end_text, given_up_text};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
 use crate::sys::io::{stderr, stdout};
 use crate::sys::{clock, process};
@@ -88,7 +88,7 @@ pub(super) struct Children {
     pub by_pid: Table<i32, ChildId>,
     pub outputs: Outputs,
     pub output_tickets: BTreeMap<ChildId, Ticket>,
-    graves: VecDeque<(ChildId, Culprit)>,
+    graves: VecDeque<(ChildId, FailedWorker)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
     /// Whether their users have other processes.
@@ -103,12 +103,12 @@ impl Children {
     }
 
     /// What is known of a worker, alive or not long dead.
-    pub fn culprit(&mut self, id: ChildId) -> Culprit {
+    pub fn failed(&mut self, id: ChildId) -> FailedWorker {
         if let Some(culprit) = self.buried(id) {
             return culprit.clone();
         }
         let pid = self.alive.get(&id).map(|child| child.pid);
-        Culprit {
+        FailedWorker {
             pid,
             last_lines: self.outputs.last_lines(id),
         }
@@ -121,12 +121,12 @@ impl Children {
         }
     }
 
-    fn buried(&self, id: ChildId) -> Option<&Culprit> {
+    fn buried(&self, id: ChildId) -> Option<&FailedWorker> {
         let mut graves = self.graves.iter().rev();
         Some(&graves.find(|(dead, _)| *dead == id)?.1)
     }
 
-    fn bury(&mut self, id: ChildId, culprit: Culprit) {
+    fn bury(&mut self, id: ChildId, culprit: FailedWorker) {
         if self.graves.len() == GRAVES {
             self.graves.pop_front();
         }
@@ -487,7 +487,7 @@ impl Daemon {
         self.end_output(id, text);
         self.children.bury(
             id,
-            Culprit {
+            FailedWorker {
                 pid: Some(pid),
                 last_lines,
             },

@@ -4,25 +4,26 @@
 //! An ack is readiness, and taken up as early as that; everything else waits until the deaths
 //! that we could know of are known.
 
-#[cfg(feature = "einhorn")]
-mod einhorn;
-mod waiters;
-
-pub(super) use waiters::State;
-
 use super::Daemon;
-use super::watch::Source;
+use super::watch::{Source, Ticket, Watch};
 use crate::config::ReadyGate;
-use crate::control::{Answer, Command, Control, Incoming, Next, Origin, Peer, Rights};
-use crate::status::{Process, SocketView, Told, View, error_text, summary, workers_text};
+use crate::control::commands::{Command, Facts};
+use crate::control::protocol::Answer;
+use crate::control::status::{Process, SocketStatus, Status, Surroundings};
+use crate::control::verdict::ReloadReport;
+use crate::control::waiters::{Message, Step, WaitFor, Waiters};
+use crate::control::{Control, Incoming, Next, Origin, Peer, Rights};
+use crate::log::RateLimit;
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
+use crate::text::{counted, error_text};
 use mio::Interest;
+use serde_json::json;
 use signal_hook::consts::SIGTERM;
 use slog::{info, warn};
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixStream;
-use waiters::Wish;
 
 /// How often one connection is read when its last words may count.
 const LAST_WORDS: usize = 8;
@@ -30,14 +31,116 @@ const LAST_WORDS: usize = 8;
 const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
 const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
 const FOLLOWS: &str = "a reload is running: this one follows it";
+const CROWDED: &str = "too many clients wait already";
 
-/// What a client must be allowed for what it asks.
-fn needed(incoming: &Incoming) -> Rights {
-    match Command::of(&incoming.request) {
-        Ok(Some(command)) => command.needs(),
-        #[cfg(feature = "einhorn")]
-        Ok(None) => Daemon::einhorn_needs(incoming.request.command.as_deref()),
-        _ => Rights::Everything,
+/// The control socket, if there is one, and what is said on it.
+pub(super) struct State {
+    socket: Option<Control>,
+    /// Of the connections, and under 0 of the socket itself.
+    tickets: Vec<(u64, Ticket)>,
+    /// Requests that wait for their place in the turn.
+    heard: VecDeque<Box<Incoming>>,
+    waiters: Waiters,
+    began: Instant,
+    last: Option<(ReloadReport, Instant)>,
+    /// What clients do wrong.
+    complaints: RateLimit,
+    /// Clients that were turned away.
+    refusals: RateLimit,
+}
+
+impl State {
+    pub(super) fn new(watch: &mut Watch, socket: Option<Control>) -> io::Result<State> {
+        let mut tickets = Vec::new();
+        if let Some(socket) = &socket {
+            let ticket = watch.add(socket.listener(), Source::Control(0), Interest::READABLE)?;
+            tickets.push((0, ticket));
+        }
+        Ok(State {
+            socket,
+            tickets,
+            heard: VecDeque::new(),
+            waiters: Waiters::default(),
+            began: clock::now(),
+            last: None,
+            complaints: RateLimit::default(),
+            refusals: RateLimit::default(),
+        })
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.socket.as_ref().and_then(Control::deadline)
+    }
+
+    fn answer(&mut self, to: &Incoming, answer: &Answer) {
+        if let Some(socket) = &mut self.socket {
+            let id = to.request.id.as_ref();
+            let answer = Answer {
+                id,
+                ..answer.clone()
+            };
+            socket.answer(to.connection, &answer);
+        }
+    }
+
+    fn say(&mut self, to: &Incoming, message: &str, wait: bool) {
+        let answer = Answer {
+            message,
+            wait,
+            ..Answer::default()
+        };
+        self.answer(to, &answer);
+    }
+
+    fn refuse(&mut self, to: &Incoming, reason: &str) {
+        let answer = Answer {
+            message: reason,
+            failed: true,
+            ..Answer::default()
+        };
+        self.answer(to, &answer);
+    }
+
+    /// A client waits from now on; the caller has seen that there is room.
+    fn wait(&mut self, who: &Incoming, wait_for: WaitFor) {
+        if let Some(socket) = &mut self.socket {
+            socket.hold(who.connection);
+        }
+        let id = who.request.id.clone();
+        self.waiters.add(who.connection, id, wait_for);
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        for message in messages {
+            socket.answer(message.connection, &message.answer());
+            if message.is_last {
+                socket.release(message.connection);
+            }
+        }
+    }
+
+    /// What those are told who wait for the generation that comes up, or came up last.
+    fn progress(&mut self, step: &Step) {
+        let messages = self.waiters.progress(self.waiters.begun(), step);
+        self.send(messages);
+    }
+
+    /// Lets go of connections that were closed.
+    fn tidy(&mut self, watch: &mut Watch) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        for (id, stream) in socket.take_closed() {
+            let place = self.tickets.iter().position(|(of, _)| *of == id);
+            if let Some((_, ticket)) = place.map(|place| self.tickets.swap_remove(place)) {
+                watch.remove(&stream, ticket);
+            }
+            self.waiters.forget(id);
+            self.heard.retain(|incoming| incoming.connection != id);
+        }
     }
 }
 
@@ -147,9 +250,9 @@ impl Daemon {
         match socket.next_request(id, clock::now()) {
             Next::Nothing => return false,
             Next::More => {}
-            Next::Request(incoming) => match Command::of(&incoming.request) {
-                Ok(Some(Command::Ack)) => self.on_ack(&incoming),
-                Ok(Some(Command::WorkerPing)) => self.hang_up(&incoming),
+            Next::Request(incoming) => match Command::parse(&incoming.request, &self.facts()) {
+                Ok(Command::Ack) => self.on_ack(&incoming),
+                Ok(Command::WorkerPing) => self.hang_up(&incoming),
                 _ => self.control.heard.push_back(incoming),
             },
         }
@@ -238,55 +341,84 @@ impl Daemon {
         }
     }
 
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            dialect: &self.config.dialect,
+            pid: std::process::id(),
+            workers: self.core.policy().workers,
+            level: self.log.level(),
+        }
+    }
+
     fn on_request(&mut self, incoming: &Incoming) {
-        if incoming.rights < needed(incoming) {
+        let command = Command::parse(&incoming.request, &self.facts());
+        let needed = command.as_ref().map_or(Rights::Everything, Command::needs);
+        if incoming.rights < needed {
             let reason = match incoming.rights {
                 Rights::Questions => ONLY_ASK,
                 _ => NOT_PERMITTED,
             };
             return self.control.refuse(incoming, reason);
         }
-        #[cfg(feature = "einhorn")]
-        if self.is_einhorns_reload(incoming) {
-            return self.on_einhorn(incoming);
-        }
-        match Command::of(&incoming.request) {
+        match command {
             Err(reason) => self.control.refuse(incoming, &reason),
-            Ok(Some(command)) => self.on_command(incoming, command),
-            #[cfg(feature = "einhorn")]
-            Ok(None) => self.on_einhorn(incoming),
-            #[cfg(not(feature = "einhorn"))]
-            Ok(None) => {
-                let command = incoming.request.command.as_deref().unwrap_or_default();
-                let help = crate::control::command::HELP;
-                let reason = format!("Unrecognized command: {command:?}\n\n{help}");
-                self.control.refuse(incoming, &reason);
-            }
+            Ok(command) => self.on_command(incoming, command),
         }
     }
 
     fn on_command(&mut self, incoming: &Incoming, command: Command) {
         match command {
-            Command::Reload { wait } => self.on_reload_asked(incoming, wait),
-            Command::Status { json } => self.on_status(incoming, json),
-            Command::Stop { wait } => self.on_stop_asked(incoming, wait),
-            Command::Workers(number) => self.on_workers(incoming, number),
-            Command::Ping => {
-                let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
-                self.control
-                    .say(incoming, &format!("socketmaster {version}, pid {pid}"));
-            }
-            Command::SelfUpgrade => self
-                .control
-                .refuse(incoming, "self-upgrade is not available"),
+            // They were taken up when they were heard.
             Command::Ack | Command::WorkerPing => {}
+            Command::Say { answer, .. } => self.control.say(incoming, &answer, false),
+            Command::Status { json } => self.on_status(incoming, json),
+            Command::Reload { wait } => self.on_reload_asked(incoming, wait),
+            Command::Stop { wait } => self.on_stop_asked(incoming, wait),
+            Command::Resize { workers, answer } => match self.resize(incoming, workers) {
+                Ok(()) => self.control.say(incoming, &answer, false),
+                Err(reason) => self.control.refuse(incoming, &reason),
+            },
+            Command::SelfUpgrade => {
+                let reason = "self-upgrade is not available";
+                self.control.refuse(incoming, reason);
+            }
+            #[cfg(feature = "einhorn")]
+            Command::Upgrade { smooth } => self.on_upgrade_asked(incoming, smooth),
+            #[cfg(feature = "einhorn")]
+            Command::State => {
+                use crate::einhorn::commands::{Verbosity, state};
+                let pid = |id| self.children.pid(id);
+                let text = state(&self.core, pid, Verbosity::of(self.log.level()));
+                self.control.say(incoming, &text, false);
+            }
+            #[cfg(feature = "einhorn")]
+            Command::Signal { signals, answer } => {
+                for signal in signals {
+                    self.signal_all(incoming, signal);
+                }
+                self.control.say(incoming, &answer, false);
+            }
+            #[cfg(feature = "einhorn")]
+            Command::Die { signal } => {
+                self.log_request(incoming, "die");
+                let going_down = crate::einhorn::commands::GOING_DOWN;
+                self.control.say(incoming, going_down, false);
+                let signal = signal.unwrap_or(self.core.policy().stop_signal);
+                self.on_stop_signal("die", signal);
+            }
+            #[cfg(feature = "einhorn")]
+            Command::SetLevel { level, answer } => {
+                self.log.set_level(level);
+                self.control.say(incoming, &answer, false);
+            }
         }
     }
 
     fn log_request(&self, incoming: &Incoming, what: &str) {
+        let (pid, uid) = (incoming.peer.pid, incoming.peer.uid);
         info!(
             self.logger,
-            "{what}, asked for by process {} of user {}", incoming.peer.pid, incoming.peer.uid
+            "{what}, asked for by process {pid} of user {uid}"
         );
     }
 
@@ -294,72 +426,91 @@ impl Daemon {
         if self.core.is_stopping() {
             let answer = Answer {
                 message: "stopping: no reload any more",
-                id: incoming.request.id.as_ref(),
-                wait: false,
-                field: Some(("verdict", "{\"outcome\": \"abandoned\"}")),
+                verdict: Some(&json!({"outcome": Outcome::Abandoned})),
+                ..Answer::default()
             };
-            return self.control.answer(incoming.connection, &answer);
+            return self.control.answer(incoming, &answer);
         }
-        if wait && self.control.is_crowded() {
-            return self
-                .control
-                .refuse(incoming, "too many clients wait already");
+        if wait && self.control.waiters.is_crowded() {
+            return self.control.refuse(incoming, CROWDED);
         }
         self.log_request(incoming, "reload");
         if wait {
-            self.control.wait(incoming, Wish::Reload(None));
+            let generation = None;
+            self.control.wait(incoming, WaitFor::Reload { generation });
         }
-        let before = self.control.begun;
+        let before = self.control.waiters.begun();
         self.tell(Event::Reload(None));
-        let begun = self.control.begun;
-        match (begun > before, wait) {
-            (true, true) => {}
-            (true, false) => self
-                .control
-                .say(incoming, &format!("reload {begun} begins")),
-            (false, _) => self.control.say_and_wait(incoming, FOLLOWS, wait),
+        let begun = self.control.waiters.begun();
+        if begun == before {
+            self.control.say(incoming, FOLLOWS, wait);
+        } else if !wait {
+            let text = format!("reload {begun} begins");
+            self.control.say(incoming, &text, false);
+        }
+    }
+
+    /// Einhorn's upgrade: with an id, every line about it and `Upgrade done` follow.
+    #[cfg(feature = "einhorn")]
+    fn on_upgrade_asked(&mut self, incoming: &Incoming, smooth: bool) {
+        use crate::config::Dialect;
+        use crate::einhorn::commands as einhorn;
+        use crate::supervisor::Style;
+        if self.core.is_stopping() {
+            let answer = einhorn::upgrade_failed("stopping");
+            return self.control.refuse(incoming, &answer);
+        }
+        let wait = incoming.request.id.is_some() && !self.control.waiters.is_crowded();
+        self.control.say(incoming, einhorn::upgrading(smooth), wait);
+        self.log_request(incoming, "upgrade");
+        if wait {
+            let generation = None;
+            self.control
+                .wait(incoming, WaitFor::Upgrade { generation, smooth });
+        }
+        let running = self.core.rolling_out();
+        let before = self.control.waiters.begun();
+        let style = match (&self.config.dialect, smooth) {
+            // Under our own command line the administrator has said how reloads go.
+            (Dialect::Socketmaster, _) => None,
+            (Dialect::Einhorn(_), true) => Some(Style::Rolling),
+            (Dialect::Einhorn(_), false) => Some(Style::Fleet),
+        };
+        self.tell(Event::Reload(style));
+        let is_remembered = wait && self.control.waiters.begun() == before;
+        if let Some(generation) = running.filter(|_| is_remembered) {
+            let acked = self.core.workers().tally(generation).ready;
+            let line = einhorn::upgrade_remembered(acked, self.core.policy().workers);
+            self.control.say(incoming, &line, true);
         }
     }
 
     fn on_stop_asked(&mut self, incoming: &Incoming, wait: bool) {
         // A stop is obeyed whoever asks: only the wait needs room.
-        let crowded = wait && self.control.is_crowded();
+        let crowded = wait && self.control.waiters.is_crowded();
         let wait = wait && !crowded;
         if wait {
-            self.control.wait(incoming, Wish::End);
+            self.control.wait(incoming, WaitFor::Exit);
         }
-        let workers = workers_text(self.core.workers().len());
+        let workers = counted(self.core.workers().len(), "worker");
         let stopping = self.core.is_stopping();
         let mut text = match stopping {
             true => format!("stopping already, {workers} left"),
             false => format!("stopping, {workers} asked to finish"),
         };
         if crowded {
-            text += " (not waiting for the end: too many clients wait already)";
+            text += &format!(" (not waiting for the end: {CROWDED})");
         }
-        self.control.say_and_wait(incoming, &text, wait);
-        if stopping {
-            return;
-        }
-        self.log_request(incoming, "stop");
-        self.on_stop_signal("stop", SIGTERM);
-    }
-
-    fn on_workers(&mut self, incoming: &Incoming, number: u32) {
-        match self.resize(number) {
-            Ok(before) => {
-                let workers = workers_text(number as usize);
-                self.log_request(incoming, &format!("{workers} instead of {before}"));
-                let text = format!("{workers} per generation, {before} before");
-                self.control.say(incoming, &text);
-            }
-            Err(reason) => self.control.refuse(incoming, &reason),
+        self.control.say(incoming, &text, wait);
+        if !stopping {
+            self.log_request(incoming, "stop");
+            self.on_stop_signal("stop", SIGTERM);
         }
     }
 
-    /// Has N workers from now on; returns how many it was.
-    fn resize(&mut self, number: u32) -> Result<u32, String> {
-        let capacity = self.core.policy().capacity;
+    /// Has this number of workers from now on.
+    fn resize(&mut self, incoming: &Incoming, number: u32) -> Result<(), String> {
+        let (before, capacity) = (self.core.policy().workers, self.core.policy().capacity);
         if self.core.is_stopping() {
             return Err("stopping: no worker is started any more".to_owned());
         }
@@ -369,151 +520,146 @@ impl Daemon {
                  for {capacity}"
             ));
         }
-        let before = self.core.policy().workers;
         self.tell(Event::Resize(number));
-        Ok(before)
+        let workers = counted(number as usize, "worker");
+        self.log_request(incoming, &format!("{workers} instead of {before}"));
+        Ok(())
+    }
+
+    #[cfg(feature = "einhorn")]
+    fn signal_all(&mut self, incoming: &Incoming, signal: i32) {
+        let name = crate::text::signal_name(signal);
+        self.log_request(incoming, &format!("{name} to all workers"));
+        for id in self.core.workers().ids() {
+            if let Err(errno) = self.signal(id, signal) {
+                let pid = self.children.pid(id).unwrap_or(0);
+                let reason = crate::text::errno_text(errno as i32);
+                slog::error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
+            }
+        }
     }
 
     fn on_status(&mut self, incoming: &Incoming, json: bool) {
-        let (message, object) = match json {
-            true => (
-                summary(&self.core, ""),
-                Some(self.with_view(|view| view.json())),
-            ),
-            false => (self.with_view(|view| view.table()), None),
-        };
-        let answer = Answer {
-            message: &message,
-            id: incoming.request.id.as_ref(),
-            wait: false,
-            field: object.as_deref().map(|object| ("status", object)),
-        };
-        self.control.answer(incoming.connection, &answer);
-    }
-
-    fn with_view(&self, look: fn(&View) -> String) -> String {
-        let sockets: Vec<SocketView> = (self.listeners.iter())
-            .map(|listener| SocketView {
+        let sockets = self.listeners.iter().map(|listener| {
+            let (queue, backlog) = listener.queue().unzip();
+            SocketStatus {
                 uri: listener.uri().to_string(),
                 address: listener.address(),
                 name: listener.name().to_owned(),
-                queue: listener.queue(),
-            })
-            .collect();
-        let process = |id| match self.children.alive.get(&id) {
-            Some(child) => Process {
-                pid: Some(child.pid),
-                says: child.status.as_deref(),
-            },
-            None => Process::default(),
-        };
-        look(&View {
-            core: &self.core,
-            now: clock::now(),
+                queue,
+                backlog,
+            }
+        });
+        let around = Surroundings {
             began: self.control.began,
             pid: std::process::id(),
-            command: &self.config.command.to_string_lossy(),
-            sockets: &sockets,
-            process: &process,
+            command: self.config.command.to_string_lossy().into_owned(),
+            sockets: sockets.collect(),
             last: self.control.last.as_ref(),
-        })
+        };
+        let process = |id| {
+            let child = self.children.alive.get(&id);
+            child.map_or_else(Process::default, |child| Process {
+                pid: Some(child.pid),
+                says: child.status.clone(),
+            })
+        };
+        let status = Status::new(&self.core, around, process, clock::now());
+        let (message, object) = match json {
+            true => (status.summary().to_owned(), Some(&status)),
+            false => (status.table(), None),
+        };
+        let answer = Answer {
+            message: &message,
+            status: object,
+            ..Answer::default()
+        };
+        self.control.answer(incoming, &answer);
     }
 
     // ---- what clients wait for ----
 
-    /// A reload begins: it is what all those wanted that are not bound to one yet.
+    /// A generation begins to come up.
     pub(super) fn control_begins(&mut self, generation: u64, first: bool) {
-        self.control.begun = generation;
-        self.control.ready = 0;
-        if first {
-            return;
-        }
-        for waiter in &mut self.control.waiters {
-            if let Some(bound) = waiter.wish.generation() {
-                bound.get_or_insert(generation);
-            }
-        }
-        let workers = workers_text(self.core.policy().workers as usize);
-        let text = format!("reload {generation}: starting {workers}");
-        self.control
-            .progress(&text, &|wish| wish == Wish::Reload(Some(generation)));
-        #[cfg(feature = "einhorn")]
-        self.upgrade_begins(generation);
+        let step = Step::Begun {
+            workers: self.core.policy().workers,
+            live: self.core.live_generation(),
+        };
+        let messages = self.control.waiters.begin(generation, first, &step);
+        self.control.send(messages);
     }
 
     /// A worker has been started.
     pub(super) fn control_started(&mut self, id: ChildId, index: u32) {
-        #[cfg(feature = "einhorn")]
-        self.upgrade_launched(id, index);
-        #[cfg(not(feature = "einhorn"))]
-        let _ = (id, index);
+        let child = self.children.alive.get(&id);
+        if let (Some(child), Some(generation)) = (child, self.core.rolling_out()) {
+            let step = Step::Started {
+                pid: child.pid,
+                index,
+            };
+            let messages = self.control.waiters.progress(generation, &step);
+            self.control.send(messages);
+        }
     }
 
     /// A worker is ready.
     pub(super) fn control_ready(&mut self, id: ChildId) {
-        let Some(worker) = self.core.workers().find(id) else {
-            return;
-        };
-        let generation = worker.generation;
-        if generation != self.control.begun {
+        let begun = self.control.waiters.begun();
+        let worker = self.core.workers().find(id);
+        if worker.is_none_or(|worker| worker.generation != begun) {
             return;
         }
-        // Several may have become ready at once: one after the other here.
-        self.control.ready += 1;
-        let tally = self.core.workers().tally(generation);
-        let ready = self.control.ready.min(tally.ready);
-        let text = format!("{ready}/{} ready", self.core.policy().workers);
-        self.control
-            .progress(&text, &|wish| wish == Wish::Reload(Some(generation)));
-        #[cfg(feature = "einhorn")]
-        self.upgrade_acked(id, generation, ready);
+        let by_timer = self.config.ready != ReadyGate::Ack;
+        let tally = self.core.workers().tally(begun);
+        let step = Step::Ready {
+            pid: self.children.pid(id).unwrap_or(0),
+            timer: by_timer.then_some(self.config.start.as_secs_f64()),
+            ready: self.control.waiters.count_ready(tally.ready),
+            wanted: self.core.policy().workers,
+        };
+        self.control.progress(&step);
     }
 
-    /// A worker is asked to stop.
+    /// A worker is asked to stop. The last old ones are asked just before the verdict, when nothing
+    /// is rolled out any more.
     pub(super) fn control_asks(&mut self, id: ChildId, signal: i32) {
-        #[cfg(feature = "einhorn")]
-        self.upgrade_asks(id, signal);
-        #[cfg(not(feature = "einhorn"))]
-        let _ = (id, signal);
+        let begun = self.control.waiters.begun();
+        let worker = self.core.workers().find(id);
+        if let Some(pid) = self.children.pid(id) {
+            let old = worker.is_some_and(|worker| worker.generation < begun);
+            self.control.progress(&Step::Asked { pid, signal, old });
+        }
     }
 
     /// A worker has gone; the core does not know it yet.
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
-        #[cfg(feature = "einhorn")]
-        self.upgrade_exited(id, pid);
+        let worker = self.core.workers().find(id);
+        let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_asked());
+        self.control.progress(&Step::Gone { pid, was_ready });
         self.forget_line(id);
         let left = self.core.workers().len().saturating_sub(1);
-        let _ = (id, pid);
         if self.core.is_stopping() && left > 0 {
-            let text = format!("{} left", workers_text(left));
-            self.control.progress(&text, &|wish| wish == Wish::End);
+            let messages = self.control.waiters.workers_left(left);
+            self.control.send(messages);
         }
     }
 
     /// A generation has its verdict, which is the last answer to those who waited for it.
-    pub(super) fn control_verdict(&mut self, told: Told) {
-        let verdict = &told.verdict;
+    pub(super) fn control_verdict(&mut self, report: ReloadReport) {
+        let messages = self.control.waiters.conclude(&report);
+        self.control.send(messages);
         // A remembered reload that a stop abandons has a number and never began.
-        let never_began = verdict.generation > self.control.begun;
-        let bound = (!never_began).then_some(verdict.generation);
-        #[cfg(feature = "einhorn")]
-        self.upgrade_ends(&told, bound);
-        self.control
-            .conclude(&told.text(), Some(("verdict", &told.json())), &|wish| {
-                wish.is_for(bound)
-            });
-        if verdict.outcome != Outcome::Abandoned || !never_began {
-            self.control.last = Some(told);
+        let began = report.generation <= self.control.waiters.begun();
+        if began || report.outcome != Outcome::Abandoned {
+            self.control.last = Some((report, clock::now()));
         }
     }
 
     /// We end: whoever waits hears it, and the socket's file goes.
     pub(super) fn end_control(&mut self, status: i32) {
         let text = format!("stopped, exit status {status}");
-        self.control
-            .conclude(&text, None, &|wish| wish == Wish::End);
-        let abandoned = Some(("verdict", "{\"outcome\": \"abandoned\"}"));
-        self.control.conclude(&text, abandoned, &|_| true);
+        let messages = self.control.waiters.conclude_all(&text);
+        self.control.send(messages);
         self.control.tidy(&mut self.watch);
         if let Some(socket) = self.control.socket.take() {
             for reason in socket.end() {

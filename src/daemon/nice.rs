@@ -2,9 +2,9 @@
 
 use super::Daemon;
 use crate::config::Protocols;
+use crate::control::verdict::end_text;
 use crate::environment::{Environment, Extras};
 use crate::spawn::{self, Order, ReportPipe};
-use crate::status::end_text;
 use crate::sys::{io, process};
 use slog::error;
 use std::os::fd::AsFd;

@@ -3,9 +3,9 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket, Watch};
+use crate::control::status::summary;
 use crate::listen::Listener;
 use crate::notify::{HandOver, StoreCheck, Stored, Systemd, hand_over};
-use crate::status;
 use crate::supervisor::Instant;
 use crate::sys::clock;
 use mio::Interest;
@@ -150,7 +150,7 @@ impl Daemon {
             self.systemd.stopping = true;
             systemd.stopping();
         }
-        systemd.status(&status::summary(&self.core, &self.last_verdict));
+        systemd.status(&summary(&self.core, &self.last_verdict));
         let limit = self.core.gate_deadline();
         if limit > self.systemd.extended {
             let _ = limit.map(|limit| systemd.extend_timeout(limit - now + SLACK));

@@ -2,6 +2,7 @@
 //! turning it into text for people is not done here.
 
 use super::ChildId;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How a worker came to its end.
@@ -51,7 +52,8 @@ pub struct Failure {
 }
 
 /// What became of a generation that was to go live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Live,
     RolledBack,

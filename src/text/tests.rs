@@ -73,3 +73,35 @@ fn a_terminal_obeys_nothing_of_what_is_printed() {
     assert_eq!(shown, expected);
     assert_eq!(printable_lines(&shown), shown, "twice is once");
 }
+
+#[test]
+fn durations_are_as_long_as_people_want_them() {
+    for (millis, text) in [
+        (0, "0 ms"),
+        (999, "999 ms"),
+        (1_000, "1.0 s"),
+        (1_949, "1.9 s"),
+        (1_950, "2.0 s"),
+        (119_990, "120.0 s"),
+        (120_000, "2 min"),
+        (7_200_000, "2 h"),
+    ] {
+        assert_eq!(duration_text(Duration::from_millis(millis)), text);
+    }
+}
+
+#[test]
+fn one_thing_is_not_plural() {
+    assert_eq!(counted(1, "ready worker"), "1 ready worker");
+    assert_eq!(counted(0, "worker"), "0 workers");
+    assert_eq!(counted(2, "worker"), "2 workers");
+}
+
+#[test]
+fn signals_have_gos_words() {
+    assert_eq!(signal_words(9), "killed");
+    assert_eq!(signal_words(15), "terminated");
+    for number in [0, -1, 16, 34] {
+        assert_eq!(signal_words(number), format!("signal {number}"));
+    }
+}

@@ -1,44 +1,36 @@
-//! The `einhornsh` face: a shell for the control socket, of ours or of a real einhorn. It blocks as
-//! it likes, it is a program of its own; what it prints on stdout is the answers and nothing else.
+//! `einhornsh`: a shell for the control socket of ours or of a real einhorn. It is a program of its
+//! own and blocks as it likes; on stdout it prints the answers and nothing else.
 
-use crate::einhorn::options::{self, Item, Switch, Words};
-use crate::einhorn::{files, words};
-use crate::protocol::{self, LineReader, MAX_ANSWER};
-use crate::status::error_text;
+use super::files;
+use super::options::{Item, Words, split};
+use crate::control::protocol::{LineReader, MAX_ANSWER, encode_ehlo, encode_request, parse_reply};
+use crate::sys::io::{stderr, write_all};
 use crate::sys::socket::connect;
-use std::ffi::OsString;
+use crate::text::{error_text, printable, printable_lines};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-const SWITCHES: &[Switch] = &[
-    Switch {
-        short: Some('h'),
-        long: "help",
-        value: None,
-        help: "Print this text",
-    },
-    Switch {
-        short: Some('c'),
-        long: "command-name",
-        value: Some("NAME"),
-        help: "Talk to the einhorn that was started with this -c",
-    },
-    Switch {
-        short: Some('d'),
-        long: "socket-path",
-        value: Some("PATH"),
-        help: "Talk to the control socket at PATH",
-    },
-    Switch {
-        short: Some('e'),
-        long: "execute",
-        value: Some("COMMANDS"),
-        help: "Run these commands, separated by semicolons, and exit",
-    },
-];
+/// The help; the parser reads the options from it.
+const HELP: &str = "\
+Usage: einhornsh [options] [NAME]
+
+Sends commands to a running einhorn and prints its answers; `help` lists them.
+NAME is the -c of that einhorn; one started with -d needs the same -d here.
+
+    -h, --help
+            Print this text
+    -c, --command-name NAME
+            Talk to the einhorn that was started with this -c
+    -d, --socket-path PATH
+            Talk to the control socket at PATH
+    -e, --execute COMMANDS
+            Run these commands, separated by semicolons, and exit
+";
 
 /// What einhornsh was asked to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,7 +39,7 @@ struct Plan {
     commands: Option<String>,
 }
 
-/// Runs with the words after the face's name; the exit status is 0, or 1 when the master could not
+/// Runs with the words after the program's name. The exit status is 0, or 1 when the master could not
 /// be reached or went away, and for usage errors and `-h`.
 pub fn run(args: Vec<OsString>) -> i32 {
     let plan = match plan(args, &files::default_directory()) {
@@ -68,47 +60,30 @@ pub fn run(args: Vec<OsString>) -> i32 {
     }
 }
 
-/// Err: the text for stderr.
+/// Errors: the text for stderr.
 fn plan(args: Vec<OsString>, directory: &Path) -> Result<Plan, String> {
-    let (mut name, mut socket, mut commands) = (None, None, None);
-    let mut operands = Vec::new();
-    let mut words = Words::permuting(SWITCHES, args);
-    while let Some(item) = words
-        .next_item()
-        .map_err(|why| format!("einhornsh: {why}"))?
-    {
-        let text = |value: OsString| value.to_string_lossy().into_owned();
+    let (mut name, mut socket, mut commands, mut operand) = (None, None, None, None);
+    let mut words = Words::new(HELP, args, true);
+    let next = |words: &mut Words| words.next_item().map_err(|why| format!("einhornsh: {why}"));
+    while let Some(item) = next(&mut words)? {
+        let text = |value: OsString| Some(value.to_string_lossy().into_owned());
         match item {
-            Item::Operand(operand) => operands.push(text(operand)),
-            Item::Option(switch, value) => match switch.long {
-                "command-name" => name = Some(text(value)),
-                "socket-path" => socket = Some(PathBuf::from(value)),
-                "execute" => commands = Some(text(value)),
-                _ => return Err(help()),
-            },
+            Item::Operand(word) if operand.is_none() => operand = text(word),
+            Item::Option("command-name", value) => name = text(value),
+            Item::Option("socket-path", value) => socket = Some(PathBuf::from(value)),
+            Item::Option("execute", value) => commands = text(value),
+            _ => return Err(HELP.to_owned()),
         }
     }
-    if operands.len() > 1 {
-        return Err(help());
-    }
-    let name = name.or(operands.pop());
+    let name = name.or(operand);
     let socket = socket.unwrap_or_else(|| files::default_path(directory, name.as_deref(), "sock"));
     Ok(Plan { socket, commands })
 }
 
-fn help() -> String {
-    format!(
-        "Usage: einhornsh [options] [NAME]\n\n\
-         Sends commands to a running einhorn and prints its answers; `help` lists them.\n\
-         NAME is the -c of that einhorn; one started with -d needs the same -d here.\n\n{}",
-        options::help(SWITCHES)
-    )
-}
-
+/// Nobody is left to tell when stderr is gone.
 fn complain(text: &str) {
     let end = if text.ends_with('\n') { "" } else { "\n" };
-    // Nobody is left to tell when stderr is gone.
-    let _ = write!(io::stderr(), "{text}{end}");
+    let _ = write_all(stderr(), format!("{text}{end}").as_bytes());
 }
 
 /// ^C at the prompt is a way to leave, with status 0.
@@ -175,9 +150,7 @@ struct Shell<'a> {
 impl Shell<'_> {
     fn greet(&mut self) -> Result<(), Failure> {
         let user = std::env::var("USER").ok();
-        self.wire
-            .stream
-            .write_all(&protocol::encode_ehlo(user.as_deref()))?;
+        self.wire.stream.write_all(&encode_ehlo(user.as_deref()))?;
         self.wire.print_answers(&mut io::stderr())
     }
 
@@ -222,7 +195,7 @@ impl Shell<'_> {
     }
 
     fn run_command(&mut self, line: &str) -> Result<Next, Failure> {
-        let words = words::split(line).map_err(Failure::Typing)?;
+        let words = split(line).map_err(Failure::Typing)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let Some((command, args)) = words.split_first() else {
             return Ok(Next::GoOn);
@@ -232,7 +205,7 @@ impl Shell<'_> {
             return Ok(Next::Leave);
         }
         self.last_id += 1;
-        self.send(&protocol::encode_request(self.last_id, command, args))?;
+        self.send(&encode_request(self.last_id, command, args))?;
         self.wire.print_answers(self.out)?;
         Ok(Next::GoOn)
     }
@@ -283,20 +256,15 @@ impl Wire {
     fn print_answers(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
         loop {
             let line = self.read_line()?;
-            let Ok(answer) = protocol::decode_answer(&line) else {
-                writeln!(
-                    out,
-                    "Invalid response type: {}",
-                    String::from_utf8_lossy(&line)
-                )?;
+            let Ok(answer) = parse_reply(&line) else {
+                let line = printable(OsStr::from_bytes(&line));
+                writeln!(out, "Invalid response type: {line}")?;
                 continue;
             };
-            let end = if answer.message.ends_with('\n') {
-                ""
-            } else {
-                "\n"
-            };
-            write!(out, "{}{end}", answer.message)?;
+            // A master's answer may quote what a worker wrote.
+            let message = printable_lines(&answer.message);
+            let end = if message.ends_with('\n') { "" } else { "\n" };
+            write!(out, "{message}{end}")?;
             out.flush()?;
             if !answer.wait {
                 return Ok(());
@@ -308,7 +276,7 @@ impl Wire {
         let mut chunk = [0; 16 * 1024];
         loop {
             let line = self.reader.next_line();
-            if let Some(line) = line.map_err(|error| Failure::Wire(error.to_string()))? {
+            if let Some(line) = line.map_err(|error| Failure::Wire(error.0.to_owned()))? {
                 return Ok(line);
             }
             match self.stream.read(&mut chunk) {

@@ -1,38 +1,35 @@
 //! YAML, as far as einhorn's clients and servers write it: one mapping a line, with the types of
-//! YAML 1.1 as Psych understands them. It must never build an object of a type the sender chose:
+//! YAML 1.1 as Psych understands them. It never builds an object of a type that the sender chose:
 //! no anchors, no aliases, no tags but those of plain data.
 
-use super::{MAX_DEPTH, Unparsable, Value};
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
+use serde_json::{Map, Value};
 
 const FOREIGN: &str = "a tag of something else than plain data";
 
 /// Parses one document. Dates, symbols and everything else that JSON has no type for are strings;
 /// `!binary` is decoded, and what is not UTF-8 in it replaced.
 ///
-/// # Errors
-/// [`Unparsable`]: malformed, nested deeper than [`MAX_DEPTH`], an anchor, an alias, a foreign
-/// tag, a control character, no document or more than one.
-pub fn parse(text: &str) -> Result<Value, Unparsable> {
-    // A NUL would end the text early, and YAML allows none of these.
-    if text
-        .chars()
-        .any(|c| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}'))
-    {
-        return refuse("a control character");
+/// Errors: malformed, nested deeper than `max_depth`, an anchor, an alias, a foreign tag, a control
+/// character, no document or more than one.
+pub fn parse(text: &str, max_depth: usize) -> Result<Value, &'static str> {
+    // A NUL would end the text early, and YAML allows none of the others.
+    let is_foreign = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
+    if text.contains(is_foreign) {
+        return Err("a control character");
     }
     let mut reader = Reader {
         parser: Parser::new_from_str(text),
     };
-    reader.expect_start()?;
+    let (Event::StreamStart, Event::DocumentStart(_)) = (reader.next()?, reader.next()?) else {
+        return Err("empty");
+    };
     let event = reader.next()?;
-    let value = reader.node(event, 0)?;
-    reader.expect_end()?;
-    Ok(value)
-}
-
-fn refuse<T>(why: &'static str) -> Result<T, Unparsable> {
-    Err(Unparsable(why))
+    let value = reader.node(event, max_depth)?;
+    match (reader.next()?, reader.next()?) {
+        (Event::DocumentEnd, Event::StreamEnd) => Ok(value),
+        _ => Err("more than one document"),
+    }
 }
 
 struct Reader<'a> {
@@ -40,85 +37,59 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<Event<'a>, Unparsable> {
+    fn next(&mut self) -> Result<Event<'a>, &'static str> {
         match self.parser.next_event() {
             Some(Ok((event, _))) => Ok(event),
-            Some(Err(_)) => refuse("not YAML"),
-            None => refuse("ends early"),
+            Some(Err(_)) => Err("not YAML"),
+            None => Err("ends early"),
         }
     }
 
-    fn expect_start(&mut self) -> Result<(), Unparsable> {
-        match (self.next()?, self.next()?) {
-            (Event::StreamStart, Event::DocumentStart(_)) => Ok(()),
-            _ => refuse("empty"),
-        }
-    }
-
-    fn expect_end(&mut self) -> Result<(), Unparsable> {
-        match (self.next()?, self.next()?) {
-            (Event::DocumentEnd, Event::StreamEnd) => Ok(()),
-            _ => refuse("more than one document"),
-        }
-    }
-
-    /// The value that begins with `event`; recursion ends at [`MAX_DEPTH`].
-    fn node(&mut self, event: Event<'a>, depth: usize) -> Result<Value, Unparsable> {
+    /// The value that begins with `event`, of so many levels at most.
+    fn node(&mut self, event: Event<'a>, levels: usize) -> Result<Value, &'static str> {
         match event {
             Event::Scalar(text, style, 0, tag) => scalar(&text, style, tag.as_deref()),
             Event::SequenceStart(0, tag) => {
-                check_collection(tag.as_deref(), "seq", depth)?;
-                self.sequence(depth + 1)
+                check_collection(tag.as_deref(), "seq", levels)?;
+                let mut values = Vec::new();
+                loop {
+                    match self.next()? {
+                        Event::SequenceEnd => return Ok(Value::Array(values)),
+                        event => values.push(self.node(event, levels - 1)?),
+                    }
+                }
             }
             Event::MappingStart(0, tag) => {
-                check_collection(tag.as_deref(), "map", depth)?;
-                self.mapping(depth + 1)
+                check_collection(tag.as_deref(), "map", levels)?;
+                let mut fields = Map::new();
+                loop {
+                    let key = match self.next()? {
+                        Event::MappingEnd => return Ok(Value::Object(fields)),
+                        event => self.node(event, levels - 1)?,
+                    };
+                    let event = self.next()?;
+                    fields.insert(key_text(key)?, self.node(event, levels - 1)?);
+                }
             }
-            _ => refuse("an anchor or an alias"),
-        }
-    }
-
-    fn sequence(&mut self, depth: usize) -> Result<Value, Unparsable> {
-        let mut values = Vec::new();
-        loop {
-            match self.next()? {
-                Event::SequenceEnd => return Ok(Value::Array(values)),
-                event => values.push(self.node(event, depth)?),
-            }
-        }
-    }
-
-    fn mapping(&mut self, depth: usize) -> Result<Value, Unparsable> {
-        let mut fields = Vec::new();
-        loop {
-            let key = match self.next()? {
-                Event::MappingEnd => return Ok(Value::Object(fields)),
-                event => key(self.node(event, depth)?)?,
-            };
-            let event = self.next()?;
-            let value = self.node(event, depth)?;
-            fields.push((key, value));
+            _ => Err("an anchor or an alias"),
         }
     }
 }
 
-fn check_collection(tag: Option<&Tag>, wanted: &str, depth: usize) -> Result<(), Unparsable> {
-    if depth >= MAX_DEPTH {
-        return refuse("nested too deep");
-    }
+fn check_collection(tag: Option<&Tag>, wanted: &str, levels: usize) -> Result<(), &'static str> {
     match tag.map(tag_name) {
-        None => Ok(()),
-        Some(name) if name == wanted => Ok(()),
-        Some(_) => refuse(FOREIGN),
+        _ if levels == 0 => Err("nested too deep"),
+        Some(name) if name != wanted => Err(FOREIGN),
+        _ => Ok(()),
     }
 }
 
 /// All our keys are strings; another scalar stands for its text.
-fn key(value: Value) -> Result<String, Unparsable> {
+fn key_text(value: Value) -> Result<String, &'static str> {
     match value {
         Value::String(text) => Ok(text),
-        Value::Array(_) | Value::Object(_) => refuse("a collection as a key"),
-        other => Ok(super::json::text(&other)),
+        Value::Array(_) | Value::Object(_) => Err("a collection as a key"),
+        other => Ok(other.to_string()),
     }
 }
 
@@ -131,17 +102,17 @@ fn tag_name(tag: &Tag) -> String {
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, Unparsable> {
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, &'static str> {
     let name = tag.map(tag_name);
     match (name.as_deref(), style) {
         (None, ScalarStyle::Plain) => Ok(plain(text)),
         (None | Some("str" | "!str" | "!"), _) => Ok(Value::String(text.to_owned())),
         (Some("binary" | "!binary"), _) => match base64(text) {
             Some(bytes) => Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned())),
-            None => refuse("bad base64"),
+            None => Err("bad base64"),
         },
         (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
-        (Some(_), _) => refuse(FOREIGN),
+        (Some(_), _) => Err(FOREIGN),
     }
 }
 
@@ -173,14 +144,13 @@ fn number(text: &str) -> Option<Value> {
         return None;
     }
     if let Some(value) = unsigned(digits) {
-        return match (negative, i64::try_from(value)) {
-            (false, _) => Some(Value::Number(value.to_string())),
-            (true, Ok(value)) => Some(Value::Number((-value).to_string())),
-            (true, Err(_)) => None,
+        return match negative {
+            false => Some(value.into()),
+            true => i64::try_from(value).ok().map(|value| (-value).into()),
         };
     }
     let float = float(digits).filter(|float| float.is_finite())?;
-    Some(Value::float(if negative { -float } else { float }))
+    Some(if negative { -float } else { float }.into())
 }
 
 fn unsigned(digits: &str) -> Option<u64> {
@@ -234,3 +204,6 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     }
     Some(out)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,11 @@
 //! The command line of `ctl`, and what an answer means for the exit status.
 
 use super::*;
+use serde_json::json;
+
+fn reply(answer: serde_json::Value) -> Reply {
+    serde_json::from_str(&answer.to_string()).expect("it is an answer")
+}
 
 fn order(words: &[&str]) -> Order {
     match parsed(words) {
@@ -157,12 +162,20 @@ fn the_outcome_is_the_exit_status() {
         ("abandoned", 5),
     ] {
         let answer = json!({"message": "m", "verdict": {"outcome": outcome}});
-        assert_eq!(conclusion(&answer), ("m".to_owned(), status));
+        assert_eq!(conclusion(reply(answer)), ("m".to_owned(), status));
     }
     let answer = json!({"message": "no", "failed": true});
-    assert_eq!(conclusion(&answer), ("no".to_owned(), 1));
+    assert_eq!(conclusion(reply(answer)), ("no".to_owned(), 1));
     let answer = json!({"message": "yes"});
-    assert_eq!(conclusion(&answer), ("yes".to_owned(), 0));
+    assert_eq!(conclusion(reply(answer)), ("yes".to_owned(), 0));
+}
+
+#[test]
+fn a_status_is_printed_as_it_came() {
+    let line = r#"{"message": "", "status": {"z": 1, "a": {"new": "\u0025"}}}"#;
+    let reply: Reply = serde_json::from_str(line).expect("it is an answer");
+    let expected = r#"{"z": 1, "a": {"new": "\u0025"}}"#;
+    assert_eq!(conclusion(reply), (expected.to_owned(), 0));
 }
 
 #[test]
@@ -172,5 +185,5 @@ fn a_roll_back_is_one_paragraph() {
         "lines": ["one", "two"],
     }});
     let expected = "reload 4 rolled back: …\nlast lines of worker 815:\n  one\n  two";
-    assert_eq!(conclusion(&answer), (expected.to_owned(), 3));
+    assert_eq!(conclusion(reply(answer)), (expected.to_owned(), 3));
 }

@@ -1,6 +1,8 @@
 //! What a status looks like, from a core that was driven through a life.
 
 use super::*;
+use crate::control::protocol::to_json;
+use crate::control::verdict::FailedWorker;
 use crate::supervisor::{Action, End, Event, Gate, Policy};
 use serde_json::Value;
 
@@ -30,7 +32,7 @@ fn core() -> Supervisor {
 }
 
 /// A reload whose first worker exits with 7: its verdict.
-fn roll_back(core: &mut Supervisor) -> Told {
+fn roll_back(core: &mut Supervisor) -> (ReloadReport, Instant) {
     let now = Instant(200 * MS);
     core.handle(now, Event::Reload(None));
     core.handle(now, Event::Gone(ChildId(3), End::Exited(7)));
@@ -40,52 +42,49 @@ fn roll_back(core: &mut Supervisor) -> Told {
             verdict = Some(it);
         }
     }
-    Told {
-        verdict: verdict.expect("it is over"),
-        culprit: Culprit {
-            pid: Some(815),
-            last_lines: vec!["cannot open \"x\"".to_owned()],
-        },
-        at: now,
-    }
+    let failed = FailedWorker {
+        pid: Some(815),
+        last_lines: vec!["cannot open \"x\"".to_owned()],
+    };
+    let verdict = verdict.expect("it is over");
+    (ReloadReport::new(&verdict, failed), now)
 }
 
-fn sockets() -> Vec<SocketView> {
-    let socket = |address: &str, queue| SocketView {
+fn sockets() -> Vec<SocketStatus> {
+    let socket = |address: &str, queue| SocketStatus {
         uri: "tcp://:80".to_owned(),
         address: address.to_owned(),
         name: "web".to_owned(),
         queue,
+        backlog: queue.map(|_| 4096),
     };
     vec![
-        socket("tcp://[::]:80", Some((17, 4096))),
+        socket("tcp://[::]:80", Some(17)),
         socket("udp://[::]:53", None),
     ]
 }
 
-fn view(core: &Supervisor, last: Option<&Told>, look: impl Fn(&View) -> String) -> String {
+fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
     let process = |id: ChildId| Process {
         pid: Some(1000 + id.0 as i32),
-        says: (id.0 == 1).then_some("serving"),
+        says: (id.0 == 1).then(|| "serving".to_owned()),
     };
-    look(&View {
-        core,
-        now: Instant(1200 * MS),
+    let around = Surroundings {
         began: Instant(0),
         pid: 812,
-        command: "/srv/app",
-        sockets: &sockets(),
-        process: &process,
+        command: "/srv/app".to_owned(),
+        sockets: sockets(),
         last,
-    })
+    };
+    Status::new(core, around, process, Instant(1200 * MS))
 }
 
 #[test]
 fn the_table_says_all_on_one_screen() {
     let mut core = core();
-    let told = roll_back(&mut core);
+    let last = roll_back(&mut core);
     core.handle(Instant(1200 * MS), Event::Gone(ChildId(4), End::Exited(0)));
-    let table = view(&core, Some(&told), |view| view.table());
+    let table = status(&core, Some(&last)).table();
     let expected = "\
 up 1.2 s, runs /srv/app
 generation 1: 2 of 2 workers ready
@@ -109,8 +108,8 @@ PID   GENERATION  STATE  AGE    RESTARTS
 #[test]
 fn the_object_has_everything_that_the_table_has() {
     let mut core = core();
-    let told = roll_back(&mut core);
-    let json = view(&core, Some(&told), |view| view.json());
+    let last = roll_back(&mut core);
+    let json = to_json(&status(&core, Some(&last)));
     let value: Value = serde_json::from_str(&json).expect("it is JSON");
     assert_eq!(value["uptime_ms"], 1200);
     assert_eq!(value["live_generation"], 1);
@@ -132,7 +131,7 @@ fn the_object_has_everything_that_the_table_has() {
 #[test]
 fn before_the_first_verdict_there_is_none() {
     let core = core();
-    let json = view(&core, None, |view| view.json());
+    let json = to_json(&status(&core, None));
     let value: Value = serde_json::from_str(&json).expect("it is JSON");
     assert_eq!(value["last_verdict"], Value::Null);
 }
@@ -144,6 +143,6 @@ fn a_place_that_waits_for_its_worker_is_shown() {
     core.handle(at(150), Event::Gone(ChildId(2), End::Exited(1)));
     core.handle(at(160), Event::Gone(ChildId(3), End::Exited(1)));
     core.handle(at(160), Event::Tick);
-    let table = view(&core, None, |view| view.table());
+    let table = status(&core, None).table();
     assert!(table.contains("1 worker to be started within "), "{table}");
 }

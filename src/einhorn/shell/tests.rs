@@ -68,7 +68,7 @@ fn say(plan: &Plan, input: &str) -> (Result<(), Failure>, String) {
 #[test]
 fn the_command_line_says_which_socket_and_what_to_run() {
     let plan = |line: &str| {
-        let words = words::split(line).expect("a test's own line");
+        let words = split(line).expect("a test's own line");
         plan(
             words.into_iter().map(OsString::from).collect(),
             Path::new("/tmp"),
@@ -89,7 +89,7 @@ fn the_command_line_says_which_socket_and_what_to_run() {
         assert_eq!(plan(line), Ok(expected), "{line}");
     }
     for line in ["a b", "-h", "--help -x"] {
-        assert_eq!(plan(line), Err(help()), "{line}");
+        assert_eq!(plan(line), Err(HELP.to_owned()), "{line}");
     }
     assert_eq!(plan("-x"), Err("einhornsh: invalid option: -x".into()));
     assert_eq!(plan("-e"), Err("einhornsh: missing argument: -e".into()));

@@ -1,0 +1,385 @@
+//! `socketmaster ctl`: our own client of the control socket. It sends one command, shows what is
+//! answered, and turns the outcome into an exit status. It waits no longer than it was told to, and
+//! what workers wrote reaches the terminal escaped.
+
+use super::protocol::{LineReader, MAX_ANSWER, encode_request};
+use crate::args::{self, UsageError};
+use crate::supervisor::Outcome;
+use crate::sys::io::{stderr, stdout, write_all};
+use crate::sys::socket::connect;
+use crate::text::{boolean, duration_text, error_text, integer, printable, printable_lines};
+use argh::ArgsInfo;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// It cannot connect, was refused, or what it wants is not available.
+const FAILED: i32 = 1;
+/// The reload was rolled back, stopped half-way, or failed with nothing to go back to.
+const ROLLED_BACK: i32 = 3;
+const TIMED_OUT: i32 = 4;
+/// The reload was superseded by another one, or abandoned for a stop.
+const SUPERSEDED: i32 = 5;
+
+/// How long an answer may take that waits for nothing.
+const PROMPTLY: Duration = Duration::from_secs(10);
+const VARIABLE: &str = "SOCKETMASTER_CONTROL";
+
+/// Every flag of `ctl`. The command line is read by hand: flags and operands may be mixed.
+#[derive(ArgsInfo)]
+#[allow(dead_code, reason = "only the table is needed")]
+struct Flags {
+    /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
+    #[argh(option, arg_name = "PATH")]
+    control: Option<String>,
+    /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
+    #[argh(switch)]
+    wait: bool,
+    /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
+    #[argh(option, arg_name = "TIME")]
+    timeout: Option<String>,
+    /// status: one JSON object instead of a table. (default off)
+    #[argh(switch)]
+    json: bool,
+}
+
+const HELP: &str = "\
+Usage: socketmaster ctl [-control=PATH] COMMAND
+
+Talks to a running socketmaster by its control socket: -control names it, else
+SOCKETMASTER_CONTROL in the environment.
+
+  reload [-wait] [-timeout=TIME]  start new workers, then stop the old ones
+  status [-json]                  sockets, workers, the last verdict
+  stop [-wait] [-timeout=TIME]    ask the workers to finish, and end
+  workers N                       have N workers from now on
+  ping                            say who is there
+  upgrade                         replace socketmaster itself by what is on disk
+
+TIME is in milliseconds, or as in 30s or 1m30s.
+Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
+2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
+";
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    Help,
+    Send(Order),
+}
+
+/// One command for one socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub control: PathBuf,
+    pub command: &'static str,
+    pub args: Vec<String>,
+    pub timeout: Option<Duration>,
+}
+
+/// Runs the program with the words after `ctl`; returns the exit status.
+pub fn main(words: Vec<OsString>) -> i32 {
+    let (text, status) = match parse(words, std::env::var_os(VARIABLE)) {
+        Ok(Call::Help) => (HELP.to_owned(), 0),
+        Ok(Call::Send(order)) => run(&order).unwrap_or_else(|(text, status)| {
+            let text = format!("socketmaster ctl: {text}");
+            (text, status)
+        }),
+        Err(error) => (format!("socketmaster ctl: {error}"), error.status.into()),
+    };
+    let text = format!("{}\n", printable_lines(text.trim_end()));
+    // A reader that went away changes nothing about what was done.
+    let _ = match status {
+        0 => write_all(stdout(), text.as_bytes()),
+        _ => write_all(stderr(), text.as_bytes()),
+    };
+    status
+}
+
+// ---- the command line ----
+
+/// Reads the words after `ctl`; `variable`: the socket that the environment names.
+///
+/// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
+pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+    read(words, variable).map_err(|error| UsageError {
+        // A usage error points to the help of `ctl`.
+        message: error
+            .message
+            .replace("see socketmaster -help", "see socketmaster ctl -help"),
+        ..error
+    })
+}
+
+fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+    let mut rest = words;
+    let (mut given, mut operands) = (Vec::new(), Vec::new());
+    loop {
+        let split = args::split(args::table::<Flags>(), rest)?;
+        if split.help {
+            return Ok(Call::Help);
+        }
+        given.extend(split.flags);
+        rest = split.arguments;
+        if rest.is_empty() {
+            break;
+        }
+        operands.push(rest.remove(0).to_string_lossy().into_owned());
+    }
+    let value = |name: &str| {
+        let mut flags = given.iter().rev();
+        let flag = flags.find(|(flag, _)| args::flag_name(flag) == name);
+        flag.map(|(_, value)| value.as_os_str())
+    };
+    let (command, flag) = find(operands.first())?;
+    let args = arguments(&operands, flag, value(flag))?;
+    for name in ["wait", "json"] {
+        if value(name).is_some() && name != flag {
+            return Err(UsageError::new(format!("{command} has no -{name}")));
+        }
+    }
+    let control = value("control").map(OsStr::to_owned).or(variable);
+    let control = control.unwrap_or_default();
+    if control.is_empty() {
+        return Err(UsageError::new(format!(
+            "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
+        )));
+    }
+    Ok(Call::Send(Order {
+        control: control.into(),
+        // `upgrade` is einhorn's word for a reload.
+        command: if command == "upgrade" {
+            "self-upgrade"
+        } else {
+            command
+        },
+        args,
+        timeout: value("timeout").map(timeout).transpose()?,
+    }))
+}
+
+/// The command and the flag that it may have. The flag, given, is its argument on the wire.
+fn find(word: Option<&String>) -> Result<(&'static str, &'static str), UsageError> {
+    const COMMANDS: [(&str, &str); 6] = [
+        ("reload", "wait"),
+        ("status", "json"),
+        ("stop", "wait"),
+        ("ping", ""),
+        ("workers", ""),
+        ("upgrade", ""),
+    ];
+    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
+    let known = COMMANDS.into_iter().find(|(command, _)| command == word);
+    known.ok_or_else(|| {
+        let word = printable(OsStr::new(word));
+        UsageError::new(format!("{word} is no command"))
+    })
+}
+
+/// What goes with the command; `flag` and `value`: its flag, and what was given for it.
+fn arguments(
+    operands: &[String],
+    flag: &str,
+    value: Option<&OsStr>,
+) -> Result<Vec<String>, UsageError> {
+    let read = value.map(|value| {
+        let read = boolean(&value.to_string_lossy());
+        read.map_err(|reason| UsageError::value(flag, value, &reason))
+    });
+    let is_on = read.transpose()?.unwrap_or(false);
+    let words: Vec<&str> = operands.iter().map(String::as_str).collect();
+    let problem = match words[..] {
+        ["workers"] => "workers needs a number".to_owned(),
+        ["workers", number] => match integer(number, 1..=10_000) {
+            Ok(number) => return Ok(vec![number.to_string()]),
+            Err(reason) => format!("workers {number}: {reason}"),
+        },
+        [_] if is_on => return Ok(vec![flag.to_owned()]),
+        // With a word, so that einhorn's `reload` is never meant.
+        ["reload"] => return Ok(vec!["now".to_owned()]),
+        [_] => return Ok(Vec::new()),
+        _ => format!("{} takes no such arguments", operands[0]),
+    };
+    Err(UsageError::new(problem))
+}
+
+fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
+    let text = value.to_string_lossy();
+    let parsed = match integer(&text, 0..=i64::MAX / 1_000_000) {
+        Ok(millis) => Some(Duration::from_millis(millis.unsigned_abs())),
+        Err(_) => duration(&text),
+    };
+    let reason = "neither milliseconds nor a time as in 30s or 1m30s";
+    parsed.ok_or_else(|| UsageError::value("timeout", value, reason))
+}
+
+/// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
+fn duration(text: &str) -> Option<Duration> {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let (mut total, mut rest) = (0_u64, text);
+    while !rest.is_empty() {
+        let (number, after) = rest.split_at(rest.find(|c| !is_digit(c))?);
+        let (unit, after) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(millis)?)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(Duration::from_millis(total))
+}
+
+// ---- the conversation ----
+
+/// An answer, as far as it matters here.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Reply {
+    message: String,
+    wait: bool,
+    failed: bool,
+    verdict: Option<Verdict>,
+    /// As it was written: it is for programs, and may come from a newer socketmaster.
+    status: Option<Box<RawValue>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Verdict {
+    outcome: Outcome,
+    text: Option<String>,
+    pid: Option<i32>,
+    #[serde(default)]
+    lines: Vec<String>,
+}
+
+/// Carries the order out; returns the text to show and the exit status.
+///
+/// Errors: the same, where there was no last answer.
+fn run(order: &Order) -> Result<(String, i32), (String, i32)> {
+    let waits = order.args.iter().any(|word| word == "wait");
+    let limit = order.timeout.or((!waits).then_some(PROMPTLY));
+    let path = order.control.display();
+    let mut connection = Connection::open(order, limit).map_err(|error| {
+        let hint = match error.raw_os_error() {
+            Some(_) => "; does a socketmaster run with it as its -control?",
+            None => "",
+        };
+        let word = error_text(&error);
+        (format!("cannot connect to {path}: {word}{hint}"), FAILED)
+    })?;
+    let shows_progress = waits && stderr().is_terminal();
+    loop {
+        let reply = match connection.next() {
+            Ok(Some(reply)) => reply,
+            Ok(None) => {
+                let text = format!("no answer from {path}: the connection was closed");
+                return Err((text, FAILED));
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                let goes_on = if waits { "; it goes on by itself" } else { "" };
+                let limit = duration_text(limit.unwrap_or_default());
+                let text = format!("{}: not over within {limit}{goes_on}", order.command);
+                return Err((text, TIMED_OUT));
+            }
+            Err(error) => {
+                let text = format!("no answer from {path}: {}", error_text(&error));
+                return Err((text, FAILED));
+            }
+        };
+        if reply.wait {
+            if shows_progress {
+                let message = printable_lines(&reply.message);
+                let _ = write_all(stderr(), format!("{message}\n").as_bytes());
+            }
+            continue;
+        }
+        if order.command == "stop" && waits {
+            // The last answer comes just before the end.
+            while let Ok(Some(_)) = connection.next() {}
+        }
+        return Ok(conclusion(reply));
+    }
+}
+
+/// What the last answer means.
+fn conclusion(reply: Reply) -> (String, i32) {
+    if let Some(status) = reply.status {
+        return (status.get().to_owned(), 0);
+    }
+    let Some(verdict) = reply.verdict else {
+        return (reply.message, if reply.failed { FAILED } else { 0 });
+    };
+    let status = match verdict.outcome {
+        Outcome::Live => 0,
+        Outcome::Superseded | Outcome::Abandoned => SUPERSEDED,
+        Outcome::RolledBack | Outcome::HalfWay | Outcome::Failed => ROLLED_BACK,
+    };
+    let Some(mut text) = verdict.text else {
+        return (reply.message, status);
+    };
+    // Below the verdict stands what the worker that decided it had said last.
+    if !verdict.lines.is_empty() {
+        let pid = verdict.pid.map(|pid| format!("worker {pid}"));
+        let who = pid.unwrap_or_else(|| "the worker".to_owned());
+        text += &format!("\nlast lines of {who}:\n  {}", verdict.lines.join("\n  "));
+    }
+    (text, status)
+}
+
+/// The connection, with one limit for all of it.
+struct Connection {
+    stream: UnixStream,
+    reader: LineReader,
+    deadline: Option<Instant>,
+}
+
+impl Connection {
+    fn open(order: &Order, limit: Option<Duration>) -> io::Result<Connection> {
+        let mut stream = connect(&order.control)?;
+        let args: Vec<&str> = order.args.iter().map(String::as_str).collect();
+        stream.write_all(&encode_request(1, order.command, &args))?;
+        Ok(Connection {
+            stream,
+            reader: LineReader::new(MAX_ANSWER),
+            deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
+        })
+    }
+
+    /// The next answer; `None`: the connection has ended.
+    fn next(&mut self) -> io::Result<Option<Reply>> {
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            let line = self.reader.next_line();
+            if let Some(line) = line.map_err(|error| io::Error::other(error.0))? {
+                let reply = serde_json::from_slice(&line);
+                return reply.map_err(|_| io::Error::other("it speaks another language"));
+            }
+            self.stream.set_read_timeout(self.time_left()?)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.reader.push(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn time_left(&self) -> io::Result<Option<Duration>> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        match self.deadline.map(left) {
+            Some(Duration::ZERO) => Err(ErrorKind::TimedOut.into()),
+            left => Ok(left),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Who is told what about a reload, without any socket.
+
+use super::*;
+use crate::control::verdict::FailedWorker;
+use crate::supervisor::Verdict;
+use std::time::Duration;
+
+const BEGUN: Step = Step::Begun {
+    workers: 2,
+    live: 1,
+};
+
+fn report(generation: u64, outcome: Outcome) -> ReloadReport {
+    let verdict = Verdict {
+        generation,
+        outcome,
+        ready: 2,
+        wanted: 2,
+        failure: None,
+        serving: None,
+        took: Duration::from_secs(1),
+        first: false,
+        unreached: None,
+    };
+    ReloadReport::new(&verdict, FailedWorker::default())
+}
+
+/// The connection, the text, and whether it is the last answer.
+fn texts(messages: &[Message]) -> Vec<(u64, &str, bool)> {
+    let all = messages.iter();
+    all.map(|it| (it.connection, it.text.as_str(), it.is_last))
+        .collect()
+}
+
+#[test]
+fn a_client_waits_for_the_reload_that_begins_after_it_asked() {
+    let mut waiters = Waiters::default();
+    waiters.begin(1, true, &BEGUN);
+    waiters.add(7, Some(json!(3)), WaitFor::Reload { generation: None });
+    let messages = waiters.begin(2, false, &BEGUN);
+    let expected = "reload 2: starting 2 workers";
+    assert_eq!(texts(&messages), [(7, expected, false)]);
+    waiters.add(8, None, WaitFor::Reload { generation: None });
+    let messages = waiters.conclude(&report(2, Outcome::Live));
+    assert_eq!(messages.len(), 1, "the other waits for the next one");
+    assert_eq!((messages[0].connection, messages[0].is_last), (7, true));
+    let answer = messages[0].answer();
+    assert_eq!((answer.id, answer.wait), (Some(&json!(3)), false));
+    assert_eq!(
+        answer.verdict.expect("it is the verdict")["outcome"],
+        "live"
+    );
+    assert_eq!(texts(&waiters.begin(3, false, &BEGUN))[0].0, 8);
+}
+
+#[test]
+fn a_remembered_reload_that_a_stop_abandons_is_the_one_of_those_who_have_none() {
+    let mut waiters = Waiters::default();
+    waiters.begin(1, true, &BEGUN);
+    waiters.add(7, None, WaitFor::Reload { generation: None });
+    let messages = waiters.conclude(&report(2, Outcome::Abandoned));
+    assert_eq!(texts(&messages).len(), 1);
+    assert_eq!(
+        messages[0].answer().verdict.expect("a verdict")["outcome"],
+        "abandoned"
+    );
+    assert!(waiters.conclude_all("stopped").is_empty());
+}
+
+#[test]
+fn workers_that_became_ready_at_once_are_told_one_after_the_other() {
+    let mut waiters = Waiters::default();
+    waiters.begin(1, true, &BEGUN);
+    assert_eq!([waiters.count_ready(2), waiters.count_ready(2)], [1, 2]);
+    assert_eq!(waiters.count_ready(2), 2, "a replacement is ready");
+}
+
+#[test]
+fn at_the_end_everybody_hears_of_it() {
+    let mut waiters = Waiters::default();
+    waiters.add(1, None, WaitFor::Exit);
+    waiters.add(
+        2,
+        None,
+        WaitFor::Reload {
+            generation: Some(1),
+        },
+    );
+    waiters.add(3, None, WaitFor::Exit);
+    waiters.forget(3);
+    assert_eq!(
+        texts(&waiters.workers_left(1)),
+        [(1, "1 worker left", false)]
+    );
+    let messages = waiters.conclude_all("stopped");
+    assert_eq!(
+        texts(&messages),
+        [(1, "stopped", true), (2, "stopped", true)]
+    );
+    let outcome = |message: &Message| message.answer().verdict.map(|it| it["outcome"].clone());
+    assert_eq!(
+        messages.iter().map(outcome).collect::<Vec<_>>(),
+        [None, Some(json!("abandoned"))]
+    );
+}
+
+#[test]
+fn who_waits_is_plain_data() {
+    let mut waiters = Waiters::default();
+    waiters.begin(4, true, &BEGUN);
+    waiters.add(
+        1,
+        Some(json!([1, "a"])),
+        WaitFor::Reload {
+            generation: Some(4),
+        },
+    );
+    waiters.add(2, None, WaitFor::Exit);
+    let carried = serde_json::to_string(&waiters).expect("plain data");
+    let mut waiters: Waiters = serde_json::from_str(&carried).expect("it comes back");
+    assert_eq!(waiters.begun(), 4);
+    let messages = waiters.conclude(&report(4, Outcome::Live));
+    assert_eq!(messages[0].answer().id, Some(&json!([1, "a"])));
+    assert_eq!(waiters.conclude_all("x").len(), 1);
+}
+
+#[cfg(feature = "einhorn")]
+mod upgrades {
+    use super::*;
+
+    fn upgrade(smooth: bool) -> Waiters {
+        let mut waiters = Waiters::default();
+        waiters.begin(1, true, &BEGUN);
+        let generation = None;
+        waiters.add(5, Some(json!(10)), WaitFor::Upgrade { generation, smooth });
+        waiters
+    }
+
+    #[test]
+    fn an_upgrade_is_told_in_einhorns_words() {
+        let mut waiters = upgrade(true);
+        let mut told = waiters.begin(2, false, &BEGUN);
+        for step in [
+            Step::Started { pid: 11, index: 1 },
+            Step::Ready {
+                pid: 11,
+                timer: Some(1.0),
+                ready: 1,
+                wanted: 1,
+            },
+            Step::Asked {
+                pid: 10,
+                signal: libc::SIGUSR2,
+                old: true,
+            },
+            Step::Gone {
+                pid: 10,
+                was_ready: true,
+            },
+        ] {
+            told.extend(waiters.progress(2, &step));
+        }
+        told.extend(waiters.conclude(&report(2, Outcome::Live)));
+        let last = told.pop().expect("it is over");
+        assert_eq!((&*last.text, last.is_last), ("Upgrade done", true));
+        assert!(told.iter().all(|message| !message.is_last));
+        let lines: Vec<&str> = told.iter().map(|message| &*message.text).collect();
+        let expected = [
+            "Starting smooth upgrade from version 0...",
+            "===> Launched 11 (index: 1)",
+            "Worker 11 has been up for 1s, so we are considering it alive.",
+            "Up to 1 / 1 timer ACKs",
+            "Smooth upgrade: killing off 1 old workers.",
+            "Sending USR2 to [10]",
+            "===> Exited worker 10",
+            "Upgraded successfully to version 1 (Einhorn 1.1.1).",
+        ];
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn an_upgrade_that_is_superseded_waits_for_the_next() {
+        let mut waiters = upgrade(false);
+        waiters.begin(2, false, &BEGUN);
+        let messages = waiters.conclude(&report(2, Outcome::Superseded));
+        assert!(!messages[0].is_last);
+        waiters.begin(3, false, &BEGUN);
+        let messages = waiters.conclude(&report(3, Outcome::RolledBack));
+        assert!(messages[0].is_last && messages[0].text.starts_with("Upgrade failed: "));
+    }
+}
