@@ -81,13 +81,13 @@ fn socketmaster(words: Vec<OsString>) -> i32 {
 /// The supervisor by einhorn's command line.
 #[cfg(feature = "einhorn")]
 fn einhorn(words: Vec<OsString>) -> i32 {
-    use crate::einhorn::cli::{CommandLine, Surroundings, parse, signals};
+    use crate::einhorn::cli::{Defaults, Invocation, parse, signals};
     let signals = startup::catch_signals(&signals());
-    match parse(words, &Surroundings::look()) {
-        Ok(CommandLine::Run { config, warnings }) => startup::run(*config, &warnings, signals)
+    match parse(words, &Defaults::look()) {
+        Ok(Invocation::Run { config, warnings }) => startup::run(*config, &warnings, signals)
             .unwrap_or_else(|reason| complain(&format!("einhorn: {reason}"), 1)),
-        Ok(CommandLine::Say { text, status }) => print(&text, status),
-        Err(refusal) => complain(&refusal.message, refusal.status),
+        Ok(Invocation::Say { text, status }) => print(&text, status),
+        Err(rejected) => complain(&rejected.message, rejected.status),
     }
 }
 

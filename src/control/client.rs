@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// It cannot connect, was refused, or what it wants is not available.
@@ -67,14 +67,14 @@ Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Call {
+pub enum CtlCall {
     Help,
-    Send(Order),
+    Send(CtlRequest),
 }
 
 /// One command for one socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
+pub struct CtlRequest {
     pub control: PathBuf,
     pub command: &'static str,
     pub args: Vec<String>,
@@ -84,8 +84,8 @@ pub struct Order {
 /// Runs the program with the words after `ctl`; returns the exit status.
 pub fn main(words: Vec<OsString>) -> i32 {
     let (text, status) = match parse(words, std::env::var_os(VARIABLE)) {
-        Ok(Call::Help) => (HELP.to_owned(), 0),
-        Ok(Call::Send(order)) => run(&order).unwrap_or_else(|(text, status)| {
+        Ok(CtlCall::Help) => (HELP.to_owned(), 0),
+        Ok(CtlCall::Send(request)) => run(&request).unwrap_or_else(|(text, status)| {
             let text = format!("socketmaster ctl: {text}");
             (text, status)
         }),
@@ -105,7 +105,7 @@ pub fn main(words: Vec<OsString>) -> i32 {
 /// Reads the words after `ctl`; `variable`: the socket that the environment names.
 ///
 /// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
-pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
     read(words, variable).map_err(|error| UsageError {
         // A usage error points to the help of `ctl`.
         message: error
@@ -115,13 +115,13 @@ pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, U
     })
 }
 
-fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageError> {
+fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
     let mut rest = words;
     let (mut given, mut operands) = (Vec::new(), Vec::new());
     loop {
         let split = args::split(args::table::<Flags>(), rest)?;
         if split.help {
-            return Ok(Call::Help);
+            return Ok(CtlCall::Help);
         }
         given.extend(split.flags);
         rest = split.arguments;
@@ -149,7 +149,7 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<Call, UsageE
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
         )));
     }
-    Ok(Call::Send(Order {
+    Ok(CtlCall::Send(CtlRequest {
         control: control.into(),
         // `upgrade` is einhorn's word for a reload.
         command: if command == "upgrade" {
@@ -242,17 +242,17 @@ fn duration(text: &str) -> Option<Duration> {
 /// An answer, as far as it matters here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Reply {
+struct CtlReply {
     message: String,
     wait: bool,
     failed: bool,
-    verdict: Option<Verdict>,
+    verdict: Option<CtlVerdict>,
     /// As it was written: it is for programs, and may come from a newer socketmaster.
     status: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Verdict {
+struct CtlVerdict {
     outcome: Outcome,
     text: Option<String>,
     pid: Option<i32>,
@@ -260,14 +260,18 @@ struct Verdict {
     lines: Vec<String>,
 }
 
-/// Carries the order out; returns the text to show and the exit status.
+/// Carries the request out; returns the text to show and the exit status.
 ///
 /// Errors: the same, where there was no last answer.
-fn run(order: &Order) -> Result<(String, i32), (String, i32)> {
-    let waits = order.args.iter().any(|word| word == "wait");
-    let limit = order.timeout.or((!waits).then_some(PROMPTLY));
-    let path = order.control.display();
-    let mut connection = Connection::open(order, limit).map_err(|error| {
+fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
+    let waits = request.args.iter().any(|word| word == "wait");
+    let limit = request.timeout.or((!waits).then_some(PROMPTLY));
+    let path = request.control.display();
+    let args: Vec<&str> = request.args.iter().map(String::as_str).collect();
+    let line = encode_request(1, request.command, &args);
+    let wire = Wire::connect(&request.control, limit);
+    let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
+    let mut wire = sent.map_err(|error| {
         let hint = match error.raw_os_error() {
             Some(_) => "; does a socketmaster run with it as its -control?",
             None => "",
@@ -277,40 +281,40 @@ fn run(order: &Order) -> Result<(String, i32), (String, i32)> {
     })?;
     let shows_progress = waits && stderr().is_terminal();
     loop {
-        let reply = match connection.next() {
-            Ok(Some(reply)) => reply,
-            Ok(None) => {
-                let text = format!("no answer from {path}: the connection was closed");
-                return Err((text, FAILED));
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+        let reply = next_reply(&mut wire).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
                 let goes_on = if waits { "; it goes on by itself" } else { "" };
                 let limit = duration_text(limit.unwrap_or_default());
-                let text = format!("{}: not over within {limit}{goes_on}", order.command);
-                return Err((text, TIMED_OUT));
+                let text = format!("{}: not over within {limit}{goes_on}", request.command);
+                (text, TIMED_OUT)
             }
-            Err(error) => {
-                let text = format!("no answer from {path}: {}", error_text(&error));
-                return Err((text, FAILED));
+            _ => (
+                format!("no answer from {path}: {}", error_text(&error)),
+                FAILED,
+            ),
+        })?;
+        if !reply.wait {
+            if request.command == "stop" && waits {
+                // The last answer comes just before the end.
+                while let Ok(Some(_)) = wire.next_line() {}
             }
-        };
-        if reply.wait {
-            if shows_progress {
-                let message = printable_lines(&reply.message);
-                let _ = write_all(stderr(), format!("{message}\n").as_bytes());
-            }
-            continue;
+            return Ok(conclusion(reply));
         }
-        if order.command == "stop" && waits {
-            // The last answer comes just before the end.
-            while let Ok(Some(_)) = connection.next() {}
+        if shows_progress {
+            let message = printable_lines(&reply.message);
+            let _ = write_all(stderr(), format!("{message}\n").as_bytes());
         }
-        return Ok(conclusion(reply));
     }
 }
 
+fn next_reply(wire: &mut Wire) -> io::Result<CtlReply> {
+    let line = wire.next_line()?;
+    let line = line.ok_or_else(|| io::Error::other("the connection was closed"))?;
+    serde_json::from_slice(&line).map_err(|_| io::Error::other("it speaks another language"))
+}
+
 /// What the last answer means.
-fn conclusion(reply: Reply) -> (String, i32) {
+fn conclusion(reply: CtlReply) -> (String, i32) {
     if let Some(status) = reply.status {
         return (status.get().to_owned(), 0);
     }
@@ -334,49 +338,45 @@ fn conclusion(reply: Reply) -> (String, i32) {
     (text, status)
 }
 
-/// The connection, with one limit for all of it.
-struct Connection {
+/// A connection to a control socket, with one limit for all that is read from it.
+pub struct Wire {
     stream: UnixStream,
     reader: LineReader,
     deadline: Option<Instant>,
 }
 
-impl Connection {
-    fn open(order: &Order, limit: Option<Duration>) -> io::Result<Connection> {
-        let mut stream = connect(&order.control)?;
-        let args: Vec<&str> = order.args.iter().map(String::as_str).collect();
-        stream.write_all(&encode_request(1, order.command, &args))?;
-        Ok(Connection {
-            stream,
+impl Wire {
+    pub fn connect(path: &Path, limit: Option<Duration>) -> io::Result<Wire> {
+        Ok(Wire {
+            stream: connect(path)?,
             reader: LineReader::new(MAX_ANSWER),
             deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
         })
     }
 
-    /// The next answer; `None`: the connection has ended.
-    fn next(&mut self) -> io::Result<Option<Reply>> {
+    pub fn send(&mut self, line: &[u8]) -> io::Result<()> {
+        self.stream.write_all(line)
+    }
+
+    /// The next line, without its LF; `None`: the connection has ended.
+    pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            let line = self.reader.next_line();
-            if let Some(line) = line.map_err(|error| io::Error::other(error.0))? {
-                let reply = serde_json::from_slice(&line);
-                return reply.map_err(|_| io::Error::other("it speaks another language"));
+            let line = self.reader.next_line().map_err(io::Error::other)?;
+            if line.is_some() {
+                return Ok(line);
             }
-            self.stream.set_read_timeout(self.time_left()?)?;
+            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+            match self.deadline.map(left) {
+                Some(Duration::ZERO) => return Err(ErrorKind::TimedOut.into()),
+                left => self.stream.set_read_timeout(left)?,
+            }
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.reader.push(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    fn time_left(&self) -> io::Result<Option<Duration>> {
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-        match self.deadline.map(left) {
-            Some(Duration::ZERO) => Err(ErrorKind::TimedOut.into()),
-            left => Ok(left),
         }
     }
 }

@@ -16,12 +16,8 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// How deep a request's arrays and objects may be nested; the outermost object is 1.
 pub const MAX_DEPTH: usize = 8;
-/// What einhorn answers to a line that is not a mapping.
+/// What einhorn answers to a line that is not a mapping, whatever the reason.
 pub const UNPARSABLE: &str = "Could not parse command";
-
-/// Why a line is not a request or not an answer. The client is told [`UNPARSABLE`] and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unparsable(pub &'static str);
 
 // ---- lines ----
 
@@ -64,12 +60,12 @@ impl LineReader {
     /// The next complete line, without its LF; `None` until more is pushed.
     ///
     /// Errors: the line is too long, whether its LF has come or not. The reader is of no use then.
-    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, Unparsable> {
+    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, &'static str> {
         let found = memchr::memchr(b'\n', &self.buffer[self.searched..]);
         self.searched = found.map_or(self.buffer.len(), |offset| self.searched + offset);
         let line = &self.buffer[self.start..self.searched];
         if line.len() > self.limit {
-            return Err(Unparsable("line too long"));
+            return Err("line too long");
         }
         if found.is_some() {
             let line = line.to_vec();
@@ -128,7 +124,7 @@ pub struct Request {
 ///
 /// Errors: it is not a mapping, too long, nested deeper than [`MAX_DEPTH`], or YAML with anchors,
 /// aliases or foreign tags.
-pub fn parse_request(line: &[u8]) -> Result<Request, Unparsable> {
+pub fn parse_request(line: &[u8]) -> Result<Request, &'static str> {
     let mut fields = mapping(line, MAX_REQUEST)?;
     Ok(Request {
         id: take(&mut fields, "id"),
@@ -160,7 +156,7 @@ pub struct Reply {
     not(feature = "einhorn"),
     allow(dead_code, reason = "einhornsh needs it")
 )]
-pub fn parse_reply(line: &[u8]) -> Result<Reply, Unparsable> {
+pub fn parse_reply(line: &[u8]) -> Result<Reply, &'static str> {
     let mut fields = mapping(line, MAX_ANSWER)?;
     Ok(Reply {
         message: take(&mut fields, "message").map_or_else(String::new, into_text),
@@ -181,26 +177,26 @@ fn into_text(value: Value) -> String {
     }
 }
 
-fn mapping(line: &[u8], limit: usize) -> Result<Map<String, Value>, Unparsable> {
+fn mapping(line: &[u8], limit: usize) -> Result<Map<String, Value>, &'static str> {
     if line.len() > limit {
-        return Err(Unparsable("too long"));
+        return Err("too long");
     }
     let line = decode(line);
-    let text = std::str::from_utf8(&line).map_err(|_| Unparsable("not UTF-8"))?;
+    let text = std::str::from_utf8(&line).map_err(|_| "not UTF-8")?;
     let parsed = match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => Value::Object(fields),
         // JSON comes first: its writers use surrogate pairs, which YAML does not have.
         #[cfg(feature = "einhorn")]
-        _ => crate::einhorn::yaml::parse(text, MAX_DEPTH).map_err(Unparsable)?,
+        _ => crate::einhorn::yaml::parse(text, MAX_DEPTH)?,
         #[cfg(not(feature = "einhorn"))]
-        _ => return Err(Unparsable("not a JSON object")),
+        _ => return Err("not a JSON object"),
     };
     match parsed {
         Value::Object(fields) if fields.values().all(|value| depth(value) < MAX_DEPTH) => {
             Ok(fields)
         }
-        Value::Object(_) => Err(Unparsable("nested too deep")),
-        _ => Err(Unparsable("not a mapping")),
+        Value::Object(_) => Err("nested too deep"),
+        _ => Err("not a mapping"),
     }
 }
 

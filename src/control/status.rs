@@ -80,7 +80,7 @@ pub struct Process {
 }
 
 /// The part of a status that the core does not know.
-pub struct Surroundings<'a> {
+pub struct DaemonFacts<'a> {
     pub began: Instant,
     pub pid: u32,
     pub command: String,
@@ -91,7 +91,7 @@ pub struct Surroundings<'a> {
 impl Status {
     pub fn new(
         core: &Supervisor,
-        around: Surroundings,
+        facts: DaemonFacts,
         process: impl Fn(ChildId) -> Process,
         now: Instant,
     ) -> Status {
@@ -122,19 +122,19 @@ impl Status {
         });
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            pid: around.pid,
-            uptime_ms: millis(now - around.began),
-            command: around.command,
+            pid: facts.pid,
+            uptime_ms: millis(now - facts.began),
+            command: facts.command,
             workers_wanted: core.policy().workers,
             live_generation: core.live_generation(),
             reload_generation: core.rolling_out(),
             reload_pending: core.has_pending_reload(),
             stopping: core.is_stopping(),
-            sockets: around.sockets,
+            sockets: facts.sockets,
             generations: generations.collect(),
             workers: workers.collect(),
             replacements_due_ms: core.backoffs().map(|due| millis(due - now)).collect(),
-            last_verdict: around.last.map(|(report, at)| LastVerdict {
+            last_verdict: facts.last.map(|(report, at)| LastVerdict {
                 report: report.clone(),
                 ago_ms: millis(now - *at),
             }),

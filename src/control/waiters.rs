@@ -46,37 +46,39 @@ impl WaitFor {
     }
 
     /// What a client that waits for this is told about a step on the way there.
-    fn words(self, step: &Step) -> Vec<String> {
+    fn words(self, step: &ReloadStep) -> Vec<String> {
         match self {
             WaitFor::Reload { generation } => {
                 let generation = generation.unwrap_or_default();
                 match *step {
-                    Step::Begun { workers, .. } => {
+                    ReloadStep::Begun { workers, .. } => {
                         let workers = counted(workers as usize, "worker");
                         vec![format!("reload {generation}: starting {workers}")]
                     }
-                    Step::Ready { ready, wanted, .. } => vec![format!("{ready}/{wanted} ready")],
+                    ReloadStep::Ready { ready, wanted, .. } => {
+                        vec![format!("{ready}/{wanted} ready")]
+                    }
                     _ => Vec::new(),
                 }
             }
             #[cfg(feature = "einhorn")]
             WaitFor::Upgrade { smooth, .. } => match *step {
-                Step::Begun { live, .. } => {
+                ReloadStep::Begun { live, .. } => {
                     vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
                 }
-                Step::Started { pid, index } => vec![einhorn::launched(pid, index)],
-                Step::Ready {
+                ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
+                ReloadStep::Ready {
                     pid,
                     timer,
                     ready,
                     wanted,
                 } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
-                Step::Asked { pid, signal, old } => {
+                ReloadStep::Asked { pid, signal, old } => {
                     let culling = (smooth && old).then(|| einhorn::culling(1));
                     let sending = einhorn::sending(&signal_name(signal), pid);
                     culling.into_iter().chain([sending]).collect()
                 }
-                Step::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
+                ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
             },
             WaitFor::Exit => Vec::new(),
         }
@@ -89,7 +91,7 @@ impl WaitFor {
     not(feature = "einhorn"),
     allow(dead_code, reason = "einhorn's clients are told more")
 )]
-pub enum Step {
+pub enum ReloadStep {
     /// So many workers are to be started, while generation `live` serves.
     Begun {
         workers: u32,
@@ -128,7 +130,7 @@ struct Waiter {
 
 /// One answer for one of those who wait.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Message {
+pub struct WaiterMessage {
     pub connection: u64,
     id: Option<Value>,
     text: String,
@@ -137,7 +139,7 @@ pub struct Message {
     verdict: Option<Value>,
 }
 
-impl Message {
+impl WaiterMessage {
     pub fn answer(&self) -> Answer<'_> {
         Answer {
             message: &self.text,
@@ -188,7 +190,7 @@ impl Waiters {
 
     /// A generation begins to come up. If it is a reload, it is what all those wait for that have
     /// none yet.
-    pub fn begin(&mut self, generation: u64, first: bool, step: &Step) -> Vec<Message> {
+    pub fn begin(&mut self, generation: u64, first: bool, step: &ReloadStep) -> Vec<WaiterMessage> {
         (self.begun, self.ready) = (generation, 0);
         if first {
             return Vec::new();
@@ -209,7 +211,7 @@ impl Waiters {
     }
 
     /// What those are told who wait for this generation.
-    pub fn progress(&self, generation: u64, step: &Step) -> Vec<Message> {
+    pub fn progress(&self, generation: u64, step: &ReloadStep) -> Vec<WaiterMessage> {
         let mut messages = Vec::new();
         let concerned = |waiter: &&Waiter| waiter.wait_for.is_for(Some(generation));
         for waiter in self.waiters.iter().filter(concerned) {
@@ -220,7 +222,7 @@ impl Waiters {
     }
 
     /// Workers are still there while we stop.
-    pub fn workers_left(&self, count: usize) -> Vec<Message> {
+    pub fn workers_left(&self, count: usize) -> Vec<WaiterMessage> {
         let text = format!("{} left", counted(count, "worker"));
         let all = self.waiters.iter();
         let concerned = all.filter(|waiter| waiter.wait_for == WaitFor::Exit);
@@ -230,7 +232,7 @@ impl Waiters {
     }
 
     /// A reload has its verdict, which is the last answer to those who waited for it.
-    pub fn conclude(&mut self, report: &ReloadReport) -> Vec<Message> {
+    pub fn conclude(&mut self, report: &ReloadReport) -> Vec<WaiterMessage> {
         // A remembered reload that a stop abandons has a number and never began.
         let bound = (report.generation <= self.begun).then_some(report.generation);
         let mut messages = Vec::new();
@@ -267,7 +269,7 @@ impl Waiters {
     }
 
     /// We end, and this is the last answer to everybody.
-    pub fn conclude_all(&mut self, text: &str) -> Vec<Message> {
+    pub fn conclude_all(&mut self, text: &str) -> Vec<WaiterMessage> {
         let waiters = std::mem::take(&mut self.waiters);
         let last = |waiter: &Waiter| {
             let abandoned = json!({"outcome": Outcome::Abandoned});
@@ -278,8 +280,8 @@ impl Waiters {
     }
 }
 
-fn message(waiter: &Waiter, text: String, is_last: bool, verdict: Option<Value>) -> Message {
-    Message {
+fn message(waiter: &Waiter, text: String, is_last: bool, verdict: Option<Value>) -> WaiterMessage {
+    WaiterMessage {
         connection: waiter.connection,
         id: waiter.id.clone(),
         text,

@@ -9,9 +9,9 @@ use super::watch::{Source, Ticket, Watch};
 use crate::config::ReadyGate;
 use crate::control::commands::{Command, Facts};
 use crate::control::protocol::Answer;
-use crate::control::status::{Process, SocketStatus, Status, Surroundings};
+use crate::control::status::{DaemonFacts, Process, SocketStatus, Status};
 use crate::control::verdict::ReloadReport;
-use crate::control::waiters::{Message, Step, WaitFor, Waiters};
+use crate::control::waiters::{ReloadStep, WaitFor, WaiterMessage, Waiters};
 use crate::control::{Control, Incoming, Next, Origin, Peer, Rights};
 use crate::log::RateLimit;
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
@@ -110,7 +110,7 @@ impl State {
         self.waiters.add(who.connection, id, wait_for);
     }
 
-    fn send(&mut self, messages: Vec<Message>) {
+    fn send(&mut self, messages: Vec<WaiterMessage>) {
         let Some(socket) = &mut self.socket else {
             return;
         };
@@ -123,7 +123,7 @@ impl State {
     }
 
     /// What those are told who wait for the generation that comes up, or came up last.
-    fn progress(&mut self, step: &Step) {
+    fn progress(&mut self, step: &ReloadStep) {
         let messages = self.waiters.progress(self.waiters.begun(), step);
         self.send(messages);
     }
@@ -550,7 +550,7 @@ impl Daemon {
                 backlog,
             }
         });
-        let around = Surroundings {
+        let facts = DaemonFacts {
             began: self.control.began,
             pid: std::process::id(),
             command: self.config.command.to_string_lossy().into_owned(),
@@ -564,7 +564,7 @@ impl Daemon {
                 says: child.status.clone(),
             })
         };
-        let status = Status::new(&self.core, around, process, clock::now());
+        let status = Status::new(&self.core, facts, process, clock::now());
         let (message, object) = match json {
             true => (status.summary().to_owned(), Some(&status)),
             false => (status.table(), None),
@@ -581,7 +581,7 @@ impl Daemon {
 
     /// A generation begins to come up.
     pub(super) fn control_begins(&mut self, generation: u64, first: bool) {
-        let step = Step::Begun {
+        let step = ReloadStep::Begun {
             workers: self.core.policy().workers,
             live: self.core.live_generation(),
         };
@@ -593,7 +593,7 @@ impl Daemon {
     pub(super) fn control_started(&mut self, id: ChildId, index: u32) {
         let child = self.children.alive.get(&id);
         if let (Some(child), Some(generation)) = (child, self.core.rolling_out()) {
-            let step = Step::Started {
+            let step = ReloadStep::Started {
                 pid: child.pid,
                 index,
             };
@@ -611,7 +611,7 @@ impl Daemon {
         }
         let by_timer = self.config.ready != ReadyGate::Ack;
         let tally = self.core.workers().tally(begun);
-        let step = Step::Ready {
+        let step = ReloadStep::Ready {
             pid: self.children.pid(id).unwrap_or(0),
             timer: by_timer.then_some(self.config.start.as_secs_f64()),
             ready: self.control.waiters.count_ready(tally.ready),
@@ -627,7 +627,8 @@ impl Daemon {
         let worker = self.core.workers().find(id);
         if let Some(pid) = self.children.pid(id) {
             let old = worker.is_some_and(|worker| worker.generation < begun);
-            self.control.progress(&Step::Asked { pid, signal, old });
+            self.control
+                .progress(&ReloadStep::Asked { pid, signal, old });
         }
     }
 
@@ -635,7 +636,7 @@ impl Daemon {
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
         let worker = self.core.workers().find(id);
         let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_asked());
-        self.control.progress(&Step::Gone { pid, was_ready });
+        self.control.progress(&ReloadStep::Gone { pid, was_ready });
         self.forget_line(id);
         let left = self.core.workers().len().saturating_sub(1);
         if self.core.is_stopping() && left > 0 {

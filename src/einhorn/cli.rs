@@ -1,7 +1,7 @@
 //! Einhorn's command line, read into the `Config` of the daemon. Nothing is opened or started here.
 
 use super::commands::Verbosity;
-use super::options::{Item, Words, float, integer, seconds, split, to_i};
+use super::options::{OptionParser, Parsed, float, integer, seconds, split, to_i};
 use super::{SPOKEN_VERSION, files};
 use crate::config::{Config, Dialect, Nice, Output, ReadyGate, SignalAction};
 use crate::listen::uri::{Scheme, Uri};
@@ -98,7 +98,7 @@ const PRELOAD: &str = "-p loads Ruby code into the master, which only the Ruby e
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CommandLine {
+pub enum Invocation {
     Run {
         config: Box<Config>,
         /// What a person should read in the log at the start.
@@ -110,16 +110,16 @@ pub enum CommandLine {
 
 /// A command line that is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejected {
     /// One line for stderr, where einhorn prints a Ruby backtrace.
     pub message: String,
     /// 1, but 0 for `-n 0`, as einhorn has it.
     pub status: i32,
 }
 
-impl From<String> for Refusal {
-    fn from(message: String) -> Refusal {
-        Refusal {
+impl From<String> for Rejected {
+    fn from(message: String) -> Rejected {
+        Rejected {
             message: format!("einhorn: {message}"),
             status: 1,
         }
@@ -128,18 +128,18 @@ impl From<String> for Refusal {
 
 /// What the options' defaults depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct Defaults {
     /// Where einhorn's files are by default.
     pub directory: PathBuf,
     /// The default of `--max-unacked`.
     pub processors: u32,
 }
 
-impl Surroundings {
+impl Defaults {
     /// Those of this process.
-    pub fn look() -> Surroundings {
+    pub fn look() -> Defaults {
         let online = sysconf(SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
-        Surroundings {
+        Defaults {
             directory: files::default_directory(),
             processors: online.and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
         }
@@ -147,11 +147,11 @@ impl Surroundings {
 }
 
 /// Reads the words after `einhorn`.
-pub fn parse(arguments: Vec<OsString>, around: &Surroundings) -> Result<CommandLine, Refusal> {
-    let mut draft = Draft::new(around);
-    let mut words = Words::new(OPTIONS, arguments, false);
+pub fn parse(arguments: Vec<OsString>, defaults: &Defaults) -> Result<Invocation, Rejected> {
+    let mut draft = Draft::new(defaults);
+    let mut words = OptionParser::new(OPTIONS, arguments, false);
     while let Some(item) = words.next_item()? {
-        let Item::Option(option, value) = item else {
+        let Parsed::Option(option, value) = item else {
             continue;
         };
         let (text, status) = match option {
@@ -164,16 +164,16 @@ pub fn parse(arguments: Vec<OsString>, around: &Surroundings) -> Result<CommandL
                 continue;
             }
         };
-        return Ok(CommandLine::Say { text, status });
+        return Ok(Invocation::Say { text, status });
     }
     let mut rest = words.rest();
     if rest.is_empty() {
         let (text, status) = (usage(), 1);
-        return Ok(CommandLine::Say { text, status });
+        return Ok(Invocation::Say { text, status });
     }
     draft.config.command = rest.remove(0);
     draft.config.arguments = rest;
-    draft.finish(around)
+    draft.finish(defaults)
 }
 
 /// What a command line without a command is answered with.
@@ -225,7 +225,7 @@ struct Draft {
 
 impl Draft {
     /// What einhorn does without options.
-    fn new(around: &Surroundings) -> Draft {
+    fn new(defaults: &Defaults) -> Draft {
         let config = Config {
             listen: Vec::new(),
             shares_terminal: true,
@@ -248,7 +248,7 @@ impl Draft {
             backlog: 100,
             pace: Pace {
                 interval: Duration::from_secs(1),
-                max_unready: around.processors.max(1),
+                max_unready: defaults.processors.max(1),
             },
             takes_over: false,
         }
@@ -314,14 +314,14 @@ impl Draft {
         Ok(())
     }
 
-    fn finish(mut self, around: &Surroundings) -> Result<CommandLine, Refusal> {
+    fn finish(mut self, defaults: &Defaults) -> Result<Invocation, Rejected> {
         let config = &mut self.config;
         config.workers = match u32::try_from(self.number) {
             Ok(number @ 1..=WORKERS_MAX) => number,
             _ => {
                 let message = format!("-n {}: it must be 1 to {WORKERS_MAX}", self.number);
                 let status = if self.number < 1 { 0 } else { 1 };
-                return Err(Refusal {
+                return Err(Rejected {
                     status,
                     ..message.into()
                 });
@@ -336,12 +336,12 @@ impl Draft {
             uri.options.backlog = Some(self.backlog);
         }
         let name = self.name.as_deref();
-        let default = |ending| files::default_path(&around.directory, name, ending).into();
-        config.control.get_or_insert_with(|| default("sock"));
-        config.pidfile.get_or_insert_with(|| default("pid"));
-        config.lockfile.get_or_insert_with(|| default("lock"));
+        let path = |ending| files::default_path(&defaults.directory, name, ending).into();
+        config.control.get_or_insert_with(|| path("sock"));
+        config.pidfile.get_or_insert_with(|| path("pid"));
+        config.lockfile.get_or_insert_with(|| path("lock"));
         config.dialect = Dialect::Einhorn(self.name);
-        Ok(CommandLine::Run {
+        Ok(Invocation::Run {
             config: Box::new(self.config),
             warnings: self.warnings,
         })

@@ -35,7 +35,7 @@ impl Switch {
 
 /// What a word turned out to be.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Item {
+pub enum Parsed {
     /// The option's long name and its value, which is empty for an option that takes none.
     Option(&'static str, OsString),
     /// Only in permuting mode.
@@ -44,7 +44,7 @@ pub enum Item {
 
 /// Takes a command line apart, one option at a time, so that `-h` acts before a later mistake.
 #[derive(Debug)]
-pub struct Words {
+pub struct OptionParser {
     switches: Vec<Switch>,
     words: VecDeque<OsString>,
     /// The letters that are left of a word of short options.
@@ -53,12 +53,12 @@ pub struct Words {
     only_operands: bool,
 }
 
-impl Words {
+impl OptionParser {
     /// The options are those of the help text, each on a line of its own. In order mode they end at
     /// the first word that is none, and at `--`; in permuting mode (`permute`) options and operands
     /// may be mixed, up to `--`.
-    pub fn new(help: &'static str, words: Vec<OsString>, permute: bool) -> Words {
-        Words {
+    pub fn new(help: &'static str, words: Vec<OsString>, permute: bool) -> OptionParser {
+        OptionParser {
             switches: help.lines().filter_map(Switch::of).collect(),
             words: words.into(),
             bundle: Vec::new(),
@@ -70,7 +70,7 @@ impl Words {
     /// The next option or operand; `None` where they end.
     ///
     /// Errors: in OptionParser's words: `invalid option: --x`, `missing argument: -n`, ….
-    pub fn next_item(&mut self) -> Result<Option<Item>, String> {
+    pub fn next_item(&mut self) -> Result<Option<Parsed>, String> {
         if !self.bundle.is_empty() {
             return self.short().map(Some);
         }
@@ -93,7 +93,7 @@ impl Words {
                 self.bundle = letters.to_vec();
                 self.short().map(Some)
             }
-            Some(_) if self.permute => Ok(self.words.pop_front().map(Item::Operand)),
+            Some(_) if self.permute => Ok(self.words.pop_front().map(Parsed::Operand)),
             Some(_) => Ok(None),
         }
     }
@@ -103,7 +103,7 @@ impl Words {
         self.words.into()
     }
 
-    fn short(&mut self) -> Result<Item, String> {
+    fn short(&mut self) -> Result<Parsed, String> {
         let letter = self.bundle.remove(0);
         let shown = format!("-{}", char::from(letter));
         let mut all = self.switches.iter();
@@ -116,10 +116,10 @@ impl Words {
             (true, true) => self.following(&shown)?,
             (true, false) => OsString::from_vec(std::mem::take(&mut self.bundle)),
         };
-        Ok(Item::Option(long, value))
+        Ok(Parsed::Option(long, value))
     }
 
-    fn long(&mut self, word: &[u8]) -> Result<Item, String> {
+    fn long(&mut self, word: &[u8]) -> Result<Parsed, String> {
         let mut parts = word.splitn(2, |byte| *byte == b'=');
         let (name, attached) = (parts.next().unwrap_or_default(), parts.next());
         let shown = format!("--{}", String::from_utf8_lossy(name));
@@ -131,7 +131,7 @@ impl Words {
             (true, Some(value)) => OsStr::from_bytes(value).to_owned(),
             (true, None) => self.following(&shown)?,
         };
-        Ok(Item::Option(long, value))
+        Ok(Parsed::Option(long, value))
     }
 
     /// The whole name, or a beginning that only one has.

@@ -2,15 +2,14 @@
 //! own and blocks as it likes; on stdout it prints the answers and nothing else.
 
 use super::files;
-use super::options::{Item, Words, split};
-use crate::control::protocol::{LineReader, MAX_ANSWER, encode_ehlo, encode_request, parse_reply};
+use super::options::{OptionParser, Parsed, split};
+use crate::control::client::Wire;
+use crate::control::protocol::{encode_ehlo, encode_request, parse_reply};
 use crate::sys::io::{stderr, write_all};
-use crate::sys::socket::connect;
 use crate::text::{error_text, printable, printable_lines};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -34,7 +33,7 @@ NAME is the -c of that einhorn; one started with -d needs the same -d here.
 
 /// What einhornsh was asked to do.
 #[derive(Debug, PartialEq, Eq)]
-struct Plan {
+struct Session {
     socket: PathBuf,
     commands: Option<String>,
 }
@@ -42,8 +41,8 @@ struct Plan {
 /// Runs with the words after the program's name. The exit status is 0, or 1 when the master could not
 /// be reached or went away, and for usage errors and `-h`.
 pub fn run(args: Vec<OsString>) -> i32 {
-    let plan = match plan(args, &files::default_directory()) {
-        Ok(plan) => plan,
+    let session = match session(args, &files::default_directory()) {
+        Ok(session) => session,
         Err(text) => {
             complain(&text);
             return 1;
@@ -51,9 +50,9 @@ pub fn run(args: Vec<OsString>) -> i32 {
     };
     leave_quietly_on_interrupt();
     let tty = io::stdin().is_terminal();
-    match converse(&plan, tty, &mut io::stdin().lock(), &mut io::stdout()) {
+    match converse(&session, tty, &mut io::stdin().lock(), &mut io::stdout()) {
         Ok(()) => 0,
-        Err(Failure::Typing(message) | Failure::Wire(message)) => {
+        Err(ShellError::Typing(message) | ShellError::Wire(message)) => {
             complain(&format!("einhornsh: {message}"));
             1
         }
@@ -61,23 +60,24 @@ pub fn run(args: Vec<OsString>) -> i32 {
 }
 
 /// Errors: the text for stderr.
-fn plan(args: Vec<OsString>, directory: &Path) -> Result<Plan, String> {
+fn session(args: Vec<OsString>, directory: &Path) -> Result<Session, String> {
     let (mut name, mut socket, mut commands, mut operand) = (None, None, None, None);
-    let mut words = Words::new(HELP, args, true);
-    let next = |words: &mut Words| words.next_item().map_err(|why| format!("einhornsh: {why}"));
+    let mut words = OptionParser::new(HELP, args, true);
+    let next =
+        |words: &mut OptionParser| words.next_item().map_err(|why| format!("einhornsh: {why}"));
     while let Some(item) = next(&mut words)? {
         let text = |value: OsString| Some(value.to_string_lossy().into_owned());
         match item {
-            Item::Operand(word) if operand.is_none() => operand = text(word),
-            Item::Option("command-name", value) => name = text(value),
-            Item::Option("socket-path", value) => socket = Some(PathBuf::from(value)),
-            Item::Option("execute", value) => commands = text(value),
+            Parsed::Operand(word) if operand.is_none() => operand = text(word),
+            Parsed::Option("command-name", value) => name = text(value),
+            Parsed::Option("socket-path", value) => socket = Some(PathBuf::from(value)),
+            Parsed::Option("execute", value) => commands = text(value),
             _ => return Err(HELP.to_owned()),
         }
     }
     let name = name.or(operand);
     let socket = socket.unwrap_or_else(|| files::default_path(directory, name.as_deref(), "sock"));
-    Ok(Plan { socket, commands })
+    Ok(Session { socket, commands })
 }
 
 /// Nobody is left to tell when stderr is gone.
@@ -95,30 +95,30 @@ fn leave_quietly_on_interrupt() {
 
 /// Why we end with status 1.
 #[derive(Debug)]
-enum Failure {
+enum ShellError {
     /// What was typed makes no words.
     Typing(String),
     /// The master cannot be reached, or is gone.
     Wire(String),
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Failure {
-        Failure::Wire(error_text(&error))
+impl From<io::Error> for ShellError {
+    fn from(error: io::Error) -> ShellError {
+        ShellError::Wire(error_text(&error))
     }
 }
 
 /// `tty`: a person sits there, to be greeted and prompted.
 fn converse(
-    plan: &Plan,
+    session: &Session,
     tty: bool,
     input: &mut dyn BufRead,
     out: &mut dyn Write,
-) -> Result<(), Failure> {
-    let wire = Wire::connect(&plan.socket)?;
+) -> Result<(), ShellError> {
+    let wire = reach(&session.socket)?;
     let mut shell = Shell {
         wire,
-        path: &plan.socket,
+        path: &session.socket,
         last_id: 0,
         tty,
         out,
@@ -126,7 +126,7 @@ fn converse(
     if tty {
         shell.greet()?;
     }
-    match &plan.commands {
+    match &session.commands {
         Some(commands) => shell.run_line(commands).map(drop),
         None => shell.prompt(input),
     }
@@ -134,8 +134,8 @@ fn converse(
 
 /// Whether the next line shall be read.
 #[derive(Debug, PartialEq, Eq)]
-enum Next {
-    GoOn,
+enum Prompt {
+    Again,
     Leave,
 }
 
@@ -148,23 +148,23 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    fn greet(&mut self) -> Result<(), Failure> {
+    fn greet(&mut self) -> Result<(), ShellError> {
         let user = std::env::var("USER").ok();
-        self.wire.stream.write_all(&encode_ehlo(user.as_deref()))?;
-        self.wire.print_answers(&mut io::stderr())
+        self.wire.send(&encode_ehlo(user.as_deref()))?;
+        print_answers(&mut self.wire, &mut io::stderr())
     }
 
-    fn prompt(&mut self, input: &mut dyn BufRead) -> Result<(), Failure> {
+    fn prompt(&mut self, input: &mut dyn BufRead) -> Result<(), ShellError> {
         if self.tty {
             complain("Enter 'help' if you're not sure what to do.\n\n");
             complain("Type \"quit\" or \"exit\" to quit at any time");
         }
         while let Some(line) = self.read_line(input)? {
             match self.run_line(&line) {
-                Ok(Next::GoOn) => {}
-                Ok(Next::Leave) => return Ok(()),
+                Ok(Prompt::Again) => {}
+                Ok(Prompt::Leave) => return Ok(()),
                 // A person types it again.
-                Err(Failure::Typing(message)) if self.tty => complain(&message),
+                Err(ShellError::Typing(message)) if self.tty => complain(&message),
                 Err(failure) => return Err(failure),
             }
         }
@@ -174,7 +174,7 @@ impl Shell<'_> {
         Ok(())
     }
 
-    fn read_line(&mut self, input: &mut dyn BufRead) -> Result<Option<String>, Failure> {
+    fn read_line(&mut self, input: &mut dyn BufRead) -> Result<Option<String>, ShellError> {
         if self.tty {
             self.out.write_all(b"> ")?;
             self.out.flush()?;
@@ -185,106 +185,78 @@ impl Shell<'_> {
     }
 
     /// Runs what is on the line; a semicolon separates also inside quotes, as einhornsh has it.
-    fn run_line(&mut self, line: &str) -> Result<Next, Failure> {
+    fn run_line(&mut self, line: &str) -> Result<Prompt, ShellError> {
         for command in line.split(';') {
-            if self.run_command(command)? == Next::Leave {
-                return Ok(Next::Leave);
+            if self.run_command(command)? == Prompt::Leave {
+                return Ok(Prompt::Leave);
             }
         }
-        Ok(Next::GoOn)
+        Ok(Prompt::Again)
     }
 
-    fn run_command(&mut self, line: &str) -> Result<Next, Failure> {
-        let words = split(line).map_err(Failure::Typing)?;
+    fn run_command(&mut self, line: &str) -> Result<Prompt, ShellError> {
+        let words = split(line).map_err(ShellError::Typing)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let Some((command, args)) = words.split_first() else {
-            return Ok(Next::GoOn);
+            return Ok(Prompt::Again);
         };
         if matches!(*command, "quit" | "exit") {
             complain("Goodbye!");
-            return Ok(Next::Leave);
+            return Ok(Prompt::Leave);
         }
         self.last_id += 1;
         self.send(&encode_request(self.last_id, command, args))?;
-        self.wire.print_answers(self.out)?;
-        Ok(Next::GoOn)
+        print_answers(&mut self.wire, self.out)?;
+        Ok(Prompt::Again)
     }
 
     /// A master that was restarted since the last command is connected to anew, once.
-    fn send(&mut self, request: &[u8]) -> Result<(), Failure> {
-        match self.wire.stream.write_all(request) {
+    fn send(&mut self, request: &[u8]) -> Result<(), ShellError> {
+        match self.wire.send(request) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 complain("einhornsh: the master closed the connection; reconnecting");
-                self.wire = Wire::connect(self.path)?;
+                self.wire = reach(self.path)?;
                 if self.tty {
                     self.greet()?;
                 }
-                Ok(self.wire.stream.write_all(request)?)
+                Ok(self.wire.send(request)?)
             }
             other => Ok(other?),
         }
     }
 }
 
-/// A connection to the master.
-struct Wire {
-    stream: UnixStream,
-    reader: LineReader,
-}
-
-impl Wire {
-    fn connect(path: &Path) -> Result<Wire, Failure> {
-        let shown = path.display();
-        let error = match connect(path) {
-            Ok(stream) => {
-                let reader = LineReader::new(MAX_ANSWER);
-                return Ok(Wire { stream, reader });
-            }
-            Err(error) => error,
-        };
-        let word = error_text(&error);
-        Err(Failure::Wire(match error.kind() {
+fn reach(path: &Path) -> Result<Wire, ShellError> {
+    Wire::connect(path, None).map_err(|error| {
+        let (shown, word) = (path.display(), error_text(&error));
+        ShellError::Wire(match error.kind() {
             ErrorKind::NotFound => format!(
                 "Could not connect to Einhorn master process: {shown}: {word}. \
                  Is one running? It needs the same -c NAME or -d PATH here as there."
             ),
             _ => format!("cannot connect to {shown}: {word}"),
-        }))
-    }
+        })
+    })
+}
 
-    /// Prints each message up to and with the last one, the first without `wait`.
-    fn print_answers(&mut self, out: &mut dyn Write) -> Result<(), Failure> {
-        loop {
-            let line = self.read_line()?;
-            let Ok(answer) = parse_reply(&line) else {
-                let line = printable(OsStr::from_bytes(&line));
-                writeln!(out, "Invalid response type: {line}")?;
-                continue;
-            };
-            // A master's answer may quote what a worker wrote.
-            let message = printable_lines(&answer.message);
-            let end = if message.ends_with('\n') { "" } else { "\n" };
-            write!(out, "{message}{end}")?;
-            out.flush()?;
-            if !answer.wait {
-                return Ok(());
-            }
-        }
-    }
-
-    fn read_line(&mut self) -> Result<Vec<u8>, Failure> {
-        let mut chunk = [0; 16 * 1024];
-        loop {
-            let line = self.reader.next_line();
-            if let Some(line) = line.map_err(|error| Failure::Wire(error.0.to_owned()))? {
-                return Ok(line);
-            }
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(Failure::Wire("the master closed the connection".into())),
-                Ok(count) => self.reader.push(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
-            }
+/// Prints each message up to and with the last one, the first without `wait`.
+fn print_answers(wire: &mut Wire, out: &mut dyn Write) -> Result<(), ShellError> {
+    loop {
+        let Some(line) = wire.next_line()? else {
+            return Err(ShellError::Wire("the master closed the connection".into()));
+        };
+        let Ok(answer) = parse_reply(&line) else {
+            let line = printable(OsStr::from_bytes(&line));
+            writeln!(out, "Invalid response type: {line}")?;
+            continue;
+        };
+        // A master's answer may quote what a worker wrote.
+        let message = printable_lines(&answer.message);
+        let end = if message.ends_with('\n') { "" } else { "\n" };
+        write!(out, "{message}{end}")?;
+        out.flush()?;
+        if !answer.wait {
+            return Ok(());
         }
     }
 }

@@ -3,18 +3,18 @@
 use super::*;
 use serde_json::json;
 
-fn reply(answer: serde_json::Value) -> Reply {
+fn reply(answer: serde_json::Value) -> CtlReply {
     serde_json::from_str(&answer.to_string()).expect("it is an answer")
 }
 
-fn order(words: &[&str]) -> Order {
+fn request(words: &[&str]) -> CtlRequest {
     match parsed(words) {
-        Ok(Call::Send(order)) => order,
+        Ok(CtlCall::Send(request)) => request,
         other => panic!("{words:?}: {other:?}"),
     }
 }
 
-fn parsed(words: &[&str]) -> Result<Call, UsageError> {
+fn parsed(words: &[&str]) -> Result<CtlCall, UsageError> {
     let words = words.iter().map(OsString::from).collect();
     parse(words, Some("/env".into()))
 }
@@ -38,13 +38,13 @@ fn flags_may_stand_before_and_after_the_command() {
             "-control=/x",
         ],
     ] {
-        let order = order(words);
-        assert_eq!(order.control, PathBuf::from("/x"));
+        let request = request(words);
+        assert_eq!(request.control, PathBuf::from("/x"));
         assert_eq!(
-            (order.command, &order.args[..]),
+            (request.command, &request.args[..]),
             ("reload", &["wait".to_owned()][..])
         );
-        assert_eq!(order.timeout, Some(Duration::from_secs(30)));
+        assert_eq!(request.timeout, Some(Duration::from_secs(30)));
     }
 }
 
@@ -61,13 +61,13 @@ fn each_command_has_its_words_on_the_wire() {
         (&["ping"], "ping", &[]),
         (&["upgrade"], "self-upgrade", &[]),
     ] {
-        let order = order(words);
+        let request = request(words);
         assert_eq!(
-            (order.command, order.args),
+            (request.command, request.args),
             (command, args.iter().map(|a| a.to_string()).collect())
         );
-        assert_eq!(order.control, PathBuf::from("/env"));
-        assert_eq!(order.timeout, None);
+        assert_eq!(request.control, PathBuf::from("/env"));
+        assert_eq!(request.timeout, None);
     }
 }
 
@@ -113,10 +113,10 @@ fn without_a_socket_it_says_how_to_name_it() {
 
 #[test]
 fn help_needs_no_socket() {
-    assert_eq!(parse(vec!["-h".into()], None), Ok(Call::Help));
+    assert_eq!(parse(vec!["-h".into()], None), Ok(CtlCall::Help));
     assert_eq!(
         parse(vec!["reload".into(), "-help".into()], None),
-        Ok(Call::Help)
+        Ok(CtlCall::Help)
     );
 }
 
@@ -173,7 +173,7 @@ fn the_outcome_is_the_exit_status() {
 #[test]
 fn a_status_is_printed_as_it_came() {
     let line = r#"{"message": "", "status": {"z": 1, "a": {"new": "\u0025"}}}"#;
-    let reply: Reply = serde_json::from_str(line).expect("it is an answer");
+    let reply: CtlReply = serde_json::from_str(line).expect("it is an answer");
     let expected = r#"{"z": 1, "a": {"new": "\u0025"}}"#;
     assert_eq!(conclusion(reply), (expected.to_owned(), 0));
 }

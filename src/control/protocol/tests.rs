@@ -6,7 +6,7 @@ fn request(line: &str) -> Request {
 
 fn refusal(line: &[u8]) -> &'static str {
     match parse_request(line) {
-        Err(Unparsable(why)) => why,
+        Err(why) => why,
         Ok(request) => panic!(
             "{:?} was read as {request:?}",
             String::from_utf8_lossy(line)
@@ -113,10 +113,10 @@ fn an_endless_line_is_refused_once_the_limit_is_passed() {
     reader.push(b"\n");
     assert_eq!(reader.next_line(), Ok(Some(vec![b'x'; 100])));
     reader.push(&[b'x'; 101]);
-    assert_eq!(reader.next_line(), Err(Unparsable("line too long")));
+    assert_eq!(reader.next_line(), Err("line too long"));
     let mut reader = LineReader::new(2);
     reader.push(b"abc\n");
-    assert_eq!(reader.next_line(), Err(Unparsable("line too long")));
+    assert_eq!(reader.next_line(), Err("line too long"));
 }
 
 #[test]
@@ -295,7 +295,7 @@ fn any_char(dice: &mut Dice) -> char {
 
 #[test]
 fn an_answer_that_is_no_mapping_is_told_apart() {
-    assert_eq!(parse_reply(b"[1]"), Err(Unparsable("not a mapping")));
+    assert_eq!(parse_reply(b"[1]"), Err("not a mapping"));
     let got = parse_reply(b"{\"wait\": false}").expect("a mapping");
     assert_eq!(
         got,

@@ -69,14 +69,14 @@ fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
         pid: Some(1000 + id.0 as i32),
         says: (id.0 == 1).then(|| "serving".to_owned()),
     };
-    let around = Surroundings {
+    let facts = DaemonFacts {
         began: Instant(0),
         pid: 812,
         command: "/srv/app".to_owned(),
         sockets: sockets(),
         last,
     };
-    Status::new(core, around, process, Instant(1200 * MS))
+    Status::new(core, facts, process, Instant(1200 * MS))
 }
 
 #[test]

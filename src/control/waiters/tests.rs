@@ -5,7 +5,7 @@ use crate::control::verdict::FailedWorker;
 use crate::supervisor::Verdict;
 use std::time::Duration;
 
-const BEGUN: Step = Step::Begun {
+const BEGUN: ReloadStep = ReloadStep::Begun {
     workers: 2,
     live: 1,
 };
@@ -26,7 +26,7 @@ fn report(generation: u64, outcome: Outcome) -> ReloadReport {
 }
 
 /// The connection, the text, and whether it is the last answer.
-fn texts(messages: &[Message]) -> Vec<(u64, &str, bool)> {
+fn texts(messages: &[WaiterMessage]) -> Vec<(u64, &str, bool)> {
     let all = messages.iter();
     all.map(|it| (it.connection, it.text.as_str(), it.is_last))
         .collect()
@@ -97,7 +97,8 @@ fn at_the_end_everybody_hears_of_it() {
         texts(&messages),
         [(1, "stopped", true), (2, "stopped", true)]
     );
-    let outcome = |message: &Message| message.answer().verdict.map(|it| it["outcome"].clone());
+    let outcome =
+        |message: &WaiterMessage| message.answer().verdict.map(|it| it["outcome"].clone());
     assert_eq!(
         messages.iter().map(outcome).collect::<Vec<_>>(),
         [None, Some(json!("abandoned"))]
@@ -141,19 +142,19 @@ mod upgrades {
         let mut waiters = upgrade(true);
         let mut told = waiters.begin(2, false, &BEGUN);
         for step in [
-            Step::Started { pid: 11, index: 1 },
-            Step::Ready {
+            ReloadStep::Started { pid: 11, index: 1 },
+            ReloadStep::Ready {
                 pid: 11,
                 timer: Some(1.0),
                 ready: 1,
                 wanted: 1,
             },
-            Step::Asked {
+            ReloadStep::Asked {
                 pid: 10,
                 signal: libc::SIGUSR2,
                 old: true,
             },
-            Step::Gone {
+            ReloadStep::Gone {
                 pid: 10,
                 was_ready: true,
             },

@@ -3,8 +3,8 @@
 use super::*;
 use crate::supervisor::Gate;
 
-fn around() -> Surroundings {
-    Surroundings {
+fn around() -> Defaults {
+    Defaults {
         directory: "/tmp".into(),
         processors: 4,
     }
@@ -18,14 +18,14 @@ fn words(line: &str) -> Vec<OsString> {
         .collect()
 }
 
-fn read(line: &str) -> Result<CommandLine, Refusal> {
+fn read(line: &str) -> Result<Invocation, Rejected> {
     parse(words(line), &around())
 }
 
 /// The configuration, and what a person is told about it.
 fn both(line: &str) -> (Config, Vec<String>) {
     match read(line) {
-        Ok(CommandLine::Run { config, warnings }) => (*config, warnings),
+        Ok(Invocation::Run { config, warnings }) => (*config, warnings),
         other => panic!("einhorn {line}: {other:?}"),
     }
 }
@@ -34,7 +34,7 @@ fn config(line: &str) -> Config {
     both(line).0
 }
 
-fn refusal(line: &str) -> Refusal {
+fn refusal(line: &str) -> Rejected {
     match read(line) {
         Err(refusal) => refusal,
         Ok(call) => panic!("einhorn {line}: {call:?}"),
@@ -174,7 +174,7 @@ fn a_bad_command_line_costs_one_line_and_status_1() {
     ] {
         assert_eq!(
             refusal(line),
-            Refusal {
+            Rejected {
                 message: expected.into(),
                 status: 1
             },
@@ -193,7 +193,7 @@ fn a_bad_command_line_costs_one_line_and_status_1() {
 #[test]
 fn help_usage_and_version_exit_as_einhorns_do() {
     let say = |line: &str| match read(line) {
-        Ok(CommandLine::Say { text, status }) => (text, status),
+        Ok(Invocation::Say { text, status }) => (text, status),
         other => panic!("einhorn {line}: {other:?}"),
     };
     assert_eq!(say("--version --bogus"), ("1.1.1\n".into(), 0));

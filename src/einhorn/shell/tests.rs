@@ -24,9 +24,9 @@ impl Master {
         Master { directory, thread }
     }
 
-    fn plan(&self, commands: &str) -> Plan {
+    fn session(&self, commands: &str) -> Session {
         let socket = self.directory.join("einhorn.sock");
-        Plan {
+        Session {
             socket,
             commands: Some(commands.into()),
         }
@@ -59,17 +59,17 @@ fn serve(listener: &UnixListener, answers: &[&str]) -> Vec<String> {
     requests
 }
 
-fn say(plan: &Plan, input: &str) -> (Result<(), Failure>, String) {
+fn say(session: &Session, input: &str) -> (Result<(), ShellError>, String) {
     let mut out = Vec::new();
-    let result = converse(plan, false, &mut input.as_bytes(), &mut out);
+    let result = converse(session, false, &mut input.as_bytes(), &mut out);
     (result, String::from_utf8(out).expect("messages are text"))
 }
 
 #[test]
 fn the_command_line_says_which_socket_and_what_to_run() {
-    let plan = |line: &str| {
+    let session = |line: &str| {
         let words = split(line).expect("a test's own line");
-        plan(
+        session(
             words.into_iter().map(OsString::from).collect(),
             Path::new("/tmp"),
         )
@@ -82,17 +82,17 @@ fn the_command_line_says_which_socket_and_what_to_run() {
         ("web -ehelp", "/tmp/einhorn-web.sock", Some("help")),
         ("-c a b", "/tmp/einhorn-a.sock", None),
     ] {
-        let expected = Plan {
+        let expected = Session {
             socket: socket.into(),
             commands: commands.map(String::from),
         };
-        assert_eq!(plan(line), Ok(expected), "{line}");
+        assert_eq!(session(line), Ok(expected), "{line}");
     }
     for line in ["a b", "-h", "--help -x"] {
-        assert_eq!(plan(line), Err(HELP.to_owned()), "{line}");
+        assert_eq!(session(line), Err(HELP.to_owned()), "{line}");
     }
-    assert_eq!(plan("-x"), Err("einhornsh: invalid option: -x".into()));
-    assert_eq!(plan("-e"), Err("einhornsh: missing argument: -e".into()));
+    assert_eq!(session("-x"), Err("einhornsh: invalid option: -x".into()));
+    assert_eq!(session("-e"), Err("einhornsh: missing argument: -e".into()));
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn each_command_is_a_request_and_each_message_a_line() {
         "---%0Amessage: Incrementing number of workers from 2 -> 3%0Arequest_id: 1%0A\n",
         "{\"message\": \"\", \"request_id\": 2}\n",
     ]);
-    let (result, out) = say(&master.plan("inc ; ;set_workers 'a b' \"c\""), "");
+    let (result, out) = say(&master.session("inc ; ;set_workers 'a b' \"c\""), "");
     result.expect("both were answered");
     assert_eq!(out, "Incrementing number of workers from 2 -> 3\n\n");
     assert_eq!(
@@ -118,7 +118,7 @@ fn an_upgrade_is_printed_until_the_answer_without_wait() {
     let master = Master::saying(&[
         "---%0Amessage: |%0A  one%0A  two%0Await: true%0A\n- no%0A\n---%0Amessage: ''%0Await: true%0A\n---%0Amessage: Upgrade done%0A\n",
     ]);
-    let (result, out) = say(&master.plan("upgrade"), "");
+    let (result, out) = say(&master.session("upgrade"), "");
     result.expect("it was answered");
     assert_eq!(
         out,
@@ -131,11 +131,11 @@ fn an_upgrade_is_printed_until_the_answer_without_wait() {
 fn commands_are_read_from_a_pipe_until_it_ends_or_quits() {
     for input in ["help\n\nhelp", "help\nhelp\nexit now\nhelp\n"] {
         let master = Master::saying(&["{\"message\": \"x\\n\"}\n", "{\"message\": \"y\"}\n"]);
-        let plan = Plan {
+        let session = Session {
             commands: None,
-            ..master.plan("")
+            ..master.session("")
         };
-        let (result, out) = say(&plan, input);
+        let (result, out) = say(&session, input);
         result.expect("both were answered");
         assert_eq!(out, "x\ny\n", "there is no prompt without a terminal");
         assert_eq!(master.requests().len(), 2);
@@ -145,7 +145,7 @@ fn commands_are_read_from_a_pipe_until_it_ends_or_quits() {
 #[test]
 fn quit_is_said_to_nobody() {
     let master = Master::saying(&[]);
-    let (result, out) = say(&master.plan("quit; help"), "");
+    let (result, out) = say(&master.session("quit; help"), "");
     result.expect("nothing was asked");
     assert_eq!((out.as_str(), master.requests().len()), ("", 0));
 }
@@ -153,8 +153,10 @@ fn quit_is_said_to_nobody() {
 #[test]
 fn a_master_that_goes_away_is_a_failure() {
     let master = Master::saying(&[]);
-    match say(&master.plan("die"), "") {
-        (Err(Failure::Wire(message)), _) => assert_eq!(message, "the master closed the connection"),
+    match say(&master.session("die"), "") {
+        (Err(ShellError::Wire(message)), _) => {
+            assert_eq!(message, "the master closed the connection")
+        }
         other => panic!("{other:?}"),
     }
     master.requests();
@@ -163,8 +165,8 @@ fn a_master_that_goes_away_is_a_failure() {
 #[test]
 fn an_open_quote_is_a_failure() {
     let master = Master::saying(&[]);
-    match say(&master.plan("help it's"), "") {
-        (Err(Failure::Typing(message)), _) => assert_eq!(message, "Unmatched quote: help it's"),
+    match say(&master.session("help it's"), "") {
+        (Err(ShellError::Typing(message)), _) => assert_eq!(message, "Unmatched quote: help it's"),
         other => panic!("{other:?}"),
     }
     master.requests();
@@ -173,12 +175,12 @@ fn an_open_quote_is_a_failure() {
 #[test]
 fn no_socket_is_told_from_a_refusing_one() {
     let master = Master::saying(&[]);
-    let missing = Plan {
+    let missing = Session {
         socket: master.directory.join("none"),
         commands: None,
     };
     match say(&missing, "") {
-        (Err(Failure::Wire(message)), _) => {
+        (Err(ShellError::Wire(message)), _) => {
             assert!(
                 message.starts_with("Could not connect to Einhorn"),
                 "{message}"
@@ -190,15 +192,15 @@ fn no_socket_is_told_from_a_refusing_one() {
     let stale = master.directory.join("stale");
     drop(UnixListener::bind(&stale).expect("a socket"));
     match say(
-        &Plan {
+        &Session {
             socket: stale,
             commands: None,
         },
         "",
     ) {
-        (Err(Failure::Wire(message)), _) => assert!(message.contains("refused"), "{message}"),
+        (Err(ShellError::Wire(message)), _) => assert!(message.contains("refused"), "{message}"),
         other => panic!("{other:?}"),
     }
-    say(&master.plan("quit"), "").0.expect("it listens");
+    say(&master.session("quit"), "").0.expect("it listens");
     master.requests();
 }
