@@ -227,7 +227,13 @@ impl Daemon {
             let _ = guard.watch(index, listener);
             self.guard.retry_at = Some(clock::now());
         }
-        self.systemd.store_again(listener);
+        if let Err(error) = self.systemd.store_again(listener) {
+            let (address, word) = (listener.address(), error_text(&error));
+            warn!(
+                self.logger,
+                "cannot store {address} in systemd's fd store: {word}; a crash would close it"
+            );
+        }
         if let Some(count) = count {
             let (address, suspects) = (listener.address(), self.suspects());
             warn!(

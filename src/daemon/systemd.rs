@@ -84,11 +84,12 @@ impl Outer {
     }
 
     /// A listener was bound anew: the store is to hold the new socket.
-    pub fn store_again(&mut self, listener: &Listener) {
+    pub fn store_again(&mut self, listener: &Listener) -> io::Result<()> {
         if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
             systemd.remove(name);
-            let _ = systemd.store(listener.as_fd(), name);
+            systemd.store(listener.as_fd(), name)?;
         }
+        Ok(())
     }
 
     /// We serve no more: the copies of our sockets that wait for systemd or its answer go as well.
@@ -108,14 +109,14 @@ impl Outer {
     }
 
     /// Takes the question on; the answer when there is one.
-    fn ask(&mut self, watch: &mut Watch) -> Option<Stored> {
-        let (check, _) = self.asking.as_mut()?;
-        let answer = match check.turn(clock::now(), self.systemd.as_mut()?) {
-            Ok(None) => return None,
-            Ok(answer) => answer,
-            Err(_) => None,
+    fn ask(&mut self, watch: &mut Watch) -> io::Result<Option<Stored>> {
+        let (Some((check, _)), Some(systemd)) = (&mut self.asking, &mut self.systemd) else {
+            return Ok(None);
         };
-        self.stop_asking(watch);
+        let answer = check.turn(clock::now(), systemd);
+        if !matches!(answer, Ok(None)) {
+            self.stop_asking(watch);
+        }
         answer
     }
 
@@ -182,19 +183,26 @@ impl Daemon {
 
     /// The question about the fd store goes on, if there is one.
     pub(super) fn ask_about_store(&mut self) {
-        if let Some(stored) = self.systemd.ask(&mut self.watch) {
-            self.on_stored(stored);
-        }
+        let answer = self.systemd.ask(&mut self.watch);
+        self.on_answer(answer);
     }
 
     pub(super) fn fill_store(&mut self, already: usize, forget: &[String]) {
-        match self
+        let answer = self
             .systemd
-            .store(&mut self.watch, &self.listeners, already, forget)
-        {
+            .store(&mut self.watch, &self.listeners, already, forget);
+        self.on_answer(answer);
+    }
+
+    fn on_answer(&self, answer: io::Result<Option<Stored>>) {
+        match answer {
             Ok(Some(stored)) => self.on_stored(stored),
             Ok(None) => {}
-            Err(error) => warn!(self.logger, "cannot use systemd's fd store: {error}"),
+            Err(error) => warn!(
+                self.logger,
+                "cannot use systemd's fd store: {}; a crash of socketmaster closes sockets",
+                crate::text::error_text(&error)
+            ),
         }
     }
 
