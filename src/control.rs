@@ -20,7 +20,7 @@ use crate::listen::{self, Kind, open};
 use crate::protocol::Request;
 use crate::supervisor::{ChildId, Instant};
 use crate::text::error_text;
-use crate::user::User;
+use crate::worker::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
 use std::cmp::{Ordering, Reverse};

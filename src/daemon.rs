@@ -7,7 +7,6 @@
 mod children;
 mod control;
 mod hangup;
-mod nice;
 mod outputs;
 mod sockets;
 mod systemd;
@@ -20,10 +19,10 @@ use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
-use crate::sys::process::unblock_signals;
+use crate::sys::process::{probe_pidfd, unblock_signals};
 use crate::sys::{clock, signals};
 use crate::table::Set;
-use crate::user::User;
+use crate::worker::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
@@ -107,7 +106,7 @@ impl Registered {
         let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
         let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
         let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
-        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)
+        let stdin = crate::worker::spawn::worker_stdin(setup.config.shares_terminal)
             .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
             watch,
@@ -144,7 +143,6 @@ pub struct Daemon {
     /// The environment that we were started with.
     inherited: Vec<(OsString, OsString)>,
     nofile: Option<(rlim_t, rlim_t)>,
-    pidfds: bool,
     last_verdict: String,
     reminder: Option<Instant>,
     second_look: Option<Instant>,
@@ -186,10 +184,9 @@ impl Daemon {
             core: Supervisor::new(policy),
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
             stdin: registered.stdin,
-            directory: crate::program::logical_directory(std::env::var_os("PWD")),
+            directory: crate::worker::command::logical_directory(std::env::var_os("PWD")),
             inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
-            pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
             watch: registered.watch,
             signals: setup.signals,
@@ -220,7 +217,7 @@ impl Daemon {
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !self.pidfds {
+        if !probe_pidfd() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"

@@ -12,23 +12,19 @@ mod daemon;
 mod einhorn;
 #[cfg(feature = "einhorn")]
 mod einhornsh;
-mod environment;
 mod files;
 mod guard;
 mod listen;
 mod log;
 mod notify;
 mod pidfile;
-mod program;
 mod protocol;
-mod spawn;
 mod startup;
 mod status;
 mod supervisor;
 mod sys;
 mod table;
 mod text;
-mod user;
 mod worker;
 
 use crate::args::CommandLine;

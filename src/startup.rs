@@ -15,8 +15,9 @@ use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
 use crate::notify::Systemd;
 use crate::pidfile::PidFile;
-use crate::user::{self, User};
-use crate::{program, status, sys};
+use crate::worker::command;
+use crate::worker::user::{self, User};
+use crate::{status, sys};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
@@ -193,23 +194,20 @@ fn refuse_takeover(config: &Config) -> Result<(), String> {
 /// The path of the program that would be run now. Each start looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = program::logical_directory(std::env::var_os("PWD"));
-    let opened = directory.as_deref().map(program::open_directory);
+    let directory = command::logical_directory(std::env::var_os("PWD"));
+    let opened = directory.as_deref().map(command::open_directory);
     let directory = opened.transpose().map_err(|errno| {
         let word = errno.desc();
         format!("cannot open the working directory: {word}")
     })?;
     let directory = directory.flatten();
     let directory = directory.as_ref().map(AsFd::as_fd);
-    let found = program::resolve(&config.command, path.as_deref(), directory);
-    found
-        .map(|path| path.display().to_string())
-        .map_err(|error| error.0)
+    let found = command::resolve(&config.command, path.as_deref(), directory);
+    found.map(|path| path.display().to_string())
 }
 
 fn look_up_user(config: &Config) -> Result<Option<User>, String> {
-    let user = config.user.as_deref().map(user::lookup).transpose();
-    user.map_err(|error| error.0)
+    config.user.as_deref().map(user::lookup).transpose()
 }
 
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the

@@ -3,13 +3,13 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket, Watch};
-use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::log::RateLimit;
 use crate::status::error_text;
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
+use crate::worker::env::Socket;
 use mio::Interest;
 use slog::{error, info, warn};
 use std::io;
