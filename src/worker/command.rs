@@ -38,7 +38,7 @@ pub fn resolve(
         };
     }
     let path = path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes();
-    let mut text = format!("cannot find {} in PATH", command.display());
+    let mut text = format!("cannot find {} in PATH", Path::new(command).display());
     let mut is_explained = false;
     for element in path.split(|byte| *byte == b':') {
         let folder = if element.is_empty() { b"." } else { element };
