@@ -9,7 +9,6 @@ mod control;
 mod hangup;
 mod outputs;
 mod sockets;
-mod systemd;
 mod watch;
 
 use crate::config::{Config, SignalAction};
@@ -21,6 +20,7 @@ use crate::status::{self, Culprit, Told};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::process::{probe_pidfd, unblock_signals};
 use crate::sys::{clock, signals};
+use crate::systemd::{Stored, Systemd};
 use crate::table::Set;
 use crate::worker::user::User;
 use children::Children;
@@ -34,7 +34,7 @@ pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use watch::{Source, Ticket, Watch};
@@ -67,9 +67,7 @@ pub struct Setup {
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (rlim_t, rlim_t),
-    pub systemd: Option<crate::notify::Systemd>,
-    /// How many sockets systemd's fd store holds of ours already.
-    pub stored: usize,
+    pub systemd: Option<Systemd>,
     pub control: Option<Control>,
     pub pidfile: Option<PidFile>,
 }
@@ -79,7 +77,7 @@ struct Registered {
     watch: Watch,
     terminal: Terminal,
     guard: sockets::GuardState,
-    systemd: systemd::Outer,
+    systemd: Option<Systemd>,
     control: control::State,
     stdin: OwnedFd,
 }
@@ -104,7 +102,12 @@ impl Registered {
         }
         let listeners = &setup.opened.listeners;
         let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
+        let systemd = setup.systemd.take();
+        if let Some(systemd) = &systemd {
+            watch
+                .add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE)
+                .map_err(watching)?;
+        }
         let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
         let stdin = crate::worker::spawn::worker_stdin(setup.config.shares_terminal)
             .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
@@ -134,7 +137,7 @@ pub struct Daemon {
     sockets: Vec<sockets::Texts>,
     guard: sockets::GuardState,
     terminal: Terminal,
-    systemd: systemd::Outer,
+    systemd: Option<Systemd>,
     control: control::State,
     user: Option<User>,
     pidfile: Option<PidFile>,
@@ -210,7 +213,7 @@ impl Daemon {
             next_complaint: Instant(0),
             exit: None,
         };
-        daemon.fill_store(setup.stored, &forget);
+        daemon.fill_store(&forget);
         daemon
     }
 
@@ -267,9 +270,7 @@ impl Daemon {
         self.log.flush(clock::now());
         self.children.outputs.resume(&self.log, clock::now());
         self.watch_log();
-        self.ask_about_store();
         self.tell_systemd();
-        self.flush_systemd();
     }
 
     /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
@@ -304,7 +305,7 @@ impl Daemon {
             self.log.retry_at(),
             self.watch.deadline(),
             self.children.outputs.retry_at(),
-            self.systemd.deadline(),
+            self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
             self.guard.retry_at(),
             self.reminder,
@@ -397,8 +398,8 @@ impl Daemon {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
                 Source::Listener(_) | Source::Paths => self.on_listener_event(),
-                // Flushed and asked at the end of each turn.
-                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                // Flushed at the end of each turn.
+                Source::Log | Source::Systemd | Source::Signals => {}
                 Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_)
@@ -569,7 +570,9 @@ impl Daemon {
         let workers = status::workers_text(self.core.policy().workers as usize);
         if !first {
             info!(self.logger, "reload {generation}: starting {workers}");
-            self.systemd.reloading();
+            if let Some(systemd) = &mut self.systemd {
+                systemd.reloading(clock::now());
+            }
         }
         self.control_begins(generation, first);
     }
@@ -590,7 +593,9 @@ impl Daemon {
             _ => error!(self.logger, "{text}"),
         }
         self.last_verdict = text;
-        self.systemd.on_verdict(self.core.has_been_up());
+        if let Some(systemd) = self.systemd.as_mut().filter(|_| self.core.has_been_up()) {
+            systemd.ready();
+        }
         self.control_verdict(told);
     }
 
@@ -655,6 +660,55 @@ impl Daemon {
                     "generation {generation}: waiting for {workers} to be ready: {pids}"
                 );
             }
+        }
+    }
+
+    // ---- systemd ----
+
+    /// At the end of a turn.
+    fn tell_systemd(&mut self) {
+        let Some(systemd) = &mut self.systemd else {
+            return;
+        };
+        let now = clock::now();
+        if self.core.is_stopping() {
+            systemd.stopping();
+        }
+        let status = status::summary(&self.core, &self.last_verdict);
+        systemd.tell(now, &status, self.core.gate_deadline());
+        if let Err(reason) = systemd.flush(now) {
+            warn!(self.logger, "{reason}; will try again");
+        }
+    }
+
+    /// Our own listening sockets go into systemd's fd store. `forget`: what there is of no use.
+    fn fill_store(&mut self, forget: &[String]) {
+        let Some(systemd) = &mut self.systemd else {
+            return;
+        };
+        let (mut sockets, mut found) = (Vec::new(), Vec::new());
+        for listener in &self.listeners {
+            let Some(name) = listener.store_name() else {
+                continue;
+            };
+            sockets.push((name, listener.as_fd()));
+            if listener.is_stored() {
+                found.push(name);
+            }
+        }
+        match systemd.hand_over(&sockets, &found, forget) {
+            Ok(Stored::All) => info!(
+                self.logger,
+                "systemd's fd store holds our listening sockets: they outlive a crash of \
+                 socketmaster"
+            ),
+            Ok(Stored::NotAll) => warn!(
+                self.logger,
+                "systemd's fd store is too small for our listening sockets: raise \
+                 FileDescriptorStoreMax=, or a crash closes some"
+            ),
+            Ok(Stored::Unsaid) => {}
+            Err(reason) => warn!(self.logger, "cannot use systemd's fd store: {reason}"),
         }
     }
 

@@ -23,6 +23,7 @@ mod startup;
 mod status;
 mod supervisor;
 mod sys;
+mod systemd;
 mod table;
 mod text;
 mod worker;

@@ -13,8 +13,8 @@ use crate::daemon::{self, Daemon, Setup, Signals};
 use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
-use crate::notify::Systemd;
 use crate::pidfile::PidFile;
+use crate::systemd::Systemd;
 use crate::worker::command;
 use crate::worker::user::{self, User};
 use crate::{status, sys};
@@ -128,9 +128,8 @@ fn set_up(
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
-    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
-        let word = word(&error);
-        slog::warn!(logger, "cannot notify systemd: {word}; going on without");
+    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|reason| {
+        slog::warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
     let control = open_control(&config, user.as_ref())?;
@@ -140,7 +139,6 @@ fn set_up(
     }
 
     let inherited = Inherited::parse(pid, &variable);
-    let stored = inherited.passed.iter().filter(|fd| fd.is_stored()).count();
     let opened = open_listeners(&config, &inherited)?;
     drop(lock);
     for notice in &opened.notices {
@@ -156,7 +154,6 @@ fn set_up(
         user,
         nofile,
         systemd,
-        stored,
         control,
         pidfile,
     })

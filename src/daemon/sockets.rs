@@ -13,7 +13,7 @@ use crate::worker::env::Socket;
 use mio::Interest;
 use slog::{error, info, warn};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// A listener as the environment's protocols write it; it does not change while we live.
@@ -227,7 +227,11 @@ impl Daemon {
             let _ = guard.watch(index, listener);
             self.guard.retry_at = Some(clock::now());
         }
-        self.systemd.store_again(listener);
+        if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+            if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
+                warn!(self.logger, "cannot use systemd's fd store: {reason}");
+            }
+        }
         if let Some(count) = count {
             let (address, suspects) = (listener.address(), self.suspects());
             warn!(
@@ -273,6 +277,8 @@ impl Daemon {
                 warn!(self.logger, "{reason}; it stays behind");
             }
         }
-        self.systemd.forget_listeners(&mut self.watch);
+        if let Some(systemd) = &mut self.systemd {
+            systemd.forget_sockets();
+        }
     }
 }

@@ -42,8 +42,6 @@ pub(super) enum Source {
     /// The log can be written to again.
     Log,
     Systemd,
-    /// The question to systemd whether its fd store has room.
-    Store,
     /// A connection to the control socket by its number; 0 is the socket itself.
     Control(u64),
 }
@@ -63,8 +61,7 @@ impl Key for Source {
             Source::Paths => (8, 0),
             Source::Log => (9, 0),
             Source::Systemd => (10, 0),
-            Source::Store => (11, 0),
-            Source::Control(number) => (12, number),
+            Source::Control(number) => (11, number),
         }
     }
 
@@ -81,7 +78,6 @@ impl Key for Source {
             8 => Source::Paths,
             9 => Source::Log,
             10 => Source::Systemd,
-            11 => Source::Store,
             _ => Source::Control(number),
         }
     }
@@ -267,7 +263,6 @@ mod tests {
             Source::Paths,
             Source::Log,
             Source::Systemd,
-            Source::Store,
             Source::Control(0),
             Source::Control(1 << 40),
         ];

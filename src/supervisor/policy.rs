@@ -7,7 +7,9 @@ use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A moment on CLOCK_MONOTONIC, in nanoseconds. (std's `Instant` cannot travel through an exec.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Instant(pub u64);
 
 impl Add<Duration> for Instant {
