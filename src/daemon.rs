@@ -21,7 +21,6 @@ use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervis
 use crate::sys::process::{probe_pidfd, unblock_signals};
 use crate::sys::{clock, signals};
 use crate::systemd::{Stored, Systemd};
-use crate::table::Set;
 use crate::worker::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
@@ -32,6 +31,7 @@ use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
 pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
@@ -128,7 +128,7 @@ pub struct Daemon {
     watch: Watch,
     signals: Signals,
     /// Signals that were read and wait for their place in the turn.
-    waiting: Set<i32>,
+    waiting: BTreeSet<i32>,
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
@@ -193,7 +193,7 @@ impl Daemon {
             config: setup.config,
             watch: registered.watch,
             signals: setup.signals,
-            waiting: Set::default(),
+            waiting: BTreeSet::new(),
             logger: log.logger(),
             log,
             log_ticket: None,
@@ -370,7 +370,7 @@ impl Daemon {
     }
 
     fn take_up_stops(&mut self) {
-        for signal in self.waiting.to_vec() {
+        for signal in self.waiting.clone() {
             match self.config.action(signal) {
                 SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
                 SignalAction::Leave => self.leave(signal),
@@ -415,8 +415,8 @@ impl Daemon {
     }
 
     fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
-        let mut sources = self.watch.inbox.to_vec();
-        sources.retain(is_meant);
+        let sources = self.watch.inbox.iter().copied();
+        let sources: Vec<_> = sources.filter(is_meant).collect();
         for source in &sources {
             self.watch.inbox.remove(source);
         }
@@ -545,7 +545,6 @@ impl Daemon {
             self.children
                 .alive
                 .keys()
-                .iter()
                 .all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );

@@ -24,7 +24,6 @@ mod status;
 mod supervisor;
 mod sys;
 mod systemd;
-mod table;
 mod text;
 mod worker;
 

@@ -12,7 +12,6 @@ use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
 use crate::sys::clock;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process::{self, Exit};
-use crate::table::Table;
 use crate::worker;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
@@ -86,8 +85,8 @@ struct Blind {
 /// All processes, and what is kept of those that are gone.
 #[derive(Default)]
 pub(super) struct Children {
-    pub alive: Table<ChildId, Child>,
-    pub by_pid: Table<i32, ChildId>,
+    pub alive: BTreeMap<ChildId, Child>,
+    pub by_pid: BTreeMap<i32, ChildId>,
     pub outputs: Outputs,
     pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, Culprit)>,
@@ -456,11 +455,10 @@ impl Daemon {
         }
         self.watch.doubt();
         if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
-            for id in self.children.alive.keys() {
-                let child = self.children.alive.get(&id);
-                if child.is_some_and(Child::has_ended) {
-                    self.tell(Event::Lost(id));
-                }
+            let alive = self.children.alive.iter();
+            let ended = alive.filter(|(_, child)| child.has_ended());
+            for id in ended.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.tell(Event::Lost(id));
             }
         }
     }
