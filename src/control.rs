@@ -22,7 +22,7 @@ use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::supervisor::{ChildId, Instant};
 use crate::text::error_text;
-use crate::user::User;
+use crate::worker::user::User;
 use connection::Connection;
 use nix::unistd::geteuid;
 use protocol::{Answer, Request};

@@ -7,10 +7,8 @@
 mod children;
 mod control;
 mod hangup;
-mod nice;
 mod outputs;
 mod sockets;
-mod systemd;
 mod watch;
 
 use crate::config::{Config, SignalAction};
@@ -20,11 +18,11 @@ use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
-use crate::sys::process::unblock_signals;
+use crate::sys::process::{probe_pidfd, unblock_signals};
 use crate::sys::{clock, signals};
-use crate::table::Set;
+use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
-use crate::user::User;
+use crate::worker::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
 use mio::Interest;
@@ -34,9 +32,10 @@ use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
 pub use signal_hook_mio::v1_0::Signals;
 use slog::{error, info, warn};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 use watch::{Source, Ticket, Watch};
@@ -69,9 +68,7 @@ pub struct Setup {
     pub user: Option<User>,
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (rlim_t, rlim_t),
-    pub systemd: Option<crate::notify::Systemd>,
-    /// How many sockets systemd's fd store holds of ours already.
-    pub stored: usize,
+    pub systemd: Option<Systemd>,
     pub control: Option<Control>,
     pub pidfile: Option<PidFile>,
 }
@@ -81,7 +78,7 @@ struct Registered {
     watch: Watch,
     terminal: Terminal,
     guard: sockets::GuardState,
-    systemd: systemd::Outer,
+    systemd: Option<Systemd>,
     control: control::State,
     stdin: OwnedFd,
 }
@@ -106,9 +103,14 @@ impl Registered {
         }
         let listeners = &setup.opened.listeners;
         let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
-        let systemd = systemd::Outer::new(&mut watch, setup.systemd.take()).map_err(watching)?;
+        let systemd = setup.systemd.take();
+        if let Some(systemd) = &systemd {
+            watch
+                .add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE)
+                .map_err(watching)?;
+        }
         let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
-        let stdin = crate::spawn::worker_stdin(setup.config.shares_terminal)
+        let stdin = crate::worker::spawn::worker_stdin(setup.config.shares_terminal)
             .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
             watch,
@@ -127,7 +129,7 @@ pub struct Daemon {
     watch: Watch,
     signals: Signals,
     /// Signals that were read and wait for their place in the turn.
-    waiting: Set<i32>,
+    waiting: BTreeSet<i32>,
     log: Log,
     logger: slog::Logger,
     log_ticket: Option<(RawFd, Ticket)>,
@@ -136,7 +138,7 @@ pub struct Daemon {
     sockets: Vec<sockets::Texts>,
     guard: sockets::GuardState,
     terminal: Terminal,
-    systemd: systemd::Outer,
+    systemd: Option<Systemd>,
     control: control::State,
     user: Option<User>,
     pidfile: Option<PidFile>,
@@ -145,7 +147,6 @@ pub struct Daemon {
     /// The environment that we were started with.
     inherited: Vec<(OsString, OsString)>,
     nofile: Option<(rlim_t, rlim_t)>,
-    pidfds: bool,
     last_verdict: String,
     reminder: Option<Instant>,
     second_look: Option<Instant>,
@@ -187,14 +188,13 @@ impl Daemon {
             core: Supervisor::new(policy),
             sockets: listeners.iter().map(sockets::Texts::new).collect(),
             stdin: registered.stdin,
-            directory: crate::program::logical_directory(std::env::var_os("PWD")),
+            directory: crate::worker::command::logical_directory(std::env::var_os("PWD")),
             inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
-            pidfds: crate::sys::process::probe_pidfd(),
             config: setup.config,
             watch: registered.watch,
             signals: setup.signals,
-            waiting: Set::default(),
+            waiting: BTreeSet::new(),
             logger: log.logger(),
             log,
             log_ticket: None,
@@ -214,14 +214,14 @@ impl Daemon {
             next_complaint: Instant(0),
             exit: None,
         };
-        daemon.fill_store(setup.stored, &forget);
+        daemon.fill_store(&forget);
         daemon
     }
 
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !self.pidfds {
+        if !probe_pidfd() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
@@ -271,9 +271,7 @@ impl Daemon {
         self.log.flush(clock::now());
         self.children.outputs.resume(&self.log, clock::now());
         self.watch_log();
-        self.ask_about_store();
         self.tell_systemd();
-        self.flush_systemd();
     }
 
     /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
@@ -308,7 +306,7 @@ impl Daemon {
             self.log.retry_at(),
             self.watch.deadline(),
             self.children.outputs.retry_at(),
-            self.systemd.deadline(),
+            self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
             self.guard.retry_at(),
             self.reminder,
@@ -373,7 +371,7 @@ impl Daemon {
     }
 
     fn take_up_stops(&mut self) {
-        for signal in self.waiting.to_vec() {
+        for signal in self.waiting.clone() {
             match self.config.action(signal) {
                 SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
                 SignalAction::Leave => self.leave(signal),
@@ -401,8 +399,8 @@ impl Daemon {
                 Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
                 Source::Listener(_) | Source::Paths => self.on_listener_event(),
-                // Flushed and asked at the end of each turn.
-                Source::Log | Source::Systemd | Source::Store | Source::Signals => {}
+                // Flushed at the end of each turn.
+                Source::Log | Source::Systemd | Source::Signals => {}
                 Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_)
@@ -418,8 +416,8 @@ impl Daemon {
     }
 
     fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
-        let mut sources = self.watch.inbox.to_vec();
-        sources.retain(is_meant);
+        let sources = self.watch.inbox.iter().copied();
+        let sources: Vec<_> = sources.filter(is_meant).collect();
         for source in &sources {
             self.watch.inbox.remove(source);
         }
@@ -548,7 +546,6 @@ impl Daemon {
             self.children
                 .alive
                 .keys()
-                .iter()
                 .all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
@@ -573,7 +570,9 @@ impl Daemon {
         let workers = counted(self.core.policy().workers as usize, "worker");
         if !first {
             info!(self.logger, "reload {generation}: starting {workers}");
-            self.systemd.reloading();
+            if let Some(systemd) = &mut self.systemd {
+                systemd.reloading(clock::now());
+            }
         }
         self.control_begins(generation, first);
     }
@@ -590,7 +589,9 @@ impl Daemon {
             _ => error!(self.logger, "{text}"),
         }
         self.last_verdict = text;
-        self.systemd.on_verdict(self.core.has_been_up());
+        if let Some(systemd) = self.systemd.as_mut().filter(|_| self.core.has_been_up()) {
+            systemd.ready();
+        }
         self.control_verdict(report);
     }
 
@@ -655,6 +656,55 @@ impl Daemon {
                     "generation {generation}: waiting for {workers} to be ready: {pids}"
                 );
             }
+        }
+    }
+
+    // ---- systemd ----
+
+    /// At the end of a turn.
+    fn tell_systemd(&mut self) {
+        let Some(systemd) = &mut self.systemd else {
+            return;
+        };
+        let now = clock::now();
+        if self.core.is_stopping() {
+            systemd.stopping();
+        }
+        let status = crate::control::status::summary(&self.core, &self.last_verdict);
+        systemd.tell(now, &status, self.core.gate_deadline());
+        if let Err(reason) = systemd.flush(now) {
+            warn!(self.logger, "{reason}; will try again");
+        }
+    }
+
+    /// Our own listening sockets go into systemd's fd store. `forget`: what there is of no use.
+    fn fill_store(&mut self, forget: &[String]) {
+        let Some(systemd) = &mut self.systemd else {
+            return;
+        };
+        let (mut sockets, mut found) = (Vec::new(), Vec::new());
+        for listener in &self.listeners {
+            let Some(name) = listener.store_name() else {
+                continue;
+            };
+            sockets.push((name, listener.as_fd()));
+            if listener.is_stored() {
+                found.push(name);
+            }
+        }
+        match systemd.hand_over(&sockets, &found, forget) {
+            Ok(Stored::All) => info!(
+                self.logger,
+                "systemd's fd store holds our listening sockets: they outlive a crash of \
+                 socketmaster"
+            ),
+            Ok(Stored::NotAll) => warn!(
+                self.logger,
+                "systemd's fd store is too small for our listening sockets: raise \
+                 FileDescriptorStoreMax=, or a crash closes some"
+            ),
+            Ok(Stored::Unsaid) => {}
+            Err(reason) => warn!(self.logger, "cannot use systemd's fd store: {reason}"),
         }
     }
 

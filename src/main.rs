@@ -9,21 +9,17 @@ mod control;
 mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
-mod environment;
 mod files;
 mod guard;
 mod listen;
 mod log;
 mod notify;
 mod pidfile;
-mod program;
-mod spawn;
 mod startup;
 mod supervisor;
 mod sys;
-mod table;
+mod systemd;
 mod text;
-mod user;
 mod worker;
 
 use crate::args::CommandLine;

@@ -13,11 +13,12 @@ use crate::daemon::{self, Daemon, Setup, Signals};
 use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
-use crate::notify::Systemd;
 use crate::pidfile::PidFile;
+use crate::sys;
+use crate::systemd::Systemd;
 use crate::text::error_text;
-use crate::user::{self, User};
-use crate::{program, sys};
+use crate::worker::command;
+use crate::worker::user::{self, User};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
@@ -128,9 +129,8 @@ fn set_up(
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
-    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|error| {
-        let word = error_text(&error);
-        slog::warn!(logger, "cannot notify systemd: {word}; going on without");
+    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|reason| {
+        slog::warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
     let control = open_control(&config, user.as_ref())?;
@@ -140,7 +140,6 @@ fn set_up(
     }
 
     let inherited = Inherited::parse(pid, &variable);
-    let stored = inherited.passed.iter().filter(|fd| fd.is_stored()).count();
     let opened = open_listeners(&config, &inherited)?;
     drop(lock);
     for notice in &opened.notices {
@@ -156,7 +155,6 @@ fn set_up(
         user,
         nofile,
         systemd,
-        stored,
         control,
         pidfile,
     })
@@ -188,23 +186,20 @@ fn refuse_takeover(config: &Config) -> Result<(), String> {
 /// The path of the program that would be run now. Each start looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = program::logical_directory(std::env::var_os("PWD"));
-    let opened = directory.as_deref().map(program::open_directory);
+    let directory = command::logical_directory(std::env::var_os("PWD"));
+    let opened = directory.as_deref().map(command::open_directory);
     let directory = opened.transpose().map_err(|errno| {
         let word = errno.desc();
         format!("cannot open the working directory: {word}")
     })?;
     let directory = directory.flatten();
     let directory = directory.as_ref().map(AsFd::as_fd);
-    let found = program::resolve(&config.command, path.as_deref(), directory);
-    found
-        .map(|path| path.display().to_string())
-        .map_err(|error| error.0)
+    let found = command::resolve(&config.command, path.as_deref(), directory);
+    found.map(|path| path.display().to_string())
 }
 
 fn look_up_user(config: &Config) -> Result<Option<User>, String> {
-    let user = config.user.as_deref().map(user::lookup).transpose();
-    user.map_err(|error| error.0)
+    config.user.as_deref().map(user::lookup).transpose()
 }
 
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the

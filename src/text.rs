@@ -31,6 +31,14 @@ pub fn printable_lines(text: &str) -> String {
     lines
 }
 
+/// The text with each control character as a space and none at its ends: one line of a log, or one
+/// value of a message that newlines separate and a NUL would spoil.
+pub fn one_line(text: &str) -> String {
+    let space = |c: char| if c.is_control() { ' ' } else { c };
+    let spaced: String = text.chars().map(space).collect();
+    spaced.trim().to_owned()
+}
+
 /// `SIGTERM`, `SIGRTMIN+3`, or `signal 99` for a number that is no signal's.
 pub fn signal_name(number: i32) -> String {
     let (first, last) = (libc::SIGRTMIN(), libc::SIGRTMAX());

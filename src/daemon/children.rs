@@ -4,18 +4,19 @@
 
 use super::watch::{Source, Ticket};
 use super::{COMPLAINTS, Daemon};
-use crate::config::{Output, ReadyGate};
+use crate::config::{Output, Protocols, ReadyGate};
 use crate::control::verdict::{FailedWorker, end_text, given_up_text};
-use crate::environment::{Control, Environment, Extras, FIRST_FD, Socket};
 use crate::log::RateLimit;
 use crate::notify::{Message, Others, WorkerSocket};
-use crate::program::{self, ResolveError};
-use crate::spawn::{self, Order, Report, ReportPipe};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
+use crate::sys::clock;
 use crate::sys::io::{stderr, stdout};
-use crate::sys::{clock, process};
-use crate::table::Table;
+use crate::sys::process::{self, Exit};
+use crate::worker;
+use crate::worker::command;
+use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::output::Outputs;
+use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
 use mio::Interest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -84,8 +85,8 @@ struct Blind {
 /// All processes, and what is kept of those that are gone.
 #[derive(Default)]
 pub(super) struct Children {
-    pub alive: Table<ChildId, Child>,
-    pub by_pid: Table<i32, ChildId>,
+    pub alive: BTreeMap<ChildId, Child>,
+    pub by_pid: BTreeMap<i32, ChildId>,
     pub outputs: Outputs,
     pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, FailedWorker)>,
@@ -144,7 +145,7 @@ impl Daemon {
     }
 
     fn try_start(&mut self, id: ChildId, generation: u64, index: u32) -> Result<(), End> {
-        let directory = match self.directory.as_deref().map(program::open_directory) {
+        let directory = match self.directory.as_deref().map(command::open_directory) {
             None => None,
             Some(opened) => {
                 opened.map_err(|errno| not_done("opening its working directory")(errno.into()))?
@@ -153,7 +154,7 @@ impl Daemon {
         let path = std::env::var_os("PATH");
         let at = directory.as_ref().map(AsFd::as_fd);
         let program =
-            program::resolve(&self.config.command, path.as_deref(), at).map_err(not_found)?;
+            command::resolve(&self.config.command, path.as_deref(), at).map_err(not_found)?;
         self.announce_start(&program);
         let mut ends = Ends::default();
         let spawned = match self.open_ends(id, &mut ends) {
@@ -184,9 +185,9 @@ impl Daemon {
         ends: &mut Ends,
     ) -> Result<spawn::Spawned, End> {
         let path = self.control_path(at);
-        let told = path.as_deref().map(|path| Control {
-            path,
-            master_pid: std::process::id(),
+        let told = path.as_deref().map(|control| EinhornMaster {
+            control,
+            pid: std::process::id(),
             child_index: index,
             fd: (ends.their_line.is_some()).then_some(FIRST_FD + self.sockets.len()),
         });
@@ -195,13 +196,15 @@ impl Daemon {
         let theirs = ends.their_output.as_ref().map(AsFd::as_fd);
         let mut descriptors: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
         descriptors.extend(ends.their_line.as_ref().map(AsFd::as_fd));
-        let order = Order {
+        let request = SpawnRequest {
             program,
             arguments: &self.config.arguments,
             environment: &environment,
-            stdin: self.stdin.as_fd(),
-            stdout: theirs.unwrap_or(stdout()),
-            stderr: theirs.unwrap_or(stderr()),
+            stdio: [
+                self.stdin.as_fd(),
+                theirs.unwrap_or(stdout()),
+                theirs.unwrap_or(stderr()),
+            ],
             descriptors: &descriptors,
             user: self.user.as_ref(),
             directory: at,
@@ -210,11 +213,10 @@ impl Daemon {
                 .die_with_parent
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
-            pidfd: self.pidfds,
         };
         let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
         let (pipe, _) = ends.report.as_mut().expect("it was opened first");
-        spawn::spawn(&order, pipe).map_err(failed)
+        spawn::spawn(&request, pipe).map_err(failed)
     }
 
     fn open_ends(&mut self, id: ChildId, ends: &mut Ends) -> Result<(), End> {
@@ -269,7 +271,7 @@ impl Daemon {
     /// worker in another directory astray.
     fn control_path(&self, directory: Option<BorrowedFd>) -> Option<PathBuf> {
         let path = PathBuf::from(self.config.control.clone()?);
-        let astray = path.is_relative() && directory.is_some_and(program::is_elsewhere);
+        let astray = path.is_relative() && directory.is_some_and(command::is_elsewhere);
         let own = std::env::current_dir().ok().filter(|_| astray);
         Some(own.map_or_else(|| path.clone(), |own| own.join(&path)))
     }
@@ -292,13 +294,13 @@ impl Daemon {
         &self,
         generation: u64,
         notify: Option<&WorkerSocket>,
-        control: Option<Control>,
+        master: Option<EinhornMaster>,
     ) -> Environment {
         let sockets: Vec<Socket> = self.sockets.iter().map(|texts| texts.as_socket()).collect();
         let extras = Extras {
             generation,
             notify_socket: notify.map(WorkerSocket::name),
-            control,
+            master,
             user: self.user.as_ref(),
         };
         let dropped = |name: &OsString| generation > 1 && self.config.drop_env.contains(name);
@@ -339,21 +341,22 @@ impl Daemon {
         let Some(child) = self.children.alive.get_mut(&id) else {
             return;
         };
-        let Some((fd, _)) = &child.report else { return };
-        let report = spawn::read_report(fd.as_fd());
+        let Some((pipe, _)) = &child.report else {
+            return;
+        };
+        let report = pipe.read(child.pid);
         match report {
             Report::Pending => return,
             Report::Unread => return self.watch.doubt(),
-            Report::Running | Report::Failed(_) => {}
-        }
-        if let Some((fd, ticket)) = child.report.take() {
-            self.watch.remove(&fd, ticket);
-        }
-        match report {
             Report::Failed(failure) => child.failure = Some(failure),
-            _ if process::has_run_exec(child.pid) => self.tell(Event::Running(id)),
-            // Killed on its way: its end follows.
-            _ => {}
+            // After a kill its end follows.
+            Report::Running | Report::Killed => {}
+        }
+        if let Some((pipe, ticket)) = child.report.take() {
+            self.watch.remove(&pipe, ticket);
+        }
+        if report == Report::Running {
+            self.tell(Event::Running(id));
         }
     }
 
@@ -423,7 +426,7 @@ impl Daemon {
                 self.on_report(id);
             }
             match (process::reap(pid), worker) {
-                (Ok(Some(end)), Some(id)) => self.on_end(id, end),
+                (Ok(Some(exit)), Some(id)) => self.on_exit(id, exit),
                 (Ok(_), _) => {}
                 (Err(errno), _) => {
                     self.on_blindness(errno);
@@ -452,11 +455,10 @@ impl Daemon {
         }
         self.watch.doubt();
         if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
-            for id in self.children.alive.keys() {
-                let child = self.children.alive.get(&id);
-                if child.is_some_and(Child::has_ended) {
-                    self.tell(Event::Lost(id));
-                }
+            let alive = self.children.alive.iter();
+            let ended = alive.filter(|(_, child)| child.has_ended());
+            for id in ended.map(|(id, _)| *id).collect::<Vec<_>>() {
+                self.tell(Event::Lost(id));
             }
         }
     }
@@ -468,7 +470,7 @@ impl Daemon {
     }
 
     /// A worker's process is gone.
-    fn on_end(&mut self, id: ChildId, end: End) {
+    fn on_exit(&mut self, id: ChildId, exit: Exit) {
         let last_lines = self.children.outputs.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
@@ -476,7 +478,7 @@ impl Daemon {
         self.children.by_pid.remove(&child.pid);
         let end = match child.failure {
             Some(failure) => failure.end(&child.program, self.user.as_ref()),
-            None => end,
+            None => worker::end(exit),
         };
         let pid = child.pid;
         self.forget(child);
@@ -530,6 +532,27 @@ impl Daemon {
         self.forget(child);
     }
 
+    /// Makes a process as nice as it shall be, as einhorn's `--nice` has it. Where that is refused
+    /// it lives on as it is.
+    pub(super) fn renice(&self, pid: i32, level: i32) {
+        let done = match &self.config.nice.renice {
+            None => process::set_nice(pid, level).map_err(|errno| errno.desc().to_owned()),
+            Some(command) => {
+                let (nothing, inherited) = (Extras::default(), self.inherited.iter());
+                let env = Environment::build(inherited, &[], Protocols::default(), &nothing);
+                let command = format!("{command} {level} -p {pid}");
+                spawn::run_shell(&command, &env, self.stdin.as_fd(), self.nofile)
+                    .map_err(|end| end_text(&end))
+            }
+        };
+        if let Err(reason) = done {
+            error!(
+                self.logger,
+                "cannot change the niceness of {pid} to {level}: {reason}"
+            );
+        }
+    }
+
     /// Gives back what we held of a process.
     fn forget(&mut self, child: Child) {
         if let Some((pidfd, ticket)) = child.pidfd {
@@ -560,9 +583,6 @@ fn not_done(step: &str) -> impl Fn(io::Error) -> End {
     }
 }
 
-fn not_found(error: ResolveError) -> End {
-    End::Exec {
-        step: error.to_string(),
-        errno: 0,
-    }
+fn not_found(step: String) -> End {
+    End::Exec { step, errno: 0 }
 }

@@ -3,17 +3,17 @@
 
 use super::Daemon;
 use super::watch::{Source, Ticket, Watch};
-use crate::environment::Socket;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::log::RateLimit;
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
 use crate::text::error_text;
+use crate::worker::env::Socket;
 use mio::Interest;
 use slog::{error, info, warn};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 /// A listener as the environment's protocols write it; it does not change while we live.
@@ -227,12 +227,10 @@ impl Daemon {
             let _ = guard.watch(index, listener);
             self.guard.retry_at = Some(clock::now());
         }
-        if let Err(error) = self.systemd.store_again(listener) {
-            let (address, word) = (listener.address(), error_text(&error));
-            warn!(
-                self.logger,
-                "cannot store {address} in systemd's fd store: {word}; a crash would close it"
-            );
+        if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+            if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
+                warn!(self.logger, "cannot use systemd's fd store: {reason}");
+            }
         }
         if let Some(count) = count {
             let (address, suspects) = (listener.address(), self.suspects());
@@ -279,6 +277,8 @@ impl Daemon {
                 warn!(self.logger, "{reason}; it stays behind");
             }
         }
-        self.systemd.forget_listeners(&mut self.watch);
+        if let Some(systemd) = &mut self.systemd {
+            systemd.forget_sockets();
+        }
     }
 }

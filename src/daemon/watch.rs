@@ -4,12 +4,12 @@
 
 use crate::supervisor::{ChildId, Instant};
 use crate::sys::clock;
-use crate::table::{Key, Raw, Set, Table};
 use mio::event::Source as _;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::time::Duration;
@@ -21,8 +21,8 @@ const BLIND_WAIT: u16 = 50;
 /// How many events one poll takes.
 const EVENTS: usize = 256;
 
-/// Whose descriptor it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whose descriptor it is. What is ready is taken up in the order of these variants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Source {
     Signals,
     Timer,
@@ -42,59 +42,8 @@ pub(super) enum Source {
     /// The log can be written to again.
     Log,
     Systemd,
-    /// The question to systemd whether its fd store has room.
-    Store,
     /// A connection to the control socket by its number; 0 is the socket itself.
     Control(u64),
-}
-
-/// In the order of the enum, which is that of a turn.
-impl Key for Source {
-    fn to_raw(self) -> Raw {
-        match self {
-            Source::Signals => (0, 0),
-            Source::Timer => (1, 0),
-            Source::Terminal => (2, 0),
-            Source::Report(ChildId(id)) => (3, id),
-            Source::Notify(ChildId(id)) => (4, id),
-            Source::Death(ChildId(id)) => (5, id),
-            Source::Output(ChildId(id)) => (6, id),
-            Source::Listener(index) => (7, index as u64),
-            Source::Paths => (8, 0),
-            Source::Log => (9, 0),
-            Source::Systemd => (10, 0),
-            Source::Store => (11, 0),
-            Source::Control(number) => (12, number),
-        }
-    }
-
-    fn from_raw((kind, number): Raw) -> Source {
-        match kind {
-            0 => Source::Signals,
-            1 => Source::Timer,
-            2 => Source::Terminal,
-            3 => Source::Report(ChildId(number)),
-            4 => Source::Notify(ChildId(number)),
-            5 => Source::Death(ChildId(number)),
-            6 => Source::Output(ChildId(number)),
-            7 => Source::Listener(number as usize),
-            8 => Source::Paths,
-            9 => Source::Log,
-            10 => Source::Systemd,
-            11 => Source::Store,
-            _ => Source::Control(number),
-        }
-    }
-}
-
-impl Key for Token {
-    fn to_raw(self) -> Raw {
-        (self.0 as u64, 0)
-    }
-
-    fn from_raw((number, _): Raw) -> Token {
-        Token(number as usize)
-    }
 }
 
 /// A registration, to be given back with its descriptor.
@@ -102,12 +51,12 @@ impl Key for Token {
 pub(super) struct Ticket(Token);
 
 /// What was found ready and is still to be taken up. It stays until somebody takes it.
-pub(super) type Inbox = Set<Source>;
+pub(super) type Inbox = BTreeSet<Source>;
 
 pub(super) struct Watch {
     poll: Poll,
     events: Events,
-    sources: Table<Token, Source>,
+    sources: BTreeMap<Token, Source>,
     next: usize,
     timer: TimerFd,
     armed: Option<Instant>,
@@ -122,7 +71,7 @@ impl Watch {
         let mut watch = Watch {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
-            sources: Table::default(),
+            sources: BTreeMap::new(),
             next: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
             armed: None,
@@ -267,11 +216,10 @@ mod tests {
             Source::Paths,
             Source::Log,
             Source::Systemd,
-            Source::Store,
             Source::Control(0),
             Source::Control(1 << 40),
         ];
         let inbox: Inbox = order.into_iter().rev().collect();
-        assert_eq!(inbox.to_vec(), order);
+        assert!(inbox.into_iter().eq(order));
     }
 }

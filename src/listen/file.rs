@@ -9,7 +9,7 @@ use super::Kind;
 use crate::files::{OwnFile, Refusal};
 use crate::sys::socket::unix_diag;
 use crate::text::errno_text;
-use crate::user;
+use crate::worker::user;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
@@ -247,12 +247,10 @@ pub(crate) struct Rights {
 impl Rights {
     /// Looks the names up; numbers need not exist.
     pub(crate) fn of(options: &crate::listen::uri::Options) -> Result<Rights, String> {
-        let owner = options.owner.as_deref().map(user::uid).transpose();
-        let group = options.group.as_deref().map(user::gid).transpose();
         Ok(Rights {
             mode: options.mode,
-            owner: owner.map_err(|error| error.0)?,
-            group: group.map_err(|error| error.0)?,
+            owner: options.owner.as_deref().map(user::uid).transpose()?,
+            group: options.group.as_deref().map(user::gid).transpose()?,
         })
     }
 

@@ -2,10 +2,10 @@
 //! that the socket says who is meant, and the kernel who it is that speaks. It hears and parses;
 //! what a message is worth, others decide.
 
-use super::one_line;
 use crate::supervisor::Instant;
 use crate::sys::datagram::{self, Received, Sender};
 use crate::sys::proc;
+use crate::text::one_line;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::getuid;
 use std::hash::{BuildHasher, RandomState};

@@ -1,13 +1,14 @@
 //! What decisions are measured against: moments, names of workers, and the part of the
 //! configuration that matters to them. Plain data, never a decision.
 
-use crate::table::{Key, Raw};
 use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
 /// A moment on CLOCK_MONOTONIC, in nanoseconds. (std's `Instant` cannot travel through an exec.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Instant(pub u64);
 
 impl Add<Duration> for Instant {
@@ -30,16 +31,6 @@ impl Sub for Instant {
 /// The core's own name for a worker: never a pid, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ChildId(pub u64);
-
-impl Key for ChildId {
-    fn to_raw(self) -> Raw {
-        (self.0, 0)
-    }
-
-    fn from_raw((number, _): Raw) -> ChildId {
-        ChildId(number)
-    }
-}
 
 /// How a worker shows that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,8 @@ const GENERATIONS: usize = 32;
 pub struct Stat {
     pub parent: i32,
     pub group: i32,
+    /// The kernel's PF_ flags.
+    pub flags: u32,
     /// When it started, in clock ticks since boot: a number that a later process with its pid
     /// does not have.
     pub started: u64,
@@ -35,7 +37,8 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     Some(Stat {
         parent: number(1)? as i32,
         group: number(0)? as i32,
-        started: number(16)? as u64,
+        flags: number(3)? as u32,
+        started: number(12)? as u64,
     })
 }
 
@@ -86,10 +89,11 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
-        let text = b"12 (a) (b 1 2) S 7 11 12 0 -1 1 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
+        let text = b"12 (a) (b 1 2) S 7 11 12 0 -1 64 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n";
         let expected = Stat {
             parent: 7,
             group: 11,
+            flags: 64,
             started: 4711,
         };
         assert_eq!(parse_stat(text), Some(expected));

@@ -1,12 +1,12 @@
-//! Processes: pidfds, collecting the dead without ever blocking, signals to a worker or to its
-//! group, and what a process inherits (signal mask, descriptor limit, close-on-exec flags). It
-//! knows nothing of workers or generations and never waits.
+//! Processes: pidfds, collecting children that have ended without ever blocking, signals to a
+//! process or its group, and what a process inherits (signal mask, descriptor limit, close-on-exec
+//! flags). Nothing here waits.
 
-use crate::supervisor::End;
+use super::proc;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 /// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
 /// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox.
@@ -24,41 +24,26 @@ pub fn probe_pidfd() -> bool {
     pidfd_open(std::process::id() as i32).is_ok()
 }
 
-/// close_range(2) from `first` on.
-///
-/// # Safety
-/// It closes what it is given, unless `flags` say otherwise.
-unsafe fn close_range(first: RawFd, flags: libc::c_uint) -> Result<(), Errno> {
-    // SAFETY: it takes three integers; the rest is the caller's word.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first as libc::c_long,
-            libc::c_long::from(i32::MAX),
-            flags as libc::c_long,
-        )
-    };
-    Errno::result(done).map(drop)
-}
-
-/// The caller's pid from the kernel itself: an old C library (glibc before 2.25) remembers the
-/// parent's in a child that it did not fork (getpid(2)).
-pub(crate) fn own_pid() -> u32 {
-    // SAFETY: getpid takes nothing and cannot fail.
-    unsafe { libc::syscall(libc::SYS_getpid) as u32 }
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// exit(3) status.
+    Status(i32),
+    /// Killed by a signal.
+    Signal { signal: i32, core_dumped: bool },
 }
 
 /// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
 /// `None`: it lives. ECHILD: it is no child of ours.
-pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
+pub fn reap(pid: i32) -> Result<Option<Exit>, Errno> {
     let Some(info) = wait(libc::P_PID, pid as libc::id_t, 0)? else {
         return Ok(None);
     };
     // SAFETY: waitid filled the structure in for a child, which has a status.
     let status = unsafe { info.si_status() };
     Ok(Some(match info.si_code {
-        libc::CLD_EXITED => End::Exited(status),
-        code => End::Signaled {
+        libc::CLD_EXITED => Exit::Status(status),
+        code => Exit::Signal {
             signal: status,
             core_dumped: code == libc::CLD_DUMPED,
         },
@@ -69,16 +54,8 @@ pub fn reap(pid: i32) -> Result<Option<End>, Errno> {
 /// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat, which ps(1) shows as `F`). Where
 /// there is no /proc it is taken to be so.
 pub fn has_run_exec(pid: i32) -> bool {
-    const PF_FORKNOEXEC: u64 = 0x40;
-    let mut stat = [0; 512];
-    let opened = std::fs::File::open(format!("/proc/{pid}/stat"));
-    let length = opened.and_then(|mut file| std::io::Read::read(&mut file, &mut stat));
-    let stat = String::from_utf8_lossy(&stat[..length.unwrap_or(0)]);
-    // The name, in parentheses, may hold anything; the flags are the seventh field after it.
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let flags = fields.split_whitespace().nth(6);
-    let flags = flags.and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_none_or(|flags| flags & PF_FORKNOEXEC == 0)
+    const PF_FORKNOEXEC: u32 = 0x40;
+    proc::stat(pid).is_none_or(|stat| stat.flags & PF_FORKNOEXEC == 0)
 }
 
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
@@ -199,7 +176,7 @@ fn set_mask(mask: &SigSet) -> Result<(), Errno> {
 }
 
 /// Gives all 64 signals their default disposition. Only for a child that is about to exec.
-pub(crate) fn default_dispositions() {
+pub fn default_dispositions() {
     for signal in 1..=64 {
         let action = [0_u64; 8];
         // SAFETY: `action` is larger than the kernel's sigaction on every architecture, and all
@@ -222,7 +199,7 @@ const KERNEL_SIGSET: usize = if cfg!(target_arch = "mips") { 16 } else { 8 };
 
 /// Asks for `signal` when our parent dies, then checks that it has not died before that: `false`
 /// then (PR_SET_PDEATHSIG, prctl(2)). A change of user clears the request.
-pub(crate) fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
+pub fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
     // SAFETY: this prctl takes integers and touches no memory of ours.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
     Ok(nix::unistd::getppid().as_raw() == parent)
@@ -230,11 +207,17 @@ pub(crate) fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
 
 /// Marks every open descriptor from `first` up close-on-exec. By close_range(2); where that is
 /// missing (before Linux 5.11) or forbidden, by /proc/self/fd; without that, one by one.
-/// It allocates nothing, so that a forked child may call it.
 pub fn cloexec_from(first: RawFd) {
-    // SAFETY: with this flag it closes nothing.
-    let done = unsafe { close_range(first, libc::CLOSE_RANGE_CLOEXEC) };
-    if done.is_err() && cloexec_by_proc(first).is_err() {
+    // SAFETY: it takes integers, and with this flag it closes nothing.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first as libc::c_long,
+            libc::c_long::from(i32::MAX),
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_long,
+        )
+    };
+    if done != 0 && cloexec_by_proc(first).is_none() {
         let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
         // A limit of a thousand million must not become a loop of that length.
         (first..soft.min(65_536) as RawFd).for_each(set_cloexec);
@@ -246,55 +229,15 @@ fn set_cloexec(fd: RawFd) {
     unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
-fn cloexec_by_proc(first: RawFd) -> Result<(), Errno> {
-    use nix::fcntl::{OFlag, open};
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let directory = open(c"/proc/self/fd", flags, nix::sys::stat::Mode::empty())?;
-    let mut buffer = [0_u64; 128];
-    loop {
-        let size = std::mem::size_of_val(&buffer);
-        // SAFETY: the kernel writes at most `size` bytes into `buffer`, which is that large and
-        // aligned for its records.
-        let filled = unsafe {
-            libc::syscall(
-                libc::SYS_getdents64,
-                directory.as_raw_fd(),
-                buffer.as_mut_ptr(),
-                size,
-            )
-        };
-        let filled = Errno::result(filled)? as usize;
-        if filled == 0 {
-            return Ok(());
+/// `None`: /proc does not tell.
+fn cloexec_by_proc(first: RawFd) -> Option<()> {
+    for entry in std::fs::read_dir("/proc/self/fd").ok()? {
+        let fd = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        if fd >= first {
+            set_cloexec(fd);
         }
-        // SAFETY: the kernel has just written `filled` bytes there, at most `size`.
-        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), filled) };
-        numbers(bytes)
-            .filter(|fd| *fd >= first)
-            .for_each(set_cloexec);
     }
-}
-
-/// The entries of a getdents64(2) buffer whose names are numbers: a record is inode (8 bytes),
-/// offset (8), its own length (2), type (1), name ending in NUL.
-fn numbers(mut records: &[u8]) -> impl Iterator<Item = RawFd> {
-    std::iter::from_fn(move || {
-        loop {
-            let length = usize::from(u16::from_ne_bytes([*records.get(16)?, *records.get(17)?]));
-            let (record, rest) = records.split_at_checked(length.max(19))?;
-            records = rest;
-            let name = record[19..]
-                .split(|byte| *byte == 0)
-                .next()
-                .unwrap_or_default();
-            if let Some(number) = std::str::from_utf8(name)
-                .ok()
-                .and_then(|name| name.parse().ok())
-            {
-                return Some(number);
-            }
-        }
-    })
+    Some(())
 }
 
 #[cfg(test)]
@@ -302,7 +245,7 @@ mod tests {
     use super::*;
     use nix::fcntl::{FcntlArg, FdFlag, fcntl};
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
+    use std::os::fd::{AsFd, AsRawFd};
     use std::process::{Child, Command, Stdio};
 
     /// Its stdin is open as long as it is ours.
@@ -320,7 +263,7 @@ mod tests {
         assert_eq!(ready, 1, "waited 10 s for the death of {pid}");
     }
 
-    fn end_of(script: &str) -> End {
+    fn end_of(script: &str) -> Exit {
         let pid = shell(script).id() as i32;
         await_death(pid);
         reap(pid).expect("our child").expect("it has ended")
@@ -328,12 +271,12 @@ mod tests {
 
     #[test]
     fn an_exit_status_is_reported() {
-        assert_eq!(end_of("exit 3"), End::Exited(3));
+        assert_eq!(end_of("exit 3"), Exit::Status(3));
     }
 
     #[test]
     fn a_deadly_signal_is_reported_real_time_ones_too() {
-        let killed = |signal| End::Signaled {
+        let killed = |signal| Exit::Signal {
             signal,
             core_dumped: false,
         };
@@ -359,7 +302,7 @@ mod tests {
         let pid = shell("exit 5").id() as i32;
         await_death(pid);
         assert!(next_dead().unwrap().is_some(), "{pid} waits to be reaped");
-        assert_eq!(reap(pid), Ok(Some(End::Exited(5))));
+        assert_eq!(reap(pid), Ok(Some(Exit::Status(5))));
     }
 
     #[test]
@@ -400,23 +343,5 @@ mod tests {
         for fd in [&stray, &other] {
             assert_eq!(fcntl(fd, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
         }
-    }
-
-    #[test]
-    fn a_record_that_is_no_number_is_passed_over() {
-        let record = |name: &[u8]| {
-            let mut record = vec![0; 16];
-            record.extend_from_slice(&32_u16.to_ne_bytes());
-            record.push(0);
-            record.extend_from_slice(name);
-            record.resize(32, 0);
-            record
-        };
-        let records = [record(b"."), record(b".."), record(b"7"), record(b"1234")].concat();
-        assert_eq!(numbers(&records).collect::<Vec<_>>(), [7, 1234]);
-        assert_eq!(
-            numbers(&records[..40]).collect::<Vec<_>>(),
-            [] as [RawFd; 0]
-        );
     }
 }

@@ -1,20 +1,20 @@
-//! Real children of real orders: what a worker finds, and what a failed start reports.
+//! Real children: what a worker finds, and what a failed start reports.
 
 use super::*;
 use crate::config::Protocols;
-use crate::environment::{Extras, Socket};
-use crate::program::tests::Scratch;
+use crate::worker::command::tests::Scratch;
+use crate::worker::env::{Extras, Socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, geteuid};
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::path::PathBuf;
 
 #[allow(dead_code)]
-#[path = "../../tests/workers/refuse.rs"]
+#[path = "../../../tests/workers/refuse.rs"]
 mod refuse;
 
-/// Everything that an order borrows.
+/// Everything that a request borrows.
 struct Trial {
     program: PathBuf,
     arguments: Vec<OsString>,
@@ -29,17 +29,13 @@ struct Trial {
 struct Started {
     pid: i32,
     pidfd: Option<OwnedFd>,
-    report: OwnedFd,
+    report: ReportPipe,
 }
 
-fn start(order: &Order) -> Result<Started, Failure> {
-    let mut pipe = ReportPipe::new()?;
-    let Spawned { pid, pidfd } = spawn(order, &mut pipe)?;
-    Ok(Started {
-        pid,
-        pidfd,
-        report: pipe.ours,
-    })
+fn start(request: &SpawnRequest) -> Result<Started, Failure> {
+    let mut report = ReportPipe::new()?;
+    let Spawned { pid, pidfd } = spawn(request, &mut report)?;
+    Ok(Started { pid, pidfd, report })
 }
 
 /// What became of it.
@@ -71,26 +67,23 @@ impl Trial {
         Self::new("/bin/sh", &["-c", script])
     }
 
-    fn order(&self) -> Order<'_> {
-        Order {
+    fn request(&self) -> SpawnRequest<'_> {
+        SpawnRequest {
             program: &self.program,
             arguments: &self.arguments,
             environment: &self.environment,
-            stdin: self.stdin.as_fd(),
-            stdout: self.theirs.as_fd(),
-            stderr: self.theirs.as_fd(),
+            stdio: [self.stdin.as_fd(), self.theirs.as_fd(), self.theirs.as_fd()],
             descriptors: &[],
             user: None,
             directory: None,
             die_with_parent: None,
             nofile: None,
-            pidfd: true,
         }
     }
 
-    /// Runs it as ordered, without more.
+    /// Runs it as it is.
     fn run(self) -> Outcome {
-        let spawned = start(&self.order()).expect("forked");
+        let spawned = start(&self.request()).expect("forked");
         self.finish(spawned)
     }
 
@@ -104,6 +97,7 @@ impl Trial {
             "the worker's death",
         );
         let end = process::reap(spawned.pid).unwrap().expect("it has ended");
+        let end = crate::worker::end(end);
         Outcome {
             output,
             report,
@@ -112,7 +106,7 @@ impl Trial {
     }
 }
 
-fn await_readable(fd: &OwnedFd, what: &str) {
+fn await_readable(fd: impl AsFd, what: &str) {
     let mut watched = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
     let ready = poll(&mut watched, PollTimeout::from(10_000_u16)).unwrap();
     assert_eq!(ready, 1, "waited 10 s for {what}");
@@ -120,7 +114,7 @@ fn await_readable(fd: &OwnedFd, what: &str) {
 
 fn await_report(spawned: &Started) -> Report {
     await_readable(&spawned.report, "the report");
-    read_report(spawned.report.as_fd())
+    spawned.report.read(spawned.pid)
 }
 
 fn read_all(fd: &OwnedFd) -> String {
@@ -154,9 +148,9 @@ fn assert_placed(files: &[&(String, OwnedFd)]) {
          exec ls /proc/self/fd | sort -n | tr '\\n' ' '"
     ));
     let descriptors: Vec<_> = files.iter().map(|(_, fd)| fd.as_fd()).collect();
-    let spawned = start(&Order {
+    let spawned = start(&SpawnRequest {
         descriptors: &descriptors,
-        ..trial.order()
+        ..trial.request()
     })
     .unwrap();
     let outcome = trial.finish(spawned);
@@ -241,7 +235,7 @@ fn listen_pid_is_the_workers_own_also_under_a_wrapper_that_execs() {
     for script in ["exec env", "exec /bin/sh -c 'exec /usr/bin/env'"] {
         let mut trial = Trial::shell(script);
         trial.environment = build();
-        let spawned = start(&trial.order()).unwrap();
+        let spawned = start(&trial.request()).unwrap();
         let wanted = format!("LISTEN_PID={}", spawned.pid);
         let outcome = trial.finish(spawned);
         let lines: Vec<_> = outcome.output.lines().collect();
@@ -253,8 +247,8 @@ fn listen_pid_is_the_workers_own_also_under_a_wrapper_that_execs() {
 #[test]
 fn the_pid_is_written_without_padding() {
     for pid in [1, 10, 99, 4_194_304, u32::MAX] {
-        let mut room = vec![0; LISTEN_PID_ROOM];
-        listen_pid(pid, &mut room);
+        let mut room = [0; LISTEN_PID_ROOM];
+        write_listen_pid(pid, &mut room);
         let text = CStr::from_bytes_until_nul(&room).unwrap().to_str().unwrap();
         assert_eq!(text, format!("LISTEN_PID={pid}"));
     }
@@ -287,7 +281,7 @@ fn arguments_follow_the_resolved_path() {
 #[test]
 fn a_worker_leads_its_own_process_group() {
     let trial = Trial::shell("read pid name state parent group rest < /proc/$$/stat; echo $group");
-    let spawned = start(&trial.order()).unwrap();
+    let spawned = start(&trial.request()).unwrap();
     let wanted = format!("{}\n", spawned.pid);
     assert_eq!(trial.finish(spawned).output, wanted);
 }
@@ -297,7 +291,7 @@ fn a_worker_starts_with_an_empty_mask_and_default_dispositions() {
     // Rust's runtime ignores SIGPIPE, so there is something to undo.
     let trial = Trial::new("/bin/grep", &["-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
     let blocked = process::SignalsBlocked::new().unwrap();
-    let spawned = start(&trial.order()).unwrap();
+    let spawned = start(&trial.request()).unwrap();
     drop(blocked);
     let zero = "0000000000000000";
     let wanted = format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\n");
@@ -315,8 +309,8 @@ fn a_worker_that_ran_reports_nothing_but_the_end_of_the_pipe() {
 
 #[test]
 fn a_report_is_pending_while_the_child_has_not_reached_exec() {
-    let (report, _writer) = report_pipe().unwrap();
-    assert_eq!(read_report(report.as_fd()), Report::Pending);
+    let report = ReportPipe::new().unwrap();
+    assert_eq!(report.read(1), Report::Pending);
 }
 
 /// The text of a failed start, from the child's report.
@@ -387,9 +381,9 @@ fn a_worker_becomes_its_user_with_the_supplementary_groups() {
         "/bin/grep",
         &["-E", "^(Uid|Gid|Groups)", "/proc/self/status"],
     );
-    let spawned = start(&Order {
+    let spawned = start(&SpawnRequest {
         user: Some(&user),
-        ..trial.order()
+        ..trial.request()
     })
     .unwrap();
     let output = trial.finish(spawned).output;
@@ -416,9 +410,9 @@ fn a_user_that_the_kernel_refuses_is_named() {
         ..web()
     };
     let trial = Trial::new("/bin/true", &[]);
-    let spawned = start(&Order {
+    let spawned = start(&SpawnRequest {
         user: Some(&user),
-        ..trial.order()
+        ..trial.request()
     })
     .unwrap();
     let Report::Failed(failure) = trial.finish(spawned).report else {
@@ -445,9 +439,9 @@ fn a_worker_with_another_user_can_open_dev_stdout() {
     let user = web();
     let mut trial = Trial::shell("echo hello > /dev/stdout; echo again > /dev/stderr");
     (trial.output, trial.theirs) = output_pipe(Some(&user)).unwrap();
-    let spawned = start(&Order {
+    let spawned = start(&SpawnRequest {
         user: Some(&user),
-        ..trial.order()
+        ..trial.request()
     })
     .unwrap();
     assert_eq!(trial.finish(spawned).output, "hello\nagain\n");
@@ -465,9 +459,9 @@ fn only_our_end_of_an_output_pipe_does_not_block() {
 fn the_descriptor_limit_is_given_back() {
     let (_, hard) = process::raise_nofile().unwrap();
     let trial = Trial::shell("ulimit -Sn; ulimit -Hn");
-    let spawned = start(&Order {
+    let spawned = start(&SpawnRequest {
         nofile: Some((77, hard)),
-        ..trial.order()
+        ..trial.request()
     })
     .unwrap();
     let output = trial.finish(spawned).output;
@@ -480,13 +474,15 @@ fn the_descriptor_limit_is_given_back() {
 fn a_worker_starts_in_the_directory_it_was_given() {
     let scratch = Scratch::new();
     scratch.file("serve", "#!/bin/sh\nexec pwd -P\n", 0o755);
-    let directory = crate::program::open_directory(&scratch.0).unwrap().unwrap();
+    let directory = crate::worker::command::open_directory(&scratch.0)
+        .unwrap()
+        .unwrap();
     let trial = Trial::new("./serve", &[]);
-    let order = Order {
+    let request = SpawnRequest {
         directory: Some(directory.as_fd()),
-        ..trial.order()
+        ..trial.request()
     };
-    let spawned = start(&order).unwrap();
+    let spawned = start(&request).unwrap();
     let wanted = format!("{}\n", scratch.0.canonicalize().unwrap().display());
     assert_eq!(trial.finish(spawned).output, wanted);
 }
@@ -498,11 +494,11 @@ fn a_worker_dies_with_the_thread_that_started_it() {
     trial.stdin = stdin;
     let spawned = std::thread::scope(|scope| {
         let started = scope.spawn(|| {
-            let order = Order {
+            let request = SpawnRequest {
                 die_with_parent: Some(libc::SIGUSR2),
-                ..trial.order()
+                ..trial.request()
             };
-            let spawned = start(&order).unwrap();
+            let spawned = start(&request).unwrap();
             await_readable(&spawned.report, "exec");
             spawned
         });
@@ -522,11 +518,13 @@ fn a_worker_dies_with_the_thread_that_started_it() {
 #[test]
 fn without_pidfds_a_worker_is_started_all_the_same() {
     let trial = Trial::new("/bin/true", &[]);
-    let mut spawned = start(&Order {
-        pidfd: false,
-        ..trial.order()
-    })
-    .unwrap();
+    let mut spawned = std::thread::scope(|scope| {
+        let refused = scope.spawn(|| {
+            refuse::refuse(libc::SYS_pidfd_open, libc::ENOSYS as u16).unwrap();
+            start(&trial.request()).unwrap()
+        });
+        refused.join().unwrap()
+    });
     assert!(spawned.pidfd.is_none());
     spawned.pidfd = process::pidfd_open(spawned.pid).ok();
     assert_eq!(trial.finish(spawned).end, End::Exited(0));
@@ -535,7 +533,7 @@ fn without_pidfds_a_worker_is_started_all_the_same() {
 #[test]
 fn a_kill_reaches_the_workers_whole_group() {
     let trial = Trial::shell("sleep 600 & echo started; wait");
-    let spawned = start(&trial.order()).unwrap();
+    let spawned = start(&trial.request()).unwrap();
     await_readable(&trial.output, "the worker's first line");
     process::signal_group(spawned.pid, libc::SIGKILL).unwrap();
     // The pipe ends only when the grandchild has let go of it, too.

@@ -1,9 +1,9 @@
-//! A worker's environment: what we were started with, less what was meant for us alone, plus what
-//! each `-protocol` tells a worker about its sockets. Pure: it reads no environment and opens
+//! A worker's environment: what we were started with, without what was meant for us alone, and what
+//! each `-protocol` tells a worker about its sockets. This file reads no environment and opens
 //! nothing. The variables and their readers are listed in the README.
 
 use crate::config::Protocols;
-use crate::user::User;
+use crate::worker::user::User;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -30,22 +30,22 @@ pub struct Extras<'a> {
     pub generation: u64,
     /// The worker's own notify socket (`@name` or a path); `None` unless `-ready=notify`.
     pub notify_socket: Option<&'a str>,
-    /// The control socket, if there is one.
-    pub control: Option<Control<'a>>,
+    /// `None` without a control socket.
+    pub master: Option<EinhornMaster<'a>>,
     /// The user that the worker will be.
     pub user: Option<&'a User>,
 }
 
 /// What an einhorn worker needs to speak to its master.
 #[derive(Debug, Clone)]
-pub struct Control<'a> {
-    /// As given: a relative path stays relative.
-    pub path: &'a Path,
+pub struct EinhornMaster<'a> {
+    /// The control socket's path as given: a relative one stays relative.
+    pub control: &'a Path,
     /// Our pid, which is the worker's getppid(2): clients insist on it.
-    pub master_pid: u32,
+    pub pid: u32,
     /// The smallest number that no living worker has.
     pub child_index: u32,
-    /// The worker's number of an already connected control connection (einhorn's `-g`).
+    /// The descriptor, in the worker, of a connection to the control socket (einhorn's `-g`).
     pub fd: Option<usize>,
 }
 
@@ -73,10 +73,12 @@ impl Environment {
         }
         built.tell_sockets(sockets, protocols, extras);
         if let Some(name) = extras.notify_socket {
-            built.set_text("NOTIFY_SOCKET", name);
+            built.set("NOTIFY_SOCKET", name);
         }
         if let Some(user) = extras.user {
-            built.tell_user(user);
+            built.set("HOME", user.home.as_os_str().as_bytes());
+            built.set("USER", &user.name);
+            built.set("LOGNAME", &user.name);
         }
         built
     }
@@ -93,7 +95,7 @@ impl Environment {
 
     fn tell_sockets(&mut self, sockets: &[Socket], protocols: Protocols, extras: &Extras) {
         if protocols.einhorn {
-            self.tell_einhorn(sockets, extras.control.as_ref());
+            self.tell_einhorn(sockets, extras.master.as_ref());
         }
         if protocols.systemd && !sockets.is_empty() {
             self.tell_systemd(sockets);
@@ -101,7 +103,7 @@ impl Environment {
         if protocols.server_starter {
             let port = |fd, socket: &Socket| format!("{}={fd}", socket.server_starter);
             self.set_list("SERVER_STARTER_PORT", sockets, ";", port);
-            self.set_number("SERVER_STARTER_GENERATION", extras.generation);
+            self.set("SERVER_STARTER_GENERATION", extras.generation.to_string());
         }
         if protocols.nginx {
             self.set_list("NGINX", sockets, "", |fd, _| format!("{fd};"));
@@ -112,35 +114,37 @@ impl Environment {
         }
     }
 
-    fn tell_einhorn(&mut self, sockets: &[Socket], control: Option<&Control>) {
-        // Clients of the original run the whole value through atoi: one socket, one number.
+    fn tell_einhorn(&mut self, sockets: &[Socket], master: Option<&EinhornMaster>) {
+        // Clients of the original run the whole value through atoi, so that one socket must be
+        // one number and nothing else.
         self.set_list("EINHORN_FDS", sockets, " ", |fd, _| fd.to_string());
-        self.set_number("EINHORN_FD_COUNT", sockets.len() as u64);
+        self.set("EINHORN_FD_COUNT", sockets.len().to_string());
         for (index, socket) in sockets.iter().enumerate() {
-            self.set_number(&format!("EINHORN_FD_{index}"), (FIRST_FD + index) as u64);
-            self.set_text(&format!("EINHORN_FD_FAMILY_{index}"), socket.family);
+            self.set(
+                format!("EINHORN_FD_{index}"),
+                (FIRST_FD + index).to_string(),
+            );
+            self.set(format!("EINHORN_FD_FAMILY_{index}"), socket.family);
         }
-        if let Some(control) = control {
-            self.set_number("EINHORN_MASTER_PID", control.master_pid.into());
-            self.set(b"EINHORN_SOCK_PATH", control.path.as_os_str().as_bytes());
-            self.set_number("EINHORN_CHILD_INDEX", control.child_index.into());
-            if let Some(fd) = control.fd {
-                self.set_number("EINHORN_SOCK_FD", fd as u64);
+        if let Some(master) = master {
+            self.set("EINHORN_MASTER_PID", master.pid.to_string());
+            self.set("EINHORN_SOCK_PATH", master.control.as_os_str().as_bytes());
+            self.set("EINHORN_CHILD_INDEX", master.child_index.to_string());
+            if let Some(fd) = master.fd {
+                self.set("EINHORN_SOCK_FD", fd.to_string());
             }
         }
     }
 
     fn tell_systemd(&mut self, sockets: &[Socket]) {
-        self.set_number("LISTEN_FDS", sockets.len() as u64);
-        let name = |_, socket: &Socket| fd_name(socket.name).to_owned();
+        self.set("LISTEN_FDS", sockets.len().to_string());
+        let name = |_, socket: &Socket| match socket.name {
+            // As systemd tells a missing name: this one would be read as two, or as none.
+            name if name.is_empty() || name.contains(':') => "unknown".to_owned(),
+            name => name.to_owned(),
+        };
         self.set_list("LISTEN_FDNAMES", sockets, ":", name);
         self.wants_listen_pid = true;
-    }
-
-    fn tell_user(&mut self, user: &User) {
-        self.set(b"HOME", user.home.as_os_str().as_bytes());
-        self.set_text("USER", &user.name);
-        self.set_text("LOGNAME", &user.name);
     }
 
     /// One text for each socket, made of its descriptor in the worker and its description.
@@ -151,23 +155,14 @@ impl Environment {
         separator: &str,
         text: impl Fn(usize, &Socket) -> String,
     ) {
-        let texts = sockets.iter().enumerate();
-        let texts: Vec<String> = texts
-            .map(|(n, socket)| text(FIRST_FD + n, socket))
-            .collect();
-        self.set_text(name, &texts.join(separator));
+        let numbered = (FIRST_FD..).zip(sockets);
+        let texts: Vec<String> = numbered.map(|(fd, socket)| text(fd, socket)).collect();
+        self.set(name, texts.join(separator));
     }
 
-    fn set_number(&mut self, name: &str, value: u64) {
-        self.set_text(name, &value.to_string());
-    }
-
-    fn set_text(&mut self, name: &str, value: &str) {
-        self.set(name.as_bytes(), value.as_bytes());
-    }
-
-    fn set(&mut self, name: &[u8], value: &[u8]) {
-        self.entries.push(until_nul(&[name, b"=", value].concat()));
+    fn set(&mut self, name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        let entry = [name.as_ref(), b"=", value.as_ref()].concat();
+        self.entries.push(until_nul(&entry));
     }
 }
 
@@ -177,21 +172,12 @@ pub fn until_nul(bytes: &[u8]) -> CString {
     CString::new(&bytes[..end.unwrap_or(bytes.len())]).expect("it was cut at its first NUL")
 }
 
-/// A name that would be read as two, or as none, is told as systemd tells a missing one.
-fn fd_name(name: &str) -> &str {
-    if name.is_empty() || name.contains(':') {
-        "unknown"
-    } else {
-        name
-    }
-}
-
 fn is_login(name: &OsStr) -> bool {
     matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME")
 }
 
-/// What whoever started us said to us alone, and what we say ourselves. Of the LISTEN_ ones only
-/// the protocol's: LISTEN_ADDR, LISTEN_PORT and the like are names that applications use.
+/// Whether a variable was meant for us alone, or is one that we set. LISTEN_ADDR, LISTEN_PORT and
+/// the like are not: applications use such names.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.as_bytes();
     const WHOLE: [&[u8]; 4] = [b"NOTIFY_SOCKET", b"FDSTORE", b"NGINX", b"FPM_SOCKETS"];
@@ -288,14 +274,14 @@ mod tests {
 
     #[test]
     fn einhorns_master_is_named_only_with_a_control_socket() {
-        let control = Control {
-            path: Path::new("run/einhorn.sock"),
-            master_pid: 812,
+        let master = EinhornMaster {
+            control: Path::new("run/einhorn.sock"),
+            pid: 812,
             child_index: 2,
             fd: Some(4),
         };
         let extras = Extras {
-            control: Some(control),
+            master: Some(master),
             ..Extras::default()
         };
         let environment = told(
@@ -442,10 +428,7 @@ mod tests {
         let value = OsStr::from_bytes(b"\xfe=\xfd\n").to_owned();
         let before = [(name, value)];
         let environment = Environment::build(before.iter(), &[], NONE, &Extras::default());
-        assert_eq!(
-            environment.entries().iter().next().unwrap().to_bytes(),
-            b"N\xffME=\xfe=\xfd\n"
-        );
+        assert_eq!(environment.entries()[0].to_bytes(), b"N\xffME=\xfe=\xfd\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Which program a worker will run, and where: the command looked up in PATH, and the directory
-//! that our `$PWD` names today. Both are asked anew before every start, so that a deploy which
-//! moves a symlink is seen. It starts nothing, and never changes our own working directory:
-//! other paths of ours may be relative to that.
+//! Which program a worker runs, and where: the command looked up in PATH, and the directory that
+//! our `$PWD` names. Both are looked up again before every start, so that a deploy that moves a
+//! symlink is seen. Nothing is started here, and our own working directory never changes, because
+//! other paths of ours may be relative to it.
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
@@ -12,101 +12,71 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// Why the command cannot be run, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ResolveError(pub String);
-
-impl std::fmt::Display for ResolveError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ResolveError {}
+/// Where a command is looked for if there is no PATH.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Finds `command` as a shell would: with a slash it is a path, else the first executable file of
-/// that name in `path`, the value of PATH (without one, /usr/local/bin, /usr/bin and /bin; an
-/// empty element is the working directory). Relative results are relative to `directory`, the
-/// workers' (`None`: ours), and stay relative.
+/// that name in `path`, the value of PATH (an empty element is the working directory). As with
+/// execvp(3), a file that may not be executed does not end the search. Relative results are
+/// relative to `directory`, the workers' (`None`: ours), and stay relative.
+///
+/// Errors: "cannot find serve in PATH", "/srv/app is a directory".
 pub fn resolve(
     command: &OsStr,
     path: Option<&OsStr>,
     directory: Option<BorrowedFd>,
-) -> Result<PathBuf, ResolveError> {
+) -> Result<PathBuf, String> {
     let directory = directory.unwrap_or(AT_FDCWD);
     if command.is_empty() {
-        return Err(ResolveError("cannot run an empty command".to_owned()));
+        return Err("cannot run an empty command".to_owned());
     }
     if command.as_bytes().contains(&b'/') {
         let command = PathBuf::from(command);
         return match check(&command, directory) {
             Ok(()) => Ok(command),
-            Err(flaw) => Err(ResolveError(flaw.text(&command))),
+            Err(Flaw::NotExecutable(text) | Flaw::NoProgram(text)) => Err(text),
         };
     }
-    search(
-        command,
-        path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin")),
-        directory,
-    )
-}
-
-/// Searches as execvp(3) does: a file that may not be executed does not end the search, and is
-/// named when nothing better is found.
-fn search(command: &OsStr, path: &OsStr, directory: BorrowedFd) -> Result<PathBuf, ResolveError> {
-    let name = Path::new(command).display();
-    let mut forbidden = None;
-    for element in path.as_bytes().split(|byte| *byte == b':') {
-        let element = if element.is_empty() {
-            b".".as_slice()
-        } else {
-            element
-        };
-        let candidate = Path::new(OsStr::from_bytes(element)).join(command);
+    let path = path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes();
+    let mut text = format!("cannot find {} in PATH", Path::new(command).display());
+    let mut is_explained = false;
+    for element in path.split(|byte| *byte == b':') {
+        let folder = if element.is_empty() { b"." } else { element };
+        let candidate = Path::new(OsStr::from_bytes(folder)).join(command);
         match check(&candidate, directory) {
             Ok(()) => return Ok(candidate),
-            Err(flaw @ Flaw::NotExecutable(_)) if forbidden.is_none() => {
-                forbidden = Some(flaw.text(&candidate));
+            Err(Flaw::NotExecutable(reason)) if !is_explained => {
+                text += &format!(": {reason}");
+                is_explained = true;
             }
             Err(_) => {}
         }
     }
-    let reason = forbidden.map_or(String::new(), |text| format!(": {text}"));
-    Err(ResolveError(format!("cannot find {name} in PATH{reason}")))
+    Err(text)
 }
 
+/// Why a path cannot be run, in words.
 enum Flaw {
-    Missing(Errno),
-    Directory,
-    NotAFile,
-    NotExecutable(Errno),
-}
-
-impl Flaw {
-    fn text(&self, path: &Path) -> String {
-        let path = path.display();
-        match self {
-            Flaw::Missing(errno) => format!("cannot find {path}: {}", errno.desc()),
-            Flaw::Directory => format!("{path} is a directory"),
-            Flaw::NotAFile => format!("{path} is not a regular file"),
-            Flaw::NotExecutable(errno) => format!("{path} is not executable: {}", errno.desc()),
-        }
-    }
+    NotExecutable(String),
+    NoProgram(String),
 }
 
 fn check(path: &Path, directory: BorrowedFd) -> Result<(), Flaw> {
+    let name = path.display();
+    let not_executable = |errno: Errno| {
+        let word = errno.desc();
+        Flaw::NotExecutable(format!("{name} is not executable: {word}"))
+    };
     let found = fstatat(directory, path, AtFlags::empty()).map_err(|errno| match errno {
-        Errno::EACCES => Flaw::NotExecutable(errno),
-        errno => Flaw::Missing(errno),
+        Errno::EACCES => not_executable(errno),
+        _ => Flaw::NoProgram(format!("cannot find {name}: {}", errno.desc())),
     })?;
-    let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
-    if kind == SFlag::S_IFDIR {
-        return Err(Flaw::Directory);
+    match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+        SFlag::S_IFREG => {}
+        SFlag::S_IFDIR => return Err(Flaw::NoProgram(format!("{name} is a directory"))),
+        _ => return Err(Flaw::NoProgram(format!("{name} is not a regular file"))),
     }
-    if kind != SFlag::S_IFREG {
-        return Err(Flaw::NotAFile);
-    }
-    faccessat(directory, path, AccessFlags::X_OK, AtFlags::empty()).map_err(Flaw::NotExecutable)
+    faccessat(directory, path, AccessFlags::X_OK, AtFlags::empty()).map_err(not_executable)
 }
 
 /// `pwd`, the value of `$PWD` at our start, if it named our working directory then: an absolute
@@ -120,8 +90,8 @@ pub fn logical_directory(pwd: Option<OsString>) -> Option<PathBuf> {
 
 /// Opens the directory that `path` names now, for `resolve` and the workers; close-on-exec.
 /// `None` when it is gone or closed to us: workers then start in our own working directory. Errors:
-/// what says nothing about the directory, no descriptor being left as a rule; a worker that started
-/// elsewhere then would be another release's.
+/// those that say nothing about the directory, as a rule that no descriptor is left. A worker must
+/// not start elsewhere because of them, where another release may lie.
 pub fn open_directory(path: &Path) -> Result<Option<OwnedFd>, Errno> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let opened = open(path, flags, Mode::empty()).and_then(|directory| {
@@ -185,7 +155,7 @@ pub(crate) mod tests {
     }
 
     fn find(command: &str, path: &str) -> Result<PathBuf, String> {
-        resolve(command.as_ref(), Some(path.as_ref()), None).map_err(|error| error.to_string())
+        resolve(command.as_ref(), Some(path.as_ref()), None)
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Who the workers run as (`-user=LOGIN[:GROUP]`): uid, gid, supplementary groups, name and home,
-//! looked up once in the user database. It reads the database and changes nothing; the change
-//! itself is a step of the forked child.
+//! looked up once in the user database. Nothing is changed here: the change of user is a step of
+//! the forked child.
 
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid, getegid, geteuid};
@@ -20,74 +20,49 @@ pub struct User {
     pub home: PathBuf,
 }
 
-/// Why there is no such user for us, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UserError(pub String);
-
-impl std::fmt::Display for UserError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UserError {}
-
-/// Resolves `LOGIN[:GROUP]` and makes sure that we may become it: only root may, or whoever is it
-/// already. A name goes before a number, as in chown(1). A number without an entry in the user
+/// Resolves `LOGIN[:GROUP]` and checks that we may run workers as this user: root may, and whoever
+/// is this user already. A name goes before a number, as in chown(1). A number without an entry in the user
 /// database is a user too (containers have none): without GROUP its group has the same number,
 /// its home is `/`, and it has no supplementary groups. With GROUP the supplementary groups are
 /// those that LOGIN is listed in, as initgroups(3) takes them.
-pub fn lookup(text: &str) -> Result<User, UserError> {
+pub fn lookup(text: &str) -> Result<User, String> {
     let user = find(text)?;
     if geteuid().is_root() || (user.uid, user.gid) == (geteuid(), getegid()) {
         Ok(user)
     } else {
-        Err(UserError(format!(
+        Err(format!(
             "cannot run workers as {text}: only root can change the user"
-        )))
+        ))
     }
 }
 
-fn find(text: &str) -> Result<User, UserError> {
+fn find(text: &str) -> Result<User, String> {
     let (login, group) = match text.split_once(':') {
         Some((login, group)) => (login, Some(group)),
         None => (text, None),
     };
     if login.is_empty() || group == Some("") {
-        return Err(UserError(format!(
-            "cannot find user {text}: a name is missing"
-        )));
+        return Err(format!("cannot find user {text}: a name is missing"));
     }
-    let group = group.map(find_group).transpose()?;
-    match find_entry(login)? {
-        Some(entry) => with_entry(entry, group),
-        None => without_entry(login, group),
-    }
-}
-
-/// The uid of a user that is named, by name or by number, elsewhere than in `-user`.
-pub fn uid(login: &str) -> Result<Uid, UserError> {
-    let entry = find_entry(login)?.map(|entry| entry.uid);
-    let id = entry.or_else(|| number(login).map(Uid::from_raw));
-    id.ok_or_else(|| UserError(format!("cannot find user {login}")))
-}
-
-/// The same for a group.
-pub fn gid(group: &str) -> Result<Gid, UserError> {
-    find_group(group)
-}
-
-fn with_entry(entry: unistd::User, group: Option<Gid>) -> Result<User, UserError> {
-    let gid = group.unwrap_or(entry.gid);
-    let failed = |errno: nix::Error| {
-        UserError(format!(
-            "cannot list the groups of {}: {}",
-            entry.name,
-            errno.desc()
-        ))
+    let group = group.map(gid).transpose()?;
+    let Some(entry) = find_entry(login)? else {
+        let id = number(login).ok_or_else(|| format!("cannot find user {login}"))?;
+        let gid = group.unwrap_or(Gid::from_raw(id));
+        return Ok(User {
+            uid: Uid::from_raw(id),
+            gid,
+            groups: vec![gid],
+            name: login.to_owned(),
+            home: PathBuf::from("/"),
+        });
     };
-    let login = CString::new(entry.name.as_str()).map_err(|_| failed(nix::Error::EINVAL))?;
-    let groups = unistd::getgrouplist(&login, gid).map_err(failed)?;
+    let gid = group.unwrap_or(entry.gid);
+    let name = CString::new(entry.name.as_str()).map_err(|_| Errno::EINVAL);
+    let groups = name.and_then(|name| unistd::getgrouplist(&name, gid));
+    let groups = groups.map_err(|errno| {
+        let (name, word) = (&entry.name, errno.desc());
+        format!("cannot list the groups of {name}: {word}")
+    })?;
     Ok(User {
         uid: entry.uid,
         gid,
@@ -97,38 +72,33 @@ fn with_entry(entry: unistd::User, group: Option<Gid>) -> Result<User, UserError
     })
 }
 
-fn without_entry(login: &str, group: Option<Gid>) -> Result<User, UserError> {
-    let id = number(login).ok_or_else(|| UserError(format!("cannot find user {login}")))?;
-    let gid = group.unwrap_or(Gid::from_raw(id));
-    Ok(User {
-        uid: Uid::from_raw(id),
-        gid,
-        groups: vec![gid],
-        name: login.to_owned(),
-        home: PathBuf::from("/"),
-    })
+/// The uid of a user, given by name or number.
+pub fn uid(login: &str) -> Result<Uid, String> {
+    let entry = find_entry(login)?.map(|entry| entry.uid);
+    let id = entry.or_else(|| number(login).map(Uid::from_raw));
+    id.ok_or_else(|| format!("cannot find user {login}"))
 }
 
-fn find_entry(login: &str) -> Result<Option<unistd::User>, UserError> {
+/// The gid of a group, given by name or number.
+pub fn gid(group: &str) -> Result<Gid, String> {
+    let entry = found(unistd::Group::from_name(group))
+        .map_err(|errno| format!("cannot look up group {group}: {}", errno.desc()))?;
+    let id = entry.map(|entry| entry.gid);
+    let id = id.or_else(|| number(group).map(Gid::from_raw));
+    id.ok_or_else(|| format!("cannot find group {group}"))
+}
+
+fn find_entry(login: &str) -> Result<Option<unistd::User>, String> {
     let by_name = found(unistd::User::from_name(login));
     let entry = match (by_name, number(login)) {
         (Ok(None), Some(id)) => found(unistd::User::from_uid(Uid::from_raw(id))),
         (by_name, _) => by_name,
     };
-    entry.map_err(|errno| UserError(format!("cannot look up user {login}: {}", errno.desc())))
+    entry.map_err(|errno| format!("cannot look up user {login}: {}", errno.desc()))
 }
 
-fn find_group(group: &str) -> Result<Gid, UserError> {
-    let entry = found(unistd::Group::from_name(group))
-        .map_err(|errno| UserError(format!("cannot look up group {group}: {}", errno.desc())))?;
-    entry
-        .map(|entry| entry.gid)
-        .or_else(|| number(group).map(Gid::from_raw))
-        .ok_or_else(|| UserError(format!("cannot find group {group}")))
-}
-
-/// What getpwnam(3) lists as "not found" beside success: a database that is not there at all, as in
-/// an image with one program in it, has no entry.
+/// These errors mean "no such entry" (getpwnam(3)). A container image that holds one program has
+/// no user database at all.
 fn found<T>(entry: nix::Result<Option<T>>) -> nix::Result<Option<T>> {
     match entry {
         Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => Ok(None),
@@ -176,7 +146,7 @@ mod tests {
 
     #[test]
     fn who_does_not_exist_is_named() {
-        let error = |text| find(text).unwrap_err().to_string();
+        let error = |text| find(text).unwrap_err();
         assert_eq!(error("no-such-login"), "cannot find user no-such-login");
         assert_eq!(
             error("root:no-such-group"),
@@ -208,7 +178,7 @@ mod tests {
             assert!(result.is_ok());
         } else {
             let text = "cannot run workers as 40404: only root can change the user";
-            assert_eq!(result.unwrap_err().to_string(), text);
+            assert_eq!(result.unwrap_err(), text);
         }
     }
 }

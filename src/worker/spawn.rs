@@ -1,0 +1,430 @@
+//! Starting a worker: fork, the child's steps up to execve(2), and the report of the step that
+//! failed. What to run, as whom and with which descriptors is in the [`SpawnRequest`]; nothing is
+//! decided here, and nothing waits for the child. All memory that the child needs is allocated
+//! before the fork.
+#![allow(unsafe_code)]
+
+use super::env::{Environment, FIRST_FD, until_nul};
+use super::user::User;
+use crate::supervisor::End;
+use crate::sys::{io, process};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use nix::sys::stat::{Mode, fstat};
+use nix::unistd::{self, Pid};
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// What to start, and what it finds.
+pub struct SpawnRequest<'a> {
+    /// The resolved program; also its argv[0].
+    pub program: &'a Path,
+    pub arguments: &'a [OsString],
+    pub environment: &'a Environment,
+    /// Its standard input, output and error.
+    pub stdio: [BorrowedFd<'a>; 3],
+    /// They become 3, 4, 5 … in this order. No other descriptor reaches the program.
+    pub descriptors: &'a [BorrowedFd<'a>],
+    /// Ignored unless we are root, since nobody else may change the user.
+    pub user: Option<&'a User>,
+    /// The working directory; `None`: ours.
+    pub directory: Option<BorrowedFd<'a>>,
+    /// The signal that the worker gets when we end.
+    pub die_with_parent: Option<i32>,
+    /// RLIMIT_NOFILE as the worker is to have it, (soft, hard).
+    pub nofile: Option<(rlim_t, rlim_t)>,
+}
+
+/// A worker that has been forked. Its report pipe says whether it became the program.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Also the number of its process group.
+    pub pid: i32,
+    /// `None` where the kernel has no pidfds or no descriptor was left: then SIGCHLD and
+    /// [`process::next_dead`] tell of its end.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// The pipe over which a child reports the step that failed. It is made before the child, so that
+/// no worker is started whose report nobody could watch.
+#[derive(Debug)]
+pub struct ReportPipe {
+    /// Close-on-exec, O_NONBLOCK.
+    ours: OwnedFd,
+    /// The child's end, until the fork. It is close-on-exec: when the program runs, the pipe ends.
+    theirs: Option<OwnedFd>,
+}
+
+/// What a report pipe says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Report {
+    /// The child is still on its way to exec.
+    Pending,
+    /// The pipe cannot be read now.
+    Unread,
+    /// The child is the program now.
+    Running,
+    /// The child was killed on its way to exec; its end says by what.
+    Killed,
+    /// The child has not become the program; its exit status 127 that follows means nothing.
+    Failed(Failure),
+}
+
+impl ReportPipe {
+    pub fn new() -> Result<ReportPipe, Failure> {
+        let (ours, theirs) = Step::Pipe.at(half_blocking_pipe())?;
+        Ok(ReportPipe {
+            ours,
+            theirs: Some(theirs),
+        })
+    }
+
+    /// Reads the report of the child `pid` without blocking. To be called before the child is
+    /// reaped: /proc tells of an unreaped child whether it has run a program.
+    pub fn read(&self, pid: i32) -> Report {
+        let mut bytes = [0; 5];
+        match unistd::read(&self.ours, &mut bytes) {
+            Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
+            Err(_) => Report::Unread,
+            // A message this small is written whole or not at all (pipe(7)).
+            Ok(5) => Report::Failed(Failure::from_bytes(bytes)),
+            Ok(_) if process::has_run_exec(pid) => Report::Running,
+            Ok(_) => Report::Killed,
+        }
+    }
+}
+
+/// Our end. It becomes readable when the exec is over.
+impl AsFd for ReportPipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ours.as_fd()
+    }
+}
+
+/// The step that failed on the way to a running program, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    pub step: Step,
+    pub errno: Errno,
+}
+
+/// The steps of a start; those from `Group` on are the child's, in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Pipe,
+    Fork,
+    Group,
+    Directory,
+    Descriptors,
+    Limits,
+    UserGroups,
+    UserGroup,
+    User,
+    Parent,
+    Signals,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Step; 12] = [
+        Step::Pipe,
+        Step::Fork,
+        Step::Group,
+        Step::Directory,
+        Step::Descriptors,
+        Step::Limits,
+        Step::UserGroups,
+        Step::UserGroup,
+        Step::User,
+        Step::Parent,
+        Step::Signals,
+        Step::Exec,
+    ];
+
+    fn at<T>(self, result: Result<T, Errno>) -> Result<T, Failure> {
+        result.map_err(|errno| Failure { step: self, errno })
+    }
+}
+
+impl Failure {
+    /// The failure as the worker's end, with the step in words: "changing user to web", "running
+    /// /usr/sbin/nginx".
+    pub fn end(self, program: &Path, user: Option<&User>) -> End {
+        let user = user.map_or("nobody else", |user| &user.name);
+        let program = program.display();
+        let step = match self.step {
+            Step::Pipe => "opening a pipe".to_owned(),
+            Step::Fork => "forking".to_owned(),
+            Step::Group => "making a process group".to_owned(),
+            Step::Directory => "entering the working directory".to_owned(),
+            Step::Descriptors => "placing the descriptors".to_owned(),
+            Step::Limits => "giving back the descriptor limit".to_owned(),
+            Step::UserGroups => format!("changing user to {user} (supplementary groups)"),
+            Step::UserGroup => format!("changing user to {user} (group)"),
+            Step::User => format!("changing user to {user}"),
+            Step::Parent => "asking to die with the parent".to_owned(),
+            Step::Signals => "unblocking signals".to_owned(),
+            // The program was found a moment ago, so it may be its interpreter that is missing.
+            Step::Exec if self.errno == Errno::ENOENT => {
+                format!("running {program} (it or its interpreter)")
+            }
+            Step::Exec => format!("running {program}"),
+        };
+        let errno = self.errno as i32;
+        End::Exec { step, errno }
+    }
+
+    fn to_bytes(self) -> [u8; 5] {
+        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
+        [self.step as u8, a, b, c, d]
+    }
+
+    fn from_bytes([step, errno @ ..]: [u8; 5]) -> Self {
+        let step = Step::ALL.get(usize::from(step)).copied();
+        Failure {
+            step: step.unwrap_or(Step::Exec),
+            errno: Errno::from_raw(i32::from_ne_bytes(errno)),
+        }
+    }
+}
+
+/// A pipe for a worker's output: our end (close-on-exec, O_NONBLOCK) and the worker's
+/// (close-on-exec until it is placed, blocking). It belongs to `user`, who could not open
+/// `/dev/stdout` otherwise.
+pub fn output_pipe(user: Option<&User>) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (ours, theirs) = half_blocking_pipe()?;
+    if let Some(user) = user {
+        unistd::fchown(&theirs, Some(user.uid), Some(user.gid))?;
+    }
+    Ok((ours, theirs))
+}
+
+/// A pipe, both ends close-on-exec, of which only the end to read from does not block.
+fn half_blocking_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (reader, writer) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
+}
+
+/// What workers get as stdin, close-on-exec, above 2: ours, or `/dev/null` where ours is closed or
+/// must not be theirs. With `share` it is ours whatever it is.
+pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
+    let stdin = io::stdin();
+    if share || may_be_shared(stdin) {
+        if let Ok(copy) = io::copy_above(stdin, FIRST_FD as RawFd) {
+            return Ok(copy);
+        }
+    }
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    open(c"/dev/null", flags, Mode::empty())
+}
+
+/// A worker whose process group is not in the foreground would be stopped when it reads our
+/// terminal. And whatever is also our stdout or stderr (a socket, as from inetd; a file; a pipe)
+/// would take lines from a worker that look like ours, or like another worker's.
+fn may_be_shared(stdin: BorrowedFd) -> bool {
+    let file = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    let is_output = |fd| match (file(stdin), file(fd)) {
+        (Ok(stdin), Ok(output)) => stdin == output,
+        _ => true,
+    };
+    !stdin.is_terminal() && !is_output(io::stdout()) && !is_output(io::stderr())
+}
+
+/// Forks a worker and sends it on its way to `request.program`, without waiting for it to get
+/// there. The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
+/// numbers). Errors: there is no child.
+pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
+    // Our copy of the child's end is closed on return: then only the child holds the pipe open.
+    let report = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
+    let mut setup = ChildSetup::new(request, &report);
+    // A signal that came to the child before its exec would run our handlers there.
+    let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
+    // SAFETY: this process has one thread, so that the child finds no lock taken by another one.
+    let pid = Step::Fork.at(Errno::result(unsafe { libc::fork() }))?;
+    if pid == 0 {
+        run_child(&mut setup);
+    }
+    drop(blocked);
+    // The child does this too. Whichever comes first, the group exists when either goes on.
+    let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
+    let pidfd = process::pidfd_open(pid).ok();
+    Ok(Spawned { pid, pidfd })
+}
+
+/// Runs a command of the administrator's in a shell beside us. Nobody waits for it: when it ends,
+/// it is reaped as an orphan. Errors: it could not be started.
+pub fn run_shell(
+    command: &str,
+    environment: &Environment,
+    stdin: BorrowedFd,
+    nofile: Option<(rlim_t, rlim_t)>,
+) -> Result<(), End> {
+    let shell = Path::new("/bin/sh");
+    let request = SpawnRequest {
+        program: shell,
+        arguments: &["-c".into(), command.into()],
+        environment,
+        stdio: [stdin, io::stdout(), io::stderr()],
+        descriptors: &[],
+        user: None,
+        directory: None,
+        die_with_parent: None,
+        nofile,
+    };
+    let started = ReportPipe::new().and_then(|mut pipe| spawn(&request, &mut pipe));
+    started
+        .map(drop)
+        .map_err(|failure| failure.end(shell, None))
+}
+
+/// A request in the kernel's terms, with all memory that the child will need.
+struct ChildSetup<'a> {
+    request: &'a SpawnRequest<'a>,
+    /// The strings that `argv` points to.
+    _words: Vec<CString>,
+    argv: Vec<*const libc::c_char>,
+    /// Ends in NULL. Where LISTEN_PID is wanted, one more NULL before that keeps its place.
+    envp: Vec<*const libc::c_char>,
+    listen_pid: [u8; LISTEN_PID_ROOM],
+    /// Which descriptors become 0, 1, 2, 3 …
+    sources: Vec<RawFd>,
+    report: RawFd,
+    parent: i32,
+}
+
+/// `LISTEN_PID=`, ten digits of the largest pid, and a NUL.
+const LISTEN_PID_ROOM: usize = 22;
+
+impl<'a> ChildSetup<'a> {
+    fn new(request: &'a SpawnRequest<'a>, report: &OwnedFd) -> Self {
+        let mut words = vec![until_nul(request.program.as_os_str().as_bytes())];
+        words.extend(
+            request
+                .arguments
+                .iter()
+                .map(|word| until_nul(word.as_bytes())),
+        );
+        let slot = usize::from(request.environment.wants_listen_pid());
+        let sources = request.stdio.iter().chain(request.descriptors);
+        ChildSetup {
+            request,
+            argv: pointers(&words, 1),
+            _words: words,
+            envp: pointers(request.environment.entries(), 1 + slot),
+            listen_pid: [0; LISTEN_PID_ROOM],
+            sources: sources.map(AsRawFd::as_raw_fd).collect(),
+            report: report.as_raw_fd(),
+            parent: std::process::id() as i32,
+        }
+    }
+}
+
+/// The array that execve(2) takes: a pointer to each string, and this many NULLs.
+fn pointers(strings: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
+    let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
+    pointers.resize(strings.len() + nulls, std::ptr::null());
+    pointers
+}
+
+/// The child. Everything from here on runs between fork and exec, with all signals blocked until
+/// the last step but one.
+fn run_child(setup: &mut ChildSetup) -> ! {
+    let Err(failure) = child_steps(setup);
+    let bytes = failure.to_bytes();
+    // SAFETY: `bytes` is ours and as long as said. _exit ends the child without running what the
+    // parent has registered for its own exit.
+    unsafe {
+        libc::write(setup.report, bytes.as_ptr().cast(), bytes.len());
+        libc::_exit(127)
+    }
+}
+
+fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, Failure> {
+    let request = setup.request;
+    Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
+    if let Some(directory) = request.directory {
+        Step::Directory.at(unistd::fchdir(directory))?;
+    }
+    Step::Descriptors.at(place_descriptors(setup))?;
+    if let Some((soft, hard)) = request.nofile {
+        Step::Limits.at(setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
+    }
+    if let Some(user) = request.user.filter(|_| unistd::geteuid().is_root()) {
+        // Supplementary groups first, and the user last: each needs what the next gives up.
+        Step::UserGroups.at(unistd::setgroups(&user.groups))?;
+        Step::UserGroup.at(unistd::setresgid(user.gid, user.gid, user.gid))?;
+        Step::User.at(unistd::setresuid(user.uid, user.uid, user.uid))?;
+    }
+    if let Some(signal) = request.die_with_parent {
+        // After the change of user, which would clear the request.
+        let alive = Step::Parent.at(process::follow_parent(setup.parent, signal))?;
+        Step::Parent.at(if alive { Ok(()) } else { Err(Errno::ESRCH) })?;
+    }
+    if request.environment.wants_listen_pid() {
+        write_listen_pid(std::process::id(), &mut setup.listen_pid);
+        let slot = request.environment.entries().len();
+        setup.envp[slot] = setup.listen_pid.as_ptr().cast();
+    }
+    // Dispositions first: a signal that came since the fork is the worker's, not our handlers'.
+    process::default_dispositions();
+    Step::Signals.at(process::unblock_signals())?;
+    // SAFETY: both arrays end in NULL, and every pointer before it is to a NUL-terminated string
+    // that `setup` or its request owns.
+    unsafe { libc::execve(setup.argv[0], setup.argv.as_ptr(), setup.envp.as_ptr()) };
+    Step::Exec.at(Err(Errno::last()))
+}
+
+/// Puts every descriptor at its number. Sources that stand where another belongs are lifted out
+/// of the way first, and so is the report pipe, which must live until exec.
+fn place_descriptors(setup: &mut ChildSetup) -> Result<(), Errno> {
+    let end = setup.sources.len() as RawFd;
+    setup.report = lift(setup.report, end)?;
+    for (target, source) in (0..).zip(&mut setup.sources) {
+        if *source != target {
+            *source = lift(*source, end)?;
+        }
+    }
+    for (target, source) in (0..).zip(&setup.sources) {
+        place(*source, target)?;
+    }
+    process::cloexec_from(end);
+    Ok(())
+}
+
+/// `fd`, or a close-on-exec copy of it at `end` or above if it is below.
+fn lift(fd: RawFd, end: RawFd) -> Result<RawFd, Errno> {
+    if fd >= end {
+        return Ok(fd);
+    }
+    // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
+    Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) })
+}
+
+/// Makes `target` a copy of `source` that survives exec.
+fn place(source: RawFd, target: RawFd) -> Result<(), Errno> {
+    // SAFETY: both calls take integers. What `target` was before belongs to an object of the
+    // parent's, and the child uses none that owns a descriptor.
+    let placed = Errno::result(unsafe {
+        if source == target {
+            libc::fcntl(target, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(source, target)
+        }
+    });
+    placed.map(drop)
+}
+
+/// Writes `LISTEN_PID=` and `pid` without padding into `room`, which is all NUL.
+fn write_listen_pid(pid: u32, mut room: &mut [u8]) {
+    // Formatting into a slice allocates nothing, and there is room for every pid.
+    let _ = write!(room, "LISTEN_PID={pid}");
+}
+
+#[cfg(test)]
+mod tests;
