@@ -9,7 +9,6 @@ mod control;
 mod hangup;
 mod outputs;
 mod sockets;
-mod watch;
 
 use crate::config::{Config, SignalAction};
 use crate::control::verdict::{self, FailedWorker, ReloadReport};
@@ -17,6 +16,7 @@ use crate::control::{Control, MAX_CLIENTS};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
+use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::process::{probe_pidfd, unblock_signals};
 use crate::sys::{clock, signals};
@@ -25,8 +25,6 @@ use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
 use children::Children;
 use hangup::{Meaning, Terminal};
-use mio::Interest;
-use mio::unix::SourceFd;
 use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
@@ -35,10 +33,9 @@ use slog::{error, info, warn};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
-use watch::{Source, Ticket, Watch};
 
 /// How long the last lines may take to be written before we end without them.
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
@@ -75,7 +72,7 @@ pub struct Setup {
 
 /// What the system may still refuse.
 struct Registered {
-    watch: Watch,
+    poller: Poller,
     terminal: Terminal,
     guard: sockets::GuardState,
     systemd: Option<Systemd>,
@@ -92,28 +89,28 @@ impl Registered {
         // Not to be found out when the first worker has ended.
         crate::sys::process::next_dead()
             .map_err(|errno| format!("learn of workers' ends (waitid): {}", errno.desc()))?;
-        let mut watch = Watch::new().map_err(watching)?;
-        watch
-            .add_raw(&mut setup.signals, Source::Signals, Interest::READABLE)
+        let mut poller = Poller::new().map_err(watching)?;
+        poller
+            .register(&mut setup.signals, Source::Signals, Interest::READABLE)
             .map_err(watching)?;
         let terminal = Terminal::open();
         if let Some(tty) = terminal.fd() {
             // There is no empty interest; a hang-up is told whatever was asked for.
-            let _ = watch.add(tty, Source::Terminal, Interest::PRIORITY);
+            let _ = poller.add(tty, Source::Terminal, Interest::PRIORITY);
         }
         let listeners = &setup.opened.listeners;
-        let guard = sockets::GuardState::new(&mut watch, listeners).map_err(watching)?;
+        let guard = sockets::GuardState::new(&mut poller, listeners).map_err(watching)?;
         let systemd = setup.systemd.take();
         if let Some(systemd) = &systemd {
-            watch
+            poller
                 .add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE)
                 .map_err(watching)?;
         }
-        let control = control::State::new(&mut watch, setup.control.take()).map_err(watching)?;
+        let control = control::State::new(&mut poller, setup.control.take()).map_err(watching)?;
         let stdin = crate::worker::spawn::worker_stdin(setup.config.shares_terminal)
             .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
         Ok(Registered {
-            watch,
+            poller,
             terminal,
             guard,
             systemd,
@@ -126,13 +123,12 @@ impl Registered {
 pub struct Daemon {
     config: Config,
     core: Supervisor,
-    watch: Watch,
+    poller: Poller,
     signals: Signals,
     /// Signals that were read and wait for their place in the turn.
     waiting: BTreeSet<i32>,
     log: Log,
     logger: slog::Logger,
-    log_ticket: Option<(RawFd, Ticket)>,
     children: Children,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
@@ -192,12 +188,11 @@ impl Daemon {
             inherited: std::env::vars_os().collect(),
             nofile: Some(setup.nofile),
             config: setup.config,
-            watch: registered.watch,
+            poller: registered.poller,
             signals: setup.signals,
             waiting: BTreeSet::new(),
             logger: log.logger(),
             log,
-            log_ticket: None,
             children: Children::default(),
             listeners,
             guard: registered.guard,
@@ -270,7 +265,7 @@ impl Daemon {
         self.tidy_control();
         self.log.flush(clock::now());
         self.children.outputs.resume(&self.log, clock::now());
-        self.watch_log();
+        self.poller.watch_log(self.log.wait_fd());
         self.tell_systemd();
     }
 
@@ -291,7 +286,7 @@ impl Daemon {
                 );
             }
             self.read_signals();
-            if unblocked.is_ok() && self.waiting.is_empty() && self.watch.inbox.is_empty() {
+            if unblocked.is_ok() && self.waiting.is_empty() && !self.poller.has_ready() {
                 return;
             }
         }
@@ -304,7 +299,7 @@ impl Daemon {
         let core = self.core.next_deadline(now);
         let others = [
             self.log.retry_at(),
-            self.watch.deadline(),
+            self.poller.deadline(),
             self.children.outputs.retry_at(),
             self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
@@ -318,14 +313,14 @@ impl Daemon {
     /// Whether something that was found ready is still to be taken up.
     fn has_work(&self) -> bool {
         !self.waiting.is_empty()
-            || !self.watch.inbox.is_empty()
+            || self.poller.has_ready()
             || self.unreaped
             || self.children.outputs.wants_turn()
             || self.log.wants_turn()
     }
 
     fn look(&mut self, until: Option<Instant>, at_once: bool) {
-        let Err(error) = self.watch.look(until, at_once) else {
+        let Err(error) = self.poller.wait(until, at_once) else {
             return;
         };
         let now = clock::now();
@@ -396,18 +391,17 @@ impl Daemon {
     fn take_up_the_rest(&mut self) {
         for source in self.take(|source| !matches!(source, Source::Output(_))) {
             match source {
-                Source::Timer => self.watch.on_timer(),
                 Source::Terminal => self.look_at_terminal(),
                 Source::Listener(_) | Source::Paths => self.on_listener_event(),
                 // Flushed at the end of each turn.
-                Source::Log | Source::Systemd | Source::Signals => {}
+                Source::Log | Source::Systemd | Source::Signals | Source::Timer => {}
                 Source::Output(_) => {} // below, in their own order
                 // Found ready since: the next turn takes them up first.
                 early @ (Source::Report(_)
                 | Source::Notify(_)
                 | Source::Death(_)
                 | Source::Control(_)) => {
-                    self.watch.inbox.insert(early);
+                    self.poller.mark_ready(early);
                 }
             }
         }
@@ -416,19 +410,14 @@ impl Daemon {
     }
 
     fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
-        let sources = self.watch.inbox.iter().copied();
-        let sources: Vec<_> = sources.filter(is_meant).collect();
-        for source in &sources {
-            self.watch.inbox.remove(source);
-        }
-        sources
+        self.poller.take_ready(is_meant)
     }
 
     // ---- signals ----
 
     /// In every turn, whatever caused it: the wake-up may have failed.
     fn read_signals(&mut self) {
-        self.watch.inbox.remove(&Source::Signals);
+        self.take(|source| *source == Source::Signals);
         self.waiting.extend(self.signals.pending());
     }
 
@@ -709,26 +698,6 @@ impl Daemon {
     }
 
     // ---- the log ----
-
-    /// Asks to hear when the log can be written to again, while it is full and only then.
-    fn watch_log(&mut self) {
-        let wanted = self.log.wait_fd();
-        match (wanted, self.log_ticket.take()) {
-            (Some(fd), Some((old, ticket))) if fd == old => self.log_ticket = Some((old, ticket)),
-            (_, Some((old, ticket))) => self.watch.remove_raw(old, ticket),
-            (_, None) => {}
-        }
-        if let (Some(fd), None) = (wanted, &self.log_ticket) {
-            let added = self
-                .watch
-                .add_raw(&mut SourceFd(&fd), Source::Log, Interest::WRITABLE);
-            match added {
-                Ok(ticket) => self.log_ticket = Some((fd, ticket)),
-                // The log is full: there is nobody to tell. Each turn tries again.
-                Err(_) => self.watch.doubt(),
-            }
-        }
-    }
 
     /// The last lines, for a second at most.
     fn finish(&mut self) {

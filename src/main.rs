@@ -15,6 +15,7 @@ mod listen;
 mod log;
 mod notify;
 mod pidfile;
+mod poller;
 mod startup;
 mod supervisor;
 mod sys;

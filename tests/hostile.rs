@@ -67,6 +67,10 @@ fn workers_that_crash_on_and_on_beside_a_stuck_log_cost_a_bounded_number_of_desc
 fn a_service_manager_that_reads_nothing_does_not_keep_our_sockets_open_after_the_stop() {
     let dir = TempDir::new();
     let silent = UnixDatagram::bind(dir.join("notify")).expect("the directory is ours");
+    let other = UnixDatagram::unbound().expect("a socket can be made");
+    other.set_nonblocking(true).expect("it is a socket");
+    // What is sent from now on waits with us.
+    while other.send_to(b"STATUS=full", dir.join("notify")).is_ok() {}
     let daemon = Run::bare()
         .env("NOTIFY_SOCKET", dir.join("notify"))
         .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-command=sh", "--"])

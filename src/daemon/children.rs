@@ -2,12 +2,12 @@
 //! readiness, collecting their end and their output. It decides nothing; what it finds becomes
 //! events.
 
-use super::watch::{Source, Ticket};
 use super::{COMPLAINTS, Daemon};
 use crate::config::{Output, Protocols, ReadyGate};
 use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::log::RateLimit;
 use crate::notify::{Message, Others, WorkerSocket};
+use crate::poller::{Interest, Source};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
 use crate::sys::clock;
 use crate::sys::io::{stderr, stdout};
@@ -17,7 +17,6 @@ use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::output::Outputs;
 use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
-use mio::Interest;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::getuid;
@@ -42,9 +41,9 @@ const GRAVES: usize = 64;
 /// A worker's process and what we hold of it.
 pub(super) struct Child {
     pub pid: i32,
-    pidfd: Option<(OwnedFd, Ticket)>,
-    report: Option<(ReportPipe, Ticket)>,
-    notify: Option<(WorkerSocket, Ticket)>,
+    pidfd: Option<OwnedFd>,
+    report: Option<ReportPipe>,
+    notify: Option<WorkerSocket>,
     /// Why it did not become the program.
     failure: Option<spawn::Failure>,
     program: PathBuf,
@@ -55,7 +54,7 @@ pub(super) struct Child {
 impl Child {
     /// Whether its process is at its end, as far as can be known: without a pidfd, it may be.
     fn has_ended(&self) -> bool {
-        let Some((pidfd, _)) = &self.pidfd else {
+        let Some(pidfd) = &self.pidfd else {
             return true;
         };
         let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -67,9 +66,9 @@ impl Child {
 /// could not hear would be taken for silent, or die of a closed pipe, and be blamed for it.
 #[derive(Default)]
 struct Ends {
-    report: Option<(ReportPipe, Ticket)>,
-    notify: Option<(WorkerSocket, Ticket)>,
-    output: Option<(OwnedFd, Ticket)>,
+    report: Option<ReportPipe>,
+    notify: Option<WorkerSocket>,
+    output: Option<OwnedFd>,
     /// The worker's ends.
     their_output: Option<OwnedFd>,
     their_line: Option<UnixStream>,
@@ -88,7 +87,6 @@ pub(super) struct Children {
     pub alive: BTreeMap<ChildId, Child>,
     pub by_pid: BTreeMap<i32, ChildId>,
     pub outputs: Outputs,
-    pub output_tickets: BTreeMap<ChildId, Ticket>,
     graves: VecDeque<(ChildId, FailedWorker)>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
@@ -191,7 +189,7 @@ impl Daemon {
             child_index: index,
             fd: (ends.their_line.is_some()).then_some(FIRST_FD + self.sockets.len()),
         });
-        let notify = ends.notify.as_ref().map(|(socket, _)| socket);
+        let notify = ends.notify.as_ref();
         let environment = self.environment(generation, notify, told);
         let theirs = ends.their_output.as_ref().map(AsFd::as_fd);
         let mut descriptors: Vec<_> = self.listeners.iter().map(AsFd::as_fd).collect();
@@ -215,27 +213,27 @@ impl Daemon {
             nofile: self.nofile,
         };
         let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
-        let (pipe, _) = ends.report.as_mut().expect("it was opened first");
+        let pipe = ends.report.as_mut().expect("it was opened first");
         spawn::spawn(&request, pipe).map_err(failed)
     }
 
     fn open_ends(&mut self, id: ChildId, ends: &mut Ends) -> Result<(), End> {
         let pipe =
             ReportPipe::new().map_err(|failure| failure.end(Path::new(""), self.user.as_ref()))?;
-        let ticket = self.watched(&pipe, Source::Report(id), "the report of its start")?;
-        ends.report = Some((pipe, ticket));
+        self.watched(&pipe, Source::Report(id), "the report of its start")?;
+        ends.report = Some(pipe);
         if self.config.ready == ReadyGate::Notify {
             let uid = self.user.as_ref().map_or(getuid(), |user| user.uid);
             let socket =
                 WorkerSocket::bind(uid.as_raw()).map_err(not_done("opening its notify socket"))?;
-            let ticket = self.watched(&socket, Source::Notify(id), "its notify socket")?;
-            ends.notify = Some((socket, ticket));
+            self.watched(&socket, Source::Notify(id), "its notify socket")?;
+            ends.notify = Some(socket);
         }
         if self.config.output != Output::Inherit {
             let (ours, theirs) = spawn::output_pipe(self.user.as_ref())
                 .map_err(|errno| not_done("opening a pipe for its output")(errno.into()))?;
-            let ticket = self.watched(&ours, Source::Output(id), "its output")?;
-            ends.output = Some((ours, ticket));
+            self.watched(&ours, Source::Output(id), "its output")?;
+            ends.output = Some(ours);
             ends.their_output = Some(theirs);
         }
         if self.config.control_fd {
@@ -248,21 +246,21 @@ impl Daemon {
         Ok(())
     }
 
-    fn watched(&mut self, fd: impl AsFd, source: Source, what: &str) -> Result<Ticket, End> {
-        let ticket = self.watch.add(fd, source, Interest::READABLE);
-        ticket.map_err(not_done(&format!("watching {what}")))
+    fn watched(&mut self, fd: impl AsFd, source: Source, what: &str) -> Result<(), End> {
+        let added = self.poller.add(fd, source, Interest::READABLE);
+        added.map_err(not_done(&format!("watching {what}")))
     }
 
     /// There is no worker after all.
     fn close_ends(&mut self, id: ChildId, ends: Ends) {
-        if let Some((pipe, ticket)) = ends.report {
-            self.watch.remove(&pipe, ticket);
+        if let Some(pipe) = ends.report {
+            self.poller.remove(&pipe, Source::Report(id));
         }
-        if let Some((socket, ticket)) = ends.notify {
-            self.watch.remove(&socket, ticket);
+        if let Some(socket) = ends.notify {
+            self.poller.remove(&socket, Source::Notify(id));
         }
-        if let Some((pipe, ticket)) = ends.output {
-            self.watch.remove(&pipe, ticket);
+        if let Some(pipe) = ends.output {
+            self.poller.remove(&pipe, Source::Output(id));
         }
         self.forget_line(id);
     }
@@ -317,11 +315,11 @@ impl Daemon {
     fn take_charge(&mut self, id: ChildId, program: PathBuf, spawned: spawn::Spawned, ends: Ends) {
         let pid = spawned.pid;
         let pidfd = spawned.pidfd.and_then(|pidfd| {
-            let ticket = self.watched(&pidfd, Source::Death(id), "its pidfd").ok()?;
-            Some((pidfd, ticket))
+            self.watched(&pidfd, Source::Death(id), "its pidfd").ok()?;
+            Some(pidfd)
         });
-        if let Some((output, ticket)) = ends.output {
-            self.adopt_output(id, pid, output, ticket);
+        if let Some(output) = ends.output {
+            self.adopt_output(id, pid, output);
         }
         let child = Child {
             pid,
@@ -341,19 +339,19 @@ impl Daemon {
         let Some(child) = self.children.alive.get_mut(&id) else {
             return;
         };
-        let Some((pipe, _)) = &child.report else {
+        let Some(pipe) = &child.report else {
             return;
         };
         let report = pipe.read(child.pid);
         match report {
             Report::Pending => return,
-            Report::Unread => return self.watch.doubt(),
+            Report::Unread => return self.poller.look_again_soon(),
             Report::Failed(failure) => child.failure = Some(failure),
             // After a kill its end follows.
             Report::Running | Report::Killed => {}
         }
-        if let Some((pipe, ticket)) = child.report.take() {
-            self.watch.remove(&pipe, ticket);
+        if let Some(pipe) = child.report.take() {
+            self.poller.remove(&pipe, Source::Report(id));
         }
         if report == Report::Running {
             self.tell(Event::Running(id));
@@ -366,13 +364,13 @@ impl Daemon {
             let Some(child) = self.children.alive.get_mut(&id) else {
                 return;
             };
-            let Some((socket, _)) = &child.notify else {
+            let Some(socket) = &child.notify else {
                 return;
             };
             let message = match socket.receive() {
                 Ok(Some(message)) => message,
                 Ok(None) => return,
-                Err(_) => return self.watch.doubt(),
+                Err(_) => return self.poller.look_again_soon(),
             };
             let Message { sender, report } = message;
             let workers = &self.children.by_pid;
@@ -398,7 +396,7 @@ impl Daemon {
                 self.tell(Event::Ready(id));
             }
         }
-        self.watch.inbox.insert(Source::Notify(id));
+        self.poller.mark_ready(Source::Notify(id));
     }
 
     /// Collects children that have ended: workers, and orphans that became ours as PID 1. Returns
@@ -453,7 +451,7 @@ impl Daemon {
             );
             self.children.blind = Some(Blind { since, said: now });
         }
-        self.watch.doubt();
+        self.poller.look_again_soon();
         if self.core.is_stopping() && now - since >= BLIND_PATIENCE {
             let alive = self.children.alive.iter();
             let ended = alive.filter(|(_, child)| child.has_ended());
@@ -481,7 +479,7 @@ impl Daemon {
             None => worker::end(exit),
         };
         let pid = child.pid;
-        self.forget(child);
+        self.forget(id, child);
         let text = match &end {
             End::Exec { .. } => end_text(&end),
             _ => format!("{pid} {}", end_text(&end)),
@@ -529,7 +527,7 @@ impl Daemon {
         };
         error!(self.logger, "{}", given_up_text(child.pid, why));
         self.children.by_pid.remove(&child.pid);
-        self.forget(child);
+        self.forget(id, child);
     }
 
     /// Makes a process as nice as it shall be, as einhorn's `--nice` has it. Where that is refused
@@ -554,15 +552,15 @@ impl Daemon {
     }
 
     /// Gives back what we held of a process.
-    fn forget(&mut self, child: Child) {
-        if let Some((pidfd, ticket)) = child.pidfd {
-            self.watch.remove(&pidfd, ticket);
+    fn forget(&mut self, id: ChildId, child: Child) {
+        if let Some(pidfd) = child.pidfd {
+            self.poller.remove(&pidfd, Source::Death(id));
         }
-        if let Some((pipe, ticket)) = child.report {
-            self.watch.remove(&pipe, ticket);
+        if let Some(pipe) = child.report {
+            self.poller.remove(&pipe, Source::Report(id));
         }
-        if let Some((socket, ticket)) = child.notify {
-            self.watch.remove(&socket, ticket);
+        if let Some(socket) = child.notify {
+            self.poller.remove(&socket, Source::Notify(id));
         }
     }
 }

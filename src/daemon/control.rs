@@ -5,7 +5,6 @@
 //! that we could know of are known.
 
 use super::Daemon;
-use super::watch::{Source, Ticket, Watch};
 use crate::config::ReadyGate;
 use crate::control::commands::{Command, Facts};
 use crate::control::protocol::Answer;
@@ -14,10 +13,10 @@ use crate::control::verdict::ReloadReport;
 use crate::control::waiters::{ReloadStep, WaitFor, WaiterMessage, Waiters};
 use crate::control::{Control, Incoming, Next, Origin, Peer, Rights};
 use crate::log::RateLimit;
+use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
 use crate::sys::clock;
 use crate::text::{counted, error_text};
-use mio::Interest;
 use serde_json::json;
 use signal_hook::consts::SIGTERM;
 use slog::{info, warn};
@@ -36,8 +35,6 @@ const CROWDED: &str = "too many clients wait already";
 /// The control socket, if there is one, and what is said on it.
 pub(super) struct State {
     socket: Option<Control>,
-    /// Of the connections, and under 0 of the socket itself.
-    tickets: Vec<(u64, Ticket)>,
     /// Requests that wait for their place in the turn.
     heard: VecDeque<Box<Incoming>>,
     waiters: Waiters,
@@ -50,15 +47,12 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn new(watch: &mut Watch, socket: Option<Control>) -> io::Result<State> {
-        let mut tickets = Vec::new();
+    pub(super) fn new(poller: &mut Poller, socket: Option<Control>) -> io::Result<State> {
         if let Some(socket) = &socket {
-            let ticket = watch.add(socket.listener(), Source::Control(0), Interest::READABLE)?;
-            tickets.push((0, ticket));
+            poller.add(socket.listener(), Source::Control(0), Interest::READABLE)?;
         }
         Ok(State {
             socket,
-            tickets,
             heard: VecDeque::new(),
             waiters: Waiters::default(),
             began: clock::now(),
@@ -129,15 +123,12 @@ impl State {
     }
 
     /// Lets go of connections that were closed.
-    fn tidy(&mut self, watch: &mut Watch) {
+    fn tidy(&mut self, poller: &mut Poller) {
         let Some(socket) = &mut self.socket else {
             return;
         };
         for (id, stream) in socket.take_closed() {
-            let place = self.tickets.iter().position(|(of, _)| *of == id);
-            if let Some((_, ticket)) = place.map(|place| self.tickets.swap_remove(place)) {
-                watch.remove(&stream, ticket);
-            }
+            poller.remove(&stream, Source::Control(id));
             self.waiters.forget(id);
             self.heard.retain(|incoming| incoming.connection != id);
         }
@@ -157,10 +148,10 @@ impl Daemon {
 
     /// What is to be done at the end of a turn.
     pub(super) fn tidy_control(&mut self) {
-        self.control.tidy(&mut self.watch);
+        self.control.tidy(&mut self.poller);
         let due = |at: Instant| at <= clock::now();
         if self.control.deadline().is_some_and(due) {
-            self.watch.inbox.insert(Source::Control(0));
+            self.poller.mark_ready(Source::Control(0));
         }
     }
 
@@ -182,9 +173,9 @@ impl Daemon {
             }
         };
         let accepted = socket.accept(clock::now(), origin);
-        self.control.tidy(&mut self.watch);
+        self.control.tidy(&mut self.poller);
         if accepted.again {
-            self.watch.inbox.insert(Source::Control(0));
+            self.poller.mark_ready(Source::Control(0));
         }
         if let Some((Peer { pid, uid, .. }, why)) = accepted.refused {
             if let Some(count) = self.control.refusals.allow_with_count(clock::now()) {
@@ -230,16 +221,11 @@ impl Daemon {
             return Ok(());
         };
         let both = Interest::READABLE | Interest::WRITABLE;
-        match self.watch.add(fd, Source::Control(id), both) {
-            Ok(ticket) => {
-                self.control.tickets.push((id, ticket));
-                Ok(())
-            }
-            Err(error) => {
-                socket.close(id);
-                Err(error)
-            }
+        let added = self.poller.add(fd, Source::Control(id), both);
+        if added.is_err() {
+            socket.close(id);
         }
+        added
     }
 
     /// Reads a client once; returns whether there may be more.
@@ -256,7 +242,7 @@ impl Daemon {
                 _ => self.control.heard.push_back(incoming),
             },
         }
-        self.watch.inbox.insert(Source::Control(id));
+        self.poller.mark_ready(Source::Control(id));
         true
     }
 
@@ -661,7 +647,7 @@ impl Daemon {
         let text = format!("stopped, exit status {status}");
         let messages = self.control.waiters.conclude_all(&text);
         self.control.send(messages);
-        self.control.tidy(&mut self.watch);
+        self.control.tidy(&mut self.poller);
         if let Some(socket) = self.control.socket.take() {
             for reason in socket.end() {
                 warn!(self.logger, "{reason}; it stays behind");

@@ -1,8 +1,8 @@
 //! The workers' output in the loop: its pipes are watched, and what comes of them is said.
 
 use super::Daemon;
-use super::watch::{Source, Ticket};
 use crate::config::Output;
+use crate::poller::Source;
 use crate::supervisor::ChildId;
 use crate::sys::clock;
 use crate::worker::output::OutputEvent;
@@ -15,9 +15,8 @@ const PIPES_OF_THE_DEAD: usize = 64;
 
 impl Daemon {
     /// From now on what this worker writes goes into the log.
-    pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, pipe: OwnedFd, ticket: Ticket) {
+    pub(super) fn adopt_output(&mut self, id: ChildId, pid: i32, pipe: OwnedFd) {
         self.children.outputs.adopt(id, pid as u32, pipe);
-        self.children.output_tickets.insert(id, ticket);
         if self.config.output == Output::Lossy {
             self.children.outputs.allow_drops(id);
         }
@@ -52,9 +51,7 @@ impl Daemon {
                     too many descendants of dead workers still hold theirs"
                 ),
                 OutputEvent::Closed(id, pipe) => {
-                    if let Some(ticket) = self.children.output_tickets.remove(&id) {
-                        self.watch.remove(&pipe, ticket);
-                    }
+                    self.poller.remove(&pipe, Source::Output(id));
                 }
             }
         }

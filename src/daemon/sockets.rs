@@ -2,15 +2,14 @@
 //! end.
 
 use super::Daemon;
-use super::watch::{Source, Ticket, Watch};
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::log::RateLimit;
+use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{Event, Instant, Phase};
 use crate::sys::clock;
 use crate::text::error_text;
 use crate::worker::env::Socket;
-use mio::Interest;
 use slog::{error, info, warn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -53,7 +52,6 @@ const LOOKS: u32 = 50;
 /// What the guard has registered.
 pub(super) struct GuardState {
     guard: Option<Guard>,
-    listeners: Vec<Option<Ticket>>,
     /// When to look again at a listener that could not be mended, or at all of them.
     retry_at: Option<Instant>,
     /// How often an event made us look in the second that ends then.
@@ -64,28 +62,24 @@ pub(super) struct GuardState {
 }
 
 impl GuardState {
-    pub fn new(watch: &mut Watch, listeners: &[Listener]) -> io::Result<GuardState> {
+    pub fn new(poller: &mut Poller, listeners: &[Listener]) -> io::Result<GuardState> {
         // Without inotify, or for a file that we may not watch, the look at each worker's end
         // remains.
         let mut guard = Guard::new().ok();
         if let Some(guard) = &mut guard {
-            watch.add(&*guard, Source::Paths, Interest::READABLE)?;
+            poller.add(&*guard, Source::Paths, Interest::READABLE)?;
             for (index, listener) in listeners.iter().enumerate() {
                 let _ = guard.watch(index, listener);
             }
         }
-        let mut tickets = Vec::new();
         for (index, listener) in listeners.iter().enumerate() {
             // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
-            let source = Source::Listener(index);
-            tickets.push(match listener.kind().listens() {
-                true => Some(watch.add(listener, source, Interest::WRITABLE)?),
-                false => None,
-            });
+            if listener.kind().listens() {
+                poller.add(listener, Source::Listener(index), Interest::WRITABLE)?;
+            }
         }
         Ok(GuardState {
             guard,
-            listeners: tickets,
             // Somebody may have taken a path between our bind and our watch.
             retry_at: Some(clock::now()),
             looks: 0,
@@ -121,10 +115,8 @@ impl Daemon {
             return self.on_listeners_in_doubt();
         }
         self.guard.retry_at = Some(self.guard.looks_until);
-        for (listener, ticket) in self.listeners.iter().zip(&mut self.guard.listeners) {
-            if let Some(ticket) = ticket.take() {
-                self.watch.remove(listener, ticket);
-            }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            self.poller.remove(listener, Source::Listener(index));
         }
     }
 
@@ -135,10 +127,9 @@ impl Daemon {
                 // Not while its path is lost, which is looked at next.
                 let _ = guard.watch(index, listener);
             }
-            let ticket = &mut self.guard.listeners[index];
-            if ticket.is_none() && listener.kind().listens() {
-                let source = Source::Listener(index);
-                *ticket = self.watch.add(listener, source, Interest::WRITABLE).ok();
+            let source = Source::Listener(index);
+            if !self.poller.has(source) && listener.kind().listens() {
+                let _ = self.poller.add(listener, source, Interest::WRITABLE);
             }
         }
     }
@@ -205,13 +196,11 @@ impl Daemon {
 
     /// A new socket stands at a listener's address, and the running workers do not have it.
     fn on_rebound(&mut self, index: usize, old: OwnedFd, count: Option<String>) {
-        if let Some(ticket) = self.guard.listeners[index].take() {
-            self.watch.remove(&old, ticket);
-        }
+        self.poller.remove(&old, Source::Listener(index));
         drop(old);
         let listener = &self.listeners[index];
         let added = self
-            .watch
+            .poller
             .add(listener, Source::Listener(index), Interest::WRITABLE);
         if let Err(error) = &added {
             warn!(
@@ -221,7 +210,6 @@ impl Daemon {
                 error_text(error)
             );
         }
-        self.guard.listeners[index] = added.ok();
         if let Some(guard) = &mut self.guard.guard {
             // Its path may be lost again already, before it was watched: look again.
             let _ = guard.watch(index, listener);
@@ -267,12 +255,8 @@ impl Daemon {
     pub(super) fn close_listeners(&mut self) {
         self.guard.guard = None;
         self.guard.retry_at = None;
-        let tickets = std::mem::take(&mut self.guard.listeners);
-        for (mut listener, ticket) in self.listeners.drain(..).zip(tickets) {
-            // Workers hold copies: epoll would go on telling of those.
-            if let Some(ticket) = ticket {
-                self.watch.remove(&listener, ticket);
-            }
+        for (index, mut listener) in self.listeners.drain(..).enumerate() {
+            self.poller.remove(&listener, Source::Listener(index));
             for reason in listener.remove() {
                 warn!(self.logger, "{reason}; it stays behind");
             }
