@@ -3,19 +3,19 @@
 //!
 //! ESSAY
 
-mod control;
 mod processes;
 mod signals;
 mod sockets;
 
 use crate::config::{Config, SignalAction};
+use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
-use crate::control::{Control, MAX_CLIENTS};
+use crate::control::{MAX_CLIENTS, Order, Server, View};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor, Worker};
+use crate::supervisor::{self, Action, ChildId, End, Event, Instant, Outcome, Supervisor, Worker};
 use crate::sys::clock;
 use crate::sys::process::{self, probe_pidfd};
 use crate::systemd::{Stored, Systemd};
@@ -55,7 +55,7 @@ pub struct Setup {
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (rlim_t, rlim_t),
     pub systemd: Option<Systemd>,
-    pub control: Option<Control>,
+    pub control: Server,
     pub pidfile: Option<PidFile>,
 }
 
@@ -71,9 +71,8 @@ pub struct Daemon {
     sockets: Vec<sockets::Texts>,
     guard: sockets::GuardState,
     systemd: Option<Systemd>,
-    control: control::State,
+    control: Server,
     pidfile: Option<PidFile>,
-    last_verdict: String,
     reminder: Option<Instant>,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
@@ -123,11 +122,11 @@ impl Daemon {
                 let added = poller.add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE);
                 added.map_err(refused)?;
             }
-            let control = control::State::new(&mut poller, control).map_err(refused)?;
+            control.register(&mut poller).map_err(refused)?;
             let processes = Processes::new(config.clone(), user, nofile, logger.clone())?;
-            Ok((poller, guard, control, processes))
+            Ok((poller, guard, processes))
         };
-        let (poller, guard, control, processes) = match register() {
+        let (poller, guard, processes) = match register() {
             Ok(registered) => registered,
             Err(reason) => {
                 opened.abandon();
@@ -150,7 +149,6 @@ impl Daemon {
             systemd,
             control,
             pidfile,
-            last_verdict: String::new(),
             reminder: None,
             asked_to_stop: false,
             has_more_dead: false,
@@ -199,7 +197,7 @@ impl Daemon {
         self.confirm_promotion();
         self.dispatch_the_rest();
         self.retry_to_mend(now);
-        self.tidy_control();
+        self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
         self.processes.resume_outputs(&self.log);
         self.poller.watch_log(self.log.wait_fd());
@@ -283,7 +281,7 @@ impl Daemon {
         for signal in self.signals.take(|_| true) {
             self.on_signal(signal);
         }
-        self.obey();
+        self.do_orders();
         ended
     }
 
@@ -411,23 +409,37 @@ impl Daemon {
     // ---- the workers ----
 
     fn start(&mut self, id: ChildId, generation: u64, index: u32) {
-        let started = self.open_line(id).and_then(|line| {
+        let control = match self.config.control_fd {
+            true => self.control.open_for_worker(id, &mut self.poller),
+            false => Ok(None),
+        };
+        let failed = |(verb, error): (&str, io::Error)| End::Exec {
+            step: format!("{verb} its connection to the control socket"),
+            errno: error.raw_os_error().unwrap_or(0),
+        };
+        let started = control.map_err(failed).and_then(|control| {
             let start = Start {
                 id,
                 generation,
                 index,
                 sockets: self.sockets.iter().map(|it| it.as_socket()).collect(),
                 listeners: self.listeners.iter().map(AsFd::as_fd).collect(),
-                control: line,
+                control,
             };
             self.processes.start(&start, &mut self.poller)
         });
-        if let Err(end) = started {
-            error!(self.logger, "{}", end_text(&end));
-            self.forget_line(id);
-            self.core.handle(clock::now(), Event::Gone(id, end));
+        match started {
+            Ok(pid) => {
+                if let Some(generation) = self.core.rolling_out() {
+                    self.control.on_started(generation, pid, index);
+                }
+            }
+            Err(end) => {
+                error!(self.logger, "{}", end_text(&end));
+                self.control.forget_worker(id);
+                self.core.handle(clock::now(), Event::Gone(id, end));
+            }
         }
-        self.control_started(id, index);
     }
 
     fn on_report(&mut self, id: ChildId) {
@@ -453,10 +465,13 @@ impl Daemon {
                 return any;
             };
             // Its last words are read while its pid is still its own.
-            if let Some(id) = self.processes.by_pid(pid) {
+            let (_, by_pid) = self.processes.alive();
+            if let Some(id) = by_pid.get(&pid).copied() {
                 any = true;
                 self.on_notify(id);
-                self.hear_last_acks();
+                let (control, view, poller) = self.control();
+                let acks = control.read_last_acks(&view, poller);
+                self.on_acks(acks);
                 self.on_report(id);
             }
             let workers = self.core.policy().workers as usize;
@@ -473,7 +488,7 @@ impl Daemon {
 
     fn on_death(&mut self, Death { id, pid, end }: Death) {
         self.on_listeners_in_doubt();
-        self.control_gone(id, pid);
+        self.control.on_worker_gone(id, pid, &self.core);
         self.tell(Event::Gone(id, end));
     }
 
@@ -482,6 +497,64 @@ impl Daemon {
         if self.core.is_stopping() {
             for id in self.processes.uncollectable(clock::now()) {
                 self.tell(Event::Lost(id));
+            }
+        }
+    }
+
+    // ---- the control socket ----
+
+    /// The control socket, and what it may know of the rest.
+    fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
+        let (processes, by_pid) = self.processes.alive();
+        let view = View {
+            config: &self.config,
+            core: &self.core,
+            processes,
+            by_pid,
+            listeners: &self.listeners,
+            level: self.log.level(),
+        };
+        (&mut self.control, view, &mut self.poller)
+    }
+
+    fn on_control(&mut self, number: u64) {
+        let (control, view, poller) = self.control();
+        let acks = control.on_ready_source(number, &view, poller);
+        self.on_acks(acks);
+    }
+
+    fn on_acks(&mut self, acks: Vec<ChildId>) {
+        for id in acks {
+            self.tell(Event::Ready(id));
+        }
+    }
+
+    /// Answers the clients' requests, and does what they ask for.
+    fn do_orders(&mut self) {
+        loop {
+            let (control, view, _) = self.control();
+            match control.next_order(&view) {
+                None => return,
+                Some(Order::Reload(style)) => self.tell(Event::Reload(style)),
+                Some(Order::Stop { name, signal }) => self.on_stop_signal(name, signal),
+                Some(Order::Resize(workers)) => self.tell(Event::Resize(workers)),
+                #[cfg(feature = "einhorn")]
+                Some(Order::Signal(signals)) => self.signal_all(&signals),
+                #[cfg(feature = "einhorn")]
+                Some(Order::SetLevel(level)) => self.log.set_level(level),
+            }
+        }
+    }
+
+    #[cfg(feature = "einhorn")]
+    fn signal_all(&self, signals: &[i32]) {
+        for signal in signals {
+            for (id, process) in self.processes.alive().0 {
+                if let Err(errno) = self.processes.signal(*id, *signal) {
+                    let (name, reason) = (signal_name(*signal), errno_text(errno as i32));
+                    let pid = process.pid;
+                    error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
+                }
             }
         }
     }
@@ -507,7 +580,8 @@ impl Daemon {
                     index,
                 } => self.start(id, generation, index),
                 Action::Signal { id, signal } => {
-                    self.control_asks(id, signal);
+                    let (control, view, _) = self.control();
+                    control.on_worker_asked(id, signal, &view);
                     if self.core.workers().find(id).is_some_and(Worker::is_asked) {
                         self.processes.allow_drops(id);
                     }
@@ -526,7 +600,7 @@ impl Daemon {
             }
         }
         debug_assert!(
-            (self.processes.ids()).all(|id| self.core.workers().find(id).is_some()),
+            (self.processes.alive().0.keys()).all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
     }
@@ -554,7 +628,7 @@ impl Daemon {
                 systemd.reloading(clock::now());
             }
         }
-        self.control_begins(generation, first);
+        self.control.on_begin(generation, first, &self.core);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
@@ -568,11 +642,10 @@ impl Daemon {
             (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
-        self.last_verdict = text;
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.core.has_been_up()) {
             systemd.ready();
         }
-        self.control_verdict(report);
+        self.control.on_verdict(report);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -595,7 +668,8 @@ impl Daemon {
             _ => warn!(self.logger, "{text}"),
         }
         if let Note::Ready { id } = note {
-            self.control_ready(*id);
+            let (control, view, _) = self.control();
+            control.on_worker_ready(*id, &view);
         }
     }
 
@@ -650,7 +724,7 @@ impl Daemon {
         if self.core.is_stopping() {
             systemd.stopping();
         }
-        let status = crate::control::status::summary(&self.core, &self.last_verdict);
+        let status = summary(&self.core, &self.control.last_verdict());
         systemd.tell(now, &status, self.core.gate_deadline());
         if let Err(reason) = systemd.flush(now) {
             warn!(self.logger, "{reason}; will try again");
@@ -691,7 +765,7 @@ impl Daemon {
     // ---- the end ----
 
     fn end(&mut self, status: i32) {
-        self.end_control(status);
+        self.control.end(status);
         let why = match (self.asked_to_stop, self.core.has_given_up()) {
             (true, false) => "stopped",
             (true, true) => "stopped without the workers that were given up",
