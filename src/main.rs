@@ -10,7 +10,6 @@ mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
 mod files;
-mod guard;
 mod listen;
 mod log;
 mod notify;

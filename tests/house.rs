@@ -107,7 +107,7 @@ fn the_core_and_its_words_do_no_io() {
 
 #[test]
 fn only_the_start_up_and_what_the_loop_owns_log() {
-    let owners = ["daemon", "log", "control/server", "listen/guard"];
+    let owners = ["daemon", "log", "control/server", "listen/listeners"];
     let may = |name: &str| name == "startup.rs" || owners.iter().any(|owner| is_in(name, owner));
     for word in ["info!(", "warn!(", "error!("] {
         assert_eq!(offences(word, may), [""; 0]);

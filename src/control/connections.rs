@@ -5,7 +5,7 @@ use super::connection::{Connection, Next};
 use super::peer::Peer;
 use super::protocol::{Answer, Request};
 use super::{Access, Rights};
-use crate::listen::file::{self, SocketFile};
+use crate::listen::unix_path::{self, SocketFile};
 use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::supervisor::{ChildId, Instant};
@@ -112,7 +112,7 @@ impl Connections {
             options,
         };
         let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
-        let bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
+        let bound = open::bind_path(&uri, path, Kind::Stream, unix_path::PATIENT).map_err(named)?;
         let connections = Connections {
             listener: bound.fd.into(),
             // The guard does not watch it: one name is enough.

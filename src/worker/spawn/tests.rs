@@ -220,8 +220,8 @@ fn listen_pid_is_the_workers_own_also_under_a_wrapper_that_execs() {
     let socket = Socket {
         name: "web",
         family: "AF_INET",
-        server_starter: "",
-        php_fpm: "",
+        server_starter: "".into(),
+        php_fpm: "".into(),
     };
     let build = || {
         let none = std::iter::empty();
