@@ -78,7 +78,7 @@ impl Listeners {
     fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
             let source = Source::Listener(index);
-            if listener.kind().listens() && !poller.has(source) {
+            if listener.kind.listens() && !poller.has(source) {
                 // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
                 poller.add(listener, source, Interest::WRITABLE)?;
             }
