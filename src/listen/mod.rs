@@ -1,7 +1,7 @@
-//! The listening sockets: what the `-listen` addresses became. A `Listener` owns our copy of a socket
-//! and, for a unix path, what has to be known to restore and to remove it. Nothing here accepts,
-//! changes `O_NONBLOCK` (all holders of a socket share it, so it belongs to the workers), or closes
-//! a socket by itself while we serve.
+//! The listening sockets: what the `-listen` addresses became. A `Listener` owns our copy of a
+//! socket and, for a unix path, what has to be known to restore and to remove it. Nothing here
+//! accepts, changes `O_NONBLOCK` (all holders of a socket share it, so it belongs to the workers),
+//! or closes a socket by itself while we serve.
 
 mod guard;
 pub mod inherited;
@@ -12,7 +12,7 @@ pub mod uri;
 
 pub use inherited::Inherited;
 pub use listeners::Listeners;
-pub use open::{Opened, check, open_all};
+pub use open::{Opened, abandon, check, open_all};
 
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::socket::{self, UnixDiag};

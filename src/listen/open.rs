@@ -258,11 +258,8 @@ fn shortfalls(listener: &Listener) -> Vec<String> {
             "Backlog of {address} is {limit}, not {wanted}: net.core.somaxconn allows no more"
         ));
     }
-    if listener
-        .file
-        .as_ref()
-        .is_some_and(|file| file.link().is_none())
-    {
+    let file = listener.file.as_ref();
+    if file.is_some_and(|file| file.link().is_none()) {
         lines.push(format!(
             "Cannot keep a second name for {address}: if a worker removes it, running workers \
              cannot get it back"

@@ -136,8 +136,8 @@ fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
 
 /// Makes room at a path for a socket: a stale one is removed. Returns whether there was one.
 ///
-/// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when it
-/// is another user's in a directory where everybody may make names.
+/// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when
+/// it is another user's in a directory where everybody may make names.
 pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
     let name = Name::of(path)?;
     let found = match name.stat() {
@@ -153,7 +153,7 @@ pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool,
     }
     let its_owner = Uid::from_raw(found.st_uid);
     let is_ours = its_owner.is_root() || its_owner == geteuid() || owner == Some(its_owner);
-    // In a sticky directory nobody but root may take away another user's name.
+    // In a sticky directory everybody may make names, and nobody takes away another user's.
     if !is_ours && fstat(&name.directory).is_ok_and(|found| found.st_mode & 0o1000 != 0) {
         return Err(Errno::EPERM);
     }
@@ -219,8 +219,9 @@ impl Rights {
         match self.mode {
             None => bind(socket.as_raw_fd(), &address)?,
             Some(mode) => {
-                // Linux makes the file with the socket's own mode less the umask (unix_bind), so that
-                // the name never has other rights. We have one thread: no other file is made meanwhile.
+                // Linux makes the file with the socket's own mode less the umask (unix_bind), so
+                // the name never has another mode. We have one thread: no file that is made
+                // meanwhile gets this umask.
                 fchmod(socket, mode)?;
                 let before = umask(Mode::empty());
                 let bound = bind(socket.as_raw_fd(), &address);
@@ -228,6 +229,7 @@ impl Rights {
                 bound?;
             }
         }
+        // Another file may have the name by now: the owner is given to the one that was bound.
         let bound = bound_file(socket, &name);
         let owned = bound.and_then(|id| self.give_owner(&name.hold(id)?));
         if owned.is_err() {
@@ -454,6 +456,7 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
     let entries = fs::read_dir(folder(path)).into_iter().flatten();
+    // An error ends it: it could come again at each call.
     let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
     let links = entries.filter(|entry| is_link_of(entry, name));
     let links = links.map(|link| path.with_file_name(link));
@@ -481,8 +484,8 @@ fn find(path: &Path, inode: Option<u32>) -> Option<(PathBuf, FileId)> {
             all.find(|(_, id)| id.inode as u32 == inode)
         }
         (None, None) => links.next(),
-        // The path may be anybody's by now, unless a hidden link leads to the same file. Where there
-        // is no link at all, nothing speaks against it.
+        // Where hidden links stand beside the path, one of them must lead to the same file: else
+        // the path is somebody else's by now.
         (None, Some(there)) => {
             let is_known = links.len() == 0 || links.any(|(_, id)| id == there.1);
             is_known.then_some(there)
