@@ -6,15 +6,15 @@
 //! changes the owner and the mode of the inode that it looked at, not of a name.
 
 use super::{Kind, file_inode};
-use crate::files::{OwnFile, Refusal};
+use crate::files::{OwnFile, Refusal, open_folder};
 use crate::listen::uri::Options;
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, lstat, umask,
+    FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
 };
 use nix::unistd::{Gid, Pid, Uid, UnlinkatFlags, fchownat, geteuid, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
@@ -52,13 +52,8 @@ impl FileId {
 
     /// The socket that stands at a path now.
     fn at(path: &Path) -> Option<FileId> {
-        FileId::of(&lstat(path).ok()?)
+        FileId::of(&Name::of(path).and_then(|name| name.stat()).ok()?)
     }
-}
-
-fn folder(path: &Path) -> &Path {
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// A name in a directory that is open: it is looked at and acted on in the same directory, whatever
@@ -70,9 +65,13 @@ struct Name<'a> {
 
 impl Name<'_> {
     fn of(path: &Path) -> Result<Name<'_>, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open_folder(path).map_err(|refusal| match refusal {
+            Refusal::System(errno) => errno,
+            // A start has said why before; the path was changed since.
+            _ => Errno::ELOOP,
+        })?;
         Ok(Name {
-            directory: open(folder(path), flags, Mode::empty())?,
+            directory,
             name: path.file_name().unwrap_or_default(),
         })
     }
@@ -360,7 +359,7 @@ impl SocketFile {
 
     /// Where the path leads now.
     pub fn place(&self) -> Result<Place, Errno> {
-        match lstat(&self.path) {
+        match Name::of(&self.path).and_then(|name| name.stat()) {
             Err(Errno::ENOENT) => Ok(Place::Empty),
             Err(errno) => Err(errno),
             Ok(found) if self.id.is_some() && FileId::of(&found) == self.id => Ok(Place::Ours),
@@ -455,7 +454,9 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 /// The hidden links beside a path that lead to sockets, of whatever process.
 fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
-    let entries = fs::read_dir(folder(path)).into_iter().flatten();
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten();
     // An error ends it: it could come again at each call.
     let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
     let links = entries.filter(|entry| is_link_of(entry, name));
