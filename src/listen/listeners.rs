@@ -166,7 +166,7 @@ impl Listeners {
                 rebound.push(index);
             }
         }
-        let can_be_repaired = |it: &Listener| it.is_harmed() && !guard::is_hopeless(it);
+        let can_be_repaired = |it: &Listener| it.trouble.is_some() && !guard::is_hopeless(it);
         if self.listeners.iter().any(can_be_repaired) {
             self.retry_at.get_or_insert(clock::now() + RETRY);
         }

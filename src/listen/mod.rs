@@ -147,7 +147,7 @@ pub struct Listener {
     kind: Kind,
     bound: Bound,
     file: Option<SocketFile>,
-    /// The guard's last error, so that each is logged once.
+    /// Why the guard cannot repair it, if it is cut off: each reason is logged once.
     trouble: Option<Error>,
     /// Its name in a worker's `LISTEN_FDNAMES`.
     pub name: String,
@@ -202,11 +202,6 @@ impl Listener {
     /// It came by `fd://` or `systemd://`: another process made it and may still use it.
     pub fn is_inherited(&self) -> bool {
         self.uri.scheme.is_inherited()
-    }
-
-    /// It is cut off, and the guard could not repair it.
-    pub fn is_harmed(&self) -> bool {
-        self.trouble.is_some()
     }
 
     /// The bound address as the log shows it: `tcp://[::]:8080`, `unix:///run/x.sock`.

@@ -91,7 +91,7 @@ pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
 struct Opening<'a> {
     inherited: &'a Inherited,
     opened: Opened,
-    /// The inherited descriptors that an address has claimed.
+    /// The inherited descriptors that were offered to an address, whether it used them or not.
     taken: Vec<RawFd>,
 }
 
@@ -222,7 +222,7 @@ impl Opening<'_> {
         Ok(listener)
     }
 
-    /// Closes what was passed to us and no address claims.
+    /// Closes what was passed to us and no address asks for.
     fn close_the_rest(&mut self) {
         for passed in &self.inherited.passed {
             if self.taken.contains(&passed.fd) {
