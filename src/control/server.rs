@@ -509,9 +509,9 @@ impl Server {
         let sockets = view.listeners.iter().map(|listener| {
             let (queue, backlog) = listener.queue().unzip();
             SocketStatus {
-                uri: listener.uri().to_string(),
+                uri: listener.uri.to_string(),
                 address: listener.address(),
-                name: listener.name().to_owned(),
+                name: listener.name.clone(),
                 queue,
                 backlog,
             }

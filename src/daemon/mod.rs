@@ -547,7 +547,8 @@ impl Daemon {
     fn on_rebound(&mut self, indexes: Vec<usize>) {
         for index in indexes {
             let listener = &self.listeners[index];
-            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name.as_deref())
+            {
                 if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
                     warn!(self.logger, "cannot use systemd's fd store: {reason}");
                 }
@@ -798,11 +799,11 @@ impl Daemon {
         };
         let (mut sockets, mut found) = (Vec::new(), Vec::new());
         for listener in self.listeners.iter() {
-            let Some(name) = listener.store_name() else {
+            let Some(name) = listener.store_name.as_deref() else {
                 continue;
             };
             sockets.push((name, listener.as_fd()));
-            if listener.is_stored() {
+            if listener.is_stored {
                 found.push(name);
             }
         }
