@@ -10,6 +10,7 @@ mod hangup;
 mod outputs;
 mod sockets;
 
+use crate::clock;
 use crate::config::{Config, SignalAction};
 use crate::control::verdict::{self, FailedWorker, ReloadReport};
 use crate::control::{Control, MAX_CLIENTS};
@@ -19,7 +20,7 @@ use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
 use crate::sys::process::{probe_pidfd, unblock_signals};
-use crate::sys::{clock, signals};
+use crate::sys::signals;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;

@@ -3,18 +3,18 @@
 //! events.
 
 use super::{COMPLAINTS, Daemon};
+use crate::clock;
 use crate::config::{Output, Protocols, ReadyGate};
 use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::log::RateLimit;
-use crate::notify::{Message, Others, WorkerSocket};
 use crate::poller::{Interest, Source};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant, Worker};
-use crate::sys::clock;
 use crate::sys::io::{stderr, stdout};
-use crate::sys::process::{self, Exit};
+use crate::sys::process;
 use crate::worker;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
+use crate::worker::notify::{OtherProcesses, WorkerMessage, WorkerSocket};
 use crate::worker::output::Outputs;
 use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
 use nix::errno::Errno;
@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 /// How many ends are taken up before a stop signal gets its turn.
@@ -91,7 +92,7 @@ pub(super) struct Children {
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
     /// Whether their users have other processes.
-    others: Others,
+    others: OtherProcesses,
     blind: Option<Blind>,
 }
 
@@ -372,11 +373,15 @@ impl Daemon {
                 Ok(None) => return,
                 Err(_) => return self.poller.look_again_soon(),
             };
-            let Message { sender, report } = message;
+            let WorkerMessage {
+                sender,
+                ready,
+                status,
+            } = message;
             let workers = &self.children.by_pid;
             let is_worker = |pid: i32| workers.get(&pid).is_some();
             let others = &mut self.children.others;
-            let has_others = |uid| others.of(uid, clock::now(), is_worker);
+            let has_others = |uid| others.exist(uid, clock::now(), is_worker);
             if let Err(why) = socket.may_speak(sender, child.pid, is_worker, has_others) {
                 let refused = self.children.refused.allow_with_count(clock::now());
                 if let Some(count) = refused {
@@ -389,10 +394,10 @@ impl Daemon {
                 }
                 continue;
             }
-            if report.status.is_some() {
-                child.status = report.status;
+            if status.is_some() {
+                child.status = status;
             }
-            if report.ready {
+            if ready {
                 self.tell(Event::Ready(id));
             }
         }
@@ -468,7 +473,7 @@ impl Daemon {
     }
 
     /// A worker's process is gone.
-    fn on_exit(&mut self, id: ChildId, exit: Exit) {
+    fn on_exit(&mut self, id: ChildId, status: ExitStatus) {
         let last_lines = self.children.outputs.last_lines(id);
         let Some(child) = self.children.alive.remove(&id) else {
             return;
@@ -476,7 +481,7 @@ impl Daemon {
         self.children.by_pid.remove(&child.pid);
         let end = match child.failure {
             Some(failure) => failure.end(&child.program, self.user.as_ref()),
-            None => worker::end(exit),
+            None => worker::end(status),
         };
         let pid = child.pid;
         self.forget(id, child);

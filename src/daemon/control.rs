@@ -5,6 +5,7 @@
 //! that we could know of are known.
 
 use super::Daemon;
+use crate::clock;
 use crate::config::ReadyGate;
 use crate::control::commands::{Command, Facts};
 use crate::control::protocol::Answer;
@@ -15,7 +16,6 @@ use crate::control::{Control, Incoming, Next, Origin, Peer, Rights};
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Event, Instant, Outcome};
-use crate::sys::clock;
 use crate::text::{counted, error_text};
 use serde_json::json;
 use signal_hook::consts::SIGTERM;

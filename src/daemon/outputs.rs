@@ -1,10 +1,10 @@
 //! The workers' output in the loop: its pipes are watched, and what comes of them is said.
 
 use super::Daemon;
+use crate::clock;
 use crate::config::Output;
 use crate::poller::Source;
 use crate::supervisor::ChildId;
-use crate::sys::clock;
 use crate::worker::output::OutputEvent;
 use slog::{info, warn};
 use std::os::fd::OwnedFd;

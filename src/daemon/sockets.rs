@@ -2,12 +2,12 @@
 //! end.
 
 use super::Daemon;
+use crate::clock;
 use crate::guard::{self, Guard, Healing};
 use crate::listen::Listener;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{Event, Instant, Phase};
-use crate::sys::clock;
 use crate::text::error_text;
 use crate::worker::env::Socket;
 use slog::{error, info, warn};

@@ -3,23 +3,22 @@
 
 pub mod command;
 pub mod env;
+pub mod notify;
 pub mod output;
 pub mod spawn;
 pub mod user;
 
 use crate::supervisor::End;
-use crate::sys::process::Exit;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// How a worker's process ended, in the core's terms.
-pub fn end(exit: Exit) -> End {
-    match exit {
-        Exit::Status(status) => End::Exited(status),
-        Exit::Signal {
+pub fn end(status: ExitStatus) -> End {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => End::Signaled {
             signal,
-            core_dumped,
-        } => End::Signaled {
-            signal,
-            core_dumped,
+            core_dumped: status.core_dumped(),
         },
+        (None, code) => End::Exited(code.unwrap_or(0)),
     }
 }

@@ -4,7 +4,7 @@
 //! before the fork.
 #![allow(unsafe_code)]
 
-use super::env::{Environment, FIRST_FD, until_nul};
+use super::env::{Environment, until_nul};
 use super::user::User;
 use crate::supervisor::End;
 use crate::sys::{io, process};
@@ -40,7 +40,7 @@ pub struct SpawnRequest<'a> {
     pub nofile: Option<(rlim_t, rlim_t)>,
 }
 
-/// A worker that has been forked. Its report pipe says whether it became the program.
+/// A worker that has been forked. Its report pipe says whether it becomes the program.
 #[derive(Debug)]
 pub struct Spawned {
     /// Also the number of its process group.
@@ -50,8 +50,8 @@ pub struct Spawned {
     pub pidfd: Option<OwnedFd>,
 }
 
-/// The pipe over which a child reports the step that failed. It is made before the child, so that
-/// no worker is started whose report nobody could watch.
+/// The pipe over which a child reports the step that failed. The caller makes and watches it before
+/// the fork: a worker whose report cannot be watched is not started.
 #[derive(Debug)]
 pub struct ReportPipe {
     /// Close-on-exec, O_NONBLOCK.
@@ -76,12 +76,11 @@ pub enum Report {
 }
 
 impl ReportPipe {
+    /// Errors: no descriptor is left.
     pub fn new() -> Result<ReportPipe, Failure> {
         let (ours, theirs) = Step::Pipe.at(half_blocking_pipe())?;
-        Ok(ReportPipe {
-            ours,
-            theirs: Some(theirs),
-        })
+        let theirs = Some(theirs);
+        Ok(ReportPipe { ours, theirs })
     }
 
     /// Reads the report of the child `pid` without blocking. To be called before the child is
@@ -130,22 +129,26 @@ pub enum Step {
     Exec,
 }
 
-impl Step {
-    const ALL: [Step; 12] = [
-        Step::Pipe,
-        Step::Fork,
-        Step::Group,
-        Step::Directory,
-        Step::Descriptors,
-        Step::Limits,
+/// The steps in words, in the order of the enum.
+const STEPS: [(Step, &str); 12] = [
+    (Step::Pipe, "opening a pipe"),
+    (Step::Fork, "forking"),
+    (Step::Group, "making a process group"),
+    (Step::Directory, "entering the working directory"),
+    (Step::Descriptors, "placing the descriptors"),
+    (Step::Limits, "giving back the descriptor limit"),
+    (
         Step::UserGroups,
-        Step::UserGroup,
-        Step::User,
-        Step::Parent,
-        Step::Signals,
-        Step::Exec,
-    ];
+        "changing user to USER (supplementary groups)",
+    ),
+    (Step::UserGroup, "changing user to USER (group)"),
+    (Step::User, "changing user to USER"),
+    (Step::Parent, "asking to die with the parent"),
+    (Step::Signals, "unblocking signals"),
+    (Step::Exec, "running"),
+];
 
+impl Step {
     fn at<T>(self, result: Result<T, Errno>) -> Result<T, Failure> {
         result.map_err(|errno| Failure { step: self, errno })
     }
@@ -156,25 +159,14 @@ impl Failure {
     /// /usr/sbin/nginx".
     pub fn end(self, program: &Path, user: Option<&User>) -> End {
         let user = user.map_or("nobody else", |user| &user.name);
-        let program = program.display();
-        let step = match self.step {
-            Step::Pipe => "opening a pipe".to_owned(),
-            Step::Fork => "forking".to_owned(),
-            Step::Group => "making a process group".to_owned(),
-            Step::Directory => "entering the working directory".to_owned(),
-            Step::Descriptors => "placing the descriptors".to_owned(),
-            Step::Limits => "giving back the descriptor limit".to_owned(),
-            Step::UserGroups => format!("changing user to {user} (supplementary groups)"),
-            Step::UserGroup => format!("changing user to {user} (group)"),
-            Step::User => format!("changing user to {user}"),
-            Step::Parent => "asking to die with the parent".to_owned(),
-            Step::Signals => "unblocking signals".to_owned(),
-            // The program was found a moment ago, so it may be its interpreter that is missing.
-            Step::Exec if self.errno == Errno::ENOENT => {
-                format!("running {program} (it or its interpreter)")
+        let mut step = STEPS[self.step as usize].1.replace("USER", user);
+        if self.step == Step::Exec {
+            step += &format!(" {}", program.display());
+            if self.errno == Errno::ENOENT {
+                // The program was found a moment ago, so it may be its interpreter that is missing.
+                step += " (it or its interpreter)";
             }
-            Step::Exec => format!("running {program}"),
-        };
+        }
         let errno = self.errno as i32;
         End::Exec { step, errno }
     }
@@ -185,9 +177,9 @@ impl Failure {
     }
 
     fn from_bytes([step, errno @ ..]: [u8; 5]) -> Self {
-        let step = Step::ALL.get(usize::from(step)).copied();
+        let known = STEPS.get(usize::from(step));
         Failure {
-            step: step.unwrap_or(Step::Exec),
+            step: known.map_or(Step::Exec, |(step, _)| *step),
             errno: Errno::from_raw(i32::from_ne_bytes(errno)),
         }
     }
@@ -216,7 +208,7 @@ fn half_blocking_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
     let stdin = io::stdin();
     if share || may_be_shared(stdin) {
-        if let Ok(copy) = io::copy_above(stdin, FIRST_FD as RawFd) {
+        if let Ok(copy) = stdin.try_clone_to_owned() {
             return Ok(copy);
         }
     }
@@ -225,8 +217,8 @@ pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// A worker whose process group is not in the foreground would be stopped when it reads our
-/// terminal. And whatever is also our stdout or stderr (a socket, as from inetd; a file; a pipe)
-/// would take lines from a worker that look like ours, or like another worker's.
+/// terminal. And where stdin is also our stdout or stderr (a socket, as from inetd; a file; a
+/// pipe), a worker could write lines into it that look like ours, or like another worker's.
 fn may_be_shared(stdin: BorrowedFd) -> bool {
     let file = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     let is_output = |fd| match (file(stdin), file(fd)) {
@@ -236,28 +228,31 @@ fn may_be_shared(stdin: BorrowedFd) -> bool {
     !stdin.is_terminal() && !is_output(io::stdout()) && !is_output(io::stderr())
 }
 
-/// Forks a worker and sends it on its way to `request.program`, without waiting for it to get
-/// there. The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
+/// Forks a worker, which goes on to `request.program` by itself: this does not wait for its exec.
+/// The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
 /// numbers). Errors: there is no child.
 pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
     // Our copy of the child's end is closed on return: then only the child holds the pipe open.
     let report = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
     let mut setup = ChildSetup::new(request, &report);
     // A signal that came to the child before its exec would run our handlers there.
-    let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
+    Step::Fork.at(process::block_signals())?;
     // SAFETY: this process has one thread, so that the child finds no lock taken by another one.
-    let pid = Step::Fork.at(Errno::result(unsafe { libc::fork() }))?;
-    if pid == 0 {
+    let forked = Errno::result(unsafe { libc::fork() });
+    if forked == Ok(0) {
         run_child(&mut setup);
     }
-    drop(blocked);
+    // Where this fails, the loop tries again and complains: it unblocks in its second look after
+    // each event, too.
+    let _ = process::unblock_signals();
+    let pid = Step::Fork.at(forked)?;
     // The child does this too. Whichever comes first, the group exists when either goes on.
     let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = process::pidfd_open(pid).ok();
     Ok(Spawned { pid, pidfd })
 }
 
-/// Runs a command of the administrator's in a shell beside us. Nobody waits for it: when it ends,
+/// Runs a command of the administrator's in a shell beside us. We do not wait for it: when it ends,
 /// it is reaped as an orphan. Errors: it could not be started.
 pub fn run_shell(
     command: &str,
@@ -278,9 +273,8 @@ pub fn run_shell(
         nofile,
     };
     let started = ReportPipe::new().and_then(|mut pipe| spawn(&request, &mut pipe));
-    started
-        .map(drop)
-        .map_err(|failure| failure.end(shell, None))
+    let failed = |failure: Failure| failure.end(shell, None);
+    started.map(drop).map_err(failed)
 }
 
 /// A request in the kernel's terms, with all memory that the child will need.
@@ -303,13 +297,9 @@ const LISTEN_PID_ROOM: usize = 22;
 
 impl<'a> ChildSetup<'a> {
     fn new(request: &'a SpawnRequest<'a>, report: &OwnedFd) -> Self {
-        let mut words = vec![until_nul(request.program.as_os_str().as_bytes())];
-        words.extend(
-            request
-                .arguments
-                .iter()
-                .map(|word| until_nul(word.as_bytes())),
-        );
+        let program = std::iter::once(request.program.as_os_str());
+        let words = program.chain(request.arguments.iter().map(OsString::as_os_str));
+        let words: Vec<CString> = words.map(|word| until_nul(word.as_bytes())).collect();
         let slot = usize::from(request.environment.wants_listen_pid());
         let sources = request.stdio.iter().chain(request.descriptors);
         ChildSetup {
@@ -363,8 +353,7 @@ fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, Failure> {
     }
     if let Some(signal) = request.die_with_parent {
         // After the change of user, which would clear the request.
-        let alive = Step::Parent.at(process::follow_parent(setup.parent, signal))?;
-        Step::Parent.at(if alive { Ok(()) } else { Err(Errno::ESRCH) })?;
+        Step::Parent.at(process::follow_parent(setup.parent, signal))?;
     }
     if request.environment.wants_listen_pid() {
         write_listen_pid(std::process::id(), &mut setup.listen_pid);
@@ -380,44 +369,34 @@ fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, Failure> {
     Step::Exec.at(Err(Errno::last()))
 }
 
-/// Puts every descriptor at its number. Sources that stand where another belongs are lifted out
+/// Puts every descriptor at its number. Sources that stand where another belongs are copied out
 /// of the way first, and so is the report pipe, which must live until exec.
 fn place_descriptors(setup: &mut ChildSetup) -> Result<(), Errno> {
     let end = setup.sources.len() as RawFd;
-    setup.report = lift(setup.report, end)?;
+    let lift = |fd: RawFd| match fd >= end {
+        true => Ok(fd),
+        // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
+        false => Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) }),
+    };
+    setup.report = lift(setup.report)?;
     for (target, source) in (0..).zip(&mut setup.sources) {
         if *source != target {
-            *source = lift(*source, end)?;
+            *source = lift(*source)?;
         }
     }
     for (target, source) in (0..).zip(&setup.sources) {
-        place(*source, target)?;
+        // SAFETY: both calls take integers. What `target` was before belongs to an object of the
+        // parent's, and the child uses none that owns a descriptor.
+        Errno::result(unsafe {
+            if *source == target {
+                libc::fcntl(target, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(*source, target)
+            }
+        })?;
     }
     process::cloexec_from(end);
     Ok(())
-}
-
-/// `fd`, or a close-on-exec copy of it at `end` or above if it is below.
-fn lift(fd: RawFd, end: RawFd) -> Result<RawFd, Errno> {
-    if fd >= end {
-        return Ok(fd);
-    }
-    // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) })
-}
-
-/// Makes `target` a copy of `source` that survives exec.
-fn place(source: RawFd, target: RawFd) -> Result<(), Errno> {
-    // SAFETY: both calls take integers. What `target` was before belongs to an object of the
-    // parent's, and the child uses none that owns a descriptor.
-    let placed = Errno::result(unsafe {
-        if source == target {
-            libc::fcntl(target, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(source, target)
-        }
-    });
-    placed.map(drop)
 }
 
 /// Writes `LISTEN_PID=` and `pid` without padding into `room`, which is all NUL.

@@ -56,20 +56,22 @@ fn find(text: &str) -> Result<User, String> {
             home: PathBuf::from("/"),
         });
     };
-    let gid = group.unwrap_or(entry.gid);
-    let name = CString::new(entry.name.as_str()).map_err(|_| Errno::EINVAL);
-    let groups = name.and_then(|name| unistd::getgrouplist(&name, gid));
-    let groups = groups.map_err(|errno| {
-        let (name, word) = (&entry.name, errno.desc());
-        format!("cannot list the groups of {name}: {word}")
-    })?;
+    let (name, gid) = (entry.name, group.unwrap_or(entry.gid));
+    let groups = match CString::new(name.as_str()) {
+        Ok(name) => unistd::getgrouplist(&name, gid),
+        Err(_) => Err(Errno::EINVAL),
+    };
     Ok(User {
         uid: entry.uid,
         gid,
-        groups,
-        name: entry.name,
+        groups: groups.map_err(|errno| cannot("list the groups of", &name, errno))?,
+        name,
         home: entry.dir,
     })
+}
+
+fn cannot(what: &str, name: &str, errno: Errno) -> String {
+    format!("cannot {what} {name}: {}", errno.desc())
 }
 
 /// The uid of a user, given by name or number.
@@ -82,7 +84,7 @@ pub fn uid(login: &str) -> Result<Uid, String> {
 /// The gid of a group, given by name or number.
 pub fn gid(group: &str) -> Result<Gid, String> {
     let entry = found(unistd::Group::from_name(group))
-        .map_err(|errno| format!("cannot look up group {group}: {}", errno.desc()))?;
+        .map_err(|errno| cannot("look up group", group, errno))?;
     let id = entry.map(|entry| entry.gid);
     let id = id.or_else(|| number(group).map(Gid::from_raw));
     id.ok_or_else(|| format!("cannot find group {group}"))
@@ -94,7 +96,7 @@ fn find_entry(login: &str) -> Result<Option<unistd::User>, String> {
         (Ok(None), Some(id)) => found(unistd::User::from_uid(Uid::from_raw(id))),
         (by_name, _) => by_name,
     };
-    entry.map_err(|errno| format!("cannot look up user {login}: {}", errno.desc()))
+    entry.map_err(|errno| cannot("look up user", login, errno))
 }
 
 /// These errors mean "no such entry" (getpwnam(3)). A container image that holds one program has

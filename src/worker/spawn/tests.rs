@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::Protocols;
 use crate::worker::command::tests::Scratch;
-use crate::worker::env::{Extras, Socket};
+use crate::worker::env::{Extras, FIRST_FD, Socket};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Gid, Uid, geteuid};
 use std::ffi::CStr;
@@ -290,9 +290,8 @@ fn a_worker_leads_its_own_process_group() {
 fn a_worker_starts_with_an_empty_mask_and_default_dispositions() {
     // Rust's runtime ignores SIGPIPE, so there is something to undo.
     let trial = Trial::new("/bin/grep", &["-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
-    let blocked = process::SignalsBlocked::new().unwrap();
+    process::block_signals().unwrap();
     let spawned = start(&trial.request()).unwrap();
-    drop(blocked);
     let zero = "0000000000000000";
     let wanted = format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\n");
     assert_eq!(trial.finish(spawned).output, wanted);
@@ -352,12 +351,13 @@ fn a_program_that_cannot_run_says_which_and_why() {
 
 #[test]
 fn every_step_is_told_apart_over_the_pipe() {
-    for step in Step::ALL {
+    for (step, _) in STEPS {
         let failure = Failure {
             step,
             errno: Errno::EPERM,
         };
         assert_eq!(Failure::from_bytes(failure.to_bytes()), failure);
+        assert_eq!(STEPS[step as usize].0, step);
     }
 }
 
