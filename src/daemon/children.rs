@@ -16,7 +16,7 @@ use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::notify::{OtherProcesses, WorkerMessage, WorkerSocket};
 use crate::worker::output::Outputs;
-use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
+use crate::worker::spawn::{self, Report, ReportPipe, SpawnFailure, SpawnRequest};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::getuid;
@@ -46,7 +46,7 @@ pub(super) struct Child {
     report: Option<ReportPipe>,
     notify: Option<WorkerSocket>,
     /// Why it did not become the program.
-    failure: Option<spawn::Failure>,
+    failure: Option<SpawnFailure>,
     program: PathBuf,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
@@ -213,7 +213,7 @@ impl Daemon {
                 .then_some(self.config.stop_signal),
             nofile: self.nofile,
         };
-        let failed = |failure: spawn::Failure| failure.end(program, self.user.as_ref());
+        let failed = |failure: SpawnFailure| failure.end(program, self.user.as_ref());
         let pipe = ends.report.as_mut().expect("it was opened first");
         spawn::spawn(&request, pipe).map_err(failed)
     }

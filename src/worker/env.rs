@@ -1,6 +1,6 @@
 //! A worker's environment: what we were started with, without what was meant for us alone, and what
-//! each `-protocol` tells a worker about its sockets. This file reads no environment and opens
-//! nothing. The variables and their readers are listed in the README.
+//! each `-protocol` tells a worker about its sockets. This file does not read our environment, and
+//! opens nothing. The variables and their readers are listed in the README.
 
 use crate::config::Protocols;
 use crate::worker::user::User;
@@ -66,8 +66,8 @@ impl Environment {
     ) -> Self {
         let mut built = Self::default();
         for (name, value) in inherited {
-            let replaced = extras.user.is_some() && is_login(name);
-            if !is_ours(name) && !replaced {
+            let is_login = matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME");
+            if !is_ours(name) && !(is_login && extras.user.is_some()) {
                 built.set(name.as_bytes(), value.as_bytes());
             }
         }
@@ -98,7 +98,14 @@ impl Environment {
             self.tell_einhorn(sockets, extras.master.as_ref());
         }
         if protocols.systemd && !sockets.is_empty() {
-            self.tell_systemd(sockets);
+            self.wants_listen_pid = true;
+            self.set("LISTEN_FDS", sockets.len().to_string());
+            self.set_list("LISTEN_FDNAMES", sockets, ":", |_, socket| {
+                // A name with a colon would be read as two, and an empty one as none. systemd says
+                // this where a name is missing.
+                let is_name = !socket.name.is_empty() && !socket.name.contains(':');
+                if is_name { socket.name } else { "unknown" }.to_owned()
+            });
         }
         if protocols.server_starter {
             let port = |fd, socket: &Socket| format!("{}={fd}", socket.server_starter);
@@ -120,10 +127,8 @@ impl Environment {
         self.set_list("EINHORN_FDS", sockets, " ", |fd, _| fd.to_string());
         self.set("EINHORN_FD_COUNT", sockets.len().to_string());
         for (index, socket) in sockets.iter().enumerate() {
-            self.set(
-                format!("EINHORN_FD_{index}"),
-                (FIRST_FD + index).to_string(),
-            );
+            let fd = FIRST_FD + index;
+            self.set(format!("EINHORN_FD_{index}"), fd.to_string());
             self.set(format!("EINHORN_FD_FAMILY_{index}"), socket.family);
         }
         if let Some(master) = master {
@@ -134,17 +139,6 @@ impl Environment {
                 self.set("EINHORN_SOCK_FD", fd.to_string());
             }
         }
-    }
-
-    fn tell_systemd(&mut self, sockets: &[Socket]) {
-        self.set("LISTEN_FDS", sockets.len().to_string());
-        let name = |_, socket: &Socket| match socket.name {
-            // As systemd tells a missing name: this one would be read as two, or as none.
-            name if name.is_empty() || name.contains(':') => "unknown".to_owned(),
-            name => name.to_owned(),
-        };
-        self.set_list("LISTEN_FDNAMES", sockets, ":", name);
-        self.wants_listen_pid = true;
     }
 
     /// One text for each socket, made of its descriptor in the worker and its description.
@@ -172,12 +166,8 @@ pub fn until_nul(bytes: &[u8]) -> CString {
     CString::new(&bytes[..end.unwrap_or(bytes.len())]).expect("it was cut at its first NUL")
 }
 
-fn is_login(name: &OsStr) -> bool {
-    matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME")
-}
-
-/// Whether a variable was meant for us alone, or is one that we set. LISTEN_ADDR, LISTEN_PORT and
-/// the like are not: applications use such names.
+/// Whether a variable was meant for us alone, or is one that we set. Applications use names like
+/// LISTEN_ADDR and LISTEN_PORT, which are neither.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.as_bytes();
     const WHOLE: [&[u8]; 4] = [b"NOTIFY_SOCKET", b"FDSTORE", b"NGINX", b"FPM_SOCKETS"];

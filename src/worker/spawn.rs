@@ -72,12 +72,12 @@ pub enum Report {
     /// The child was killed on its way to exec; its end says by what.
     Killed,
     /// The child has not become the program; its exit status 127 that follows means nothing.
-    Failed(Failure),
+    Failed(SpawnFailure),
 }
 
 impl ReportPipe {
     /// Errors: no descriptor is left.
-    pub fn new() -> Result<ReportPipe, Failure> {
+    pub fn new() -> Result<ReportPipe, SpawnFailure> {
         let (ours, theirs) = Step::Pipe.at(half_blocking_pipe())?;
         let theirs = Some(theirs);
         Ok(ReportPipe { ours, theirs })
@@ -91,7 +91,7 @@ impl ReportPipe {
             Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
             Err(_) => Report::Unread,
             // A message this small is written whole or not at all (pipe(7)).
-            Ok(5) => Report::Failed(Failure::from_bytes(bytes)),
+            Ok(5) => Report::Failed(SpawnFailure::from_bytes(bytes)),
             Ok(_) if process::has_run_exec(pid) => Report::Running,
             Ok(_) => Report::Killed,
         }
@@ -107,7 +107,7 @@ impl AsFd for ReportPipe {
 
 /// The step that failed on the way to a running program, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
+pub struct SpawnFailure {
     pub step: Step,
     pub errno: Errno,
 }
@@ -149,12 +149,12 @@ const STEPS: [(Step, &str); 12] = [
 ];
 
 impl Step {
-    fn at<T>(self, result: Result<T, Errno>) -> Result<T, Failure> {
-        result.map_err(|errno| Failure { step: self, errno })
+    fn at<T>(self, result: Result<T, Errno>) -> Result<T, SpawnFailure> {
+        result.map_err(|errno| SpawnFailure { step: self, errno })
     }
 }
 
-impl Failure {
+impl SpawnFailure {
     /// The failure as the worker's end, with the step in words: "changing user to web", "running
     /// /usr/sbin/nginx".
     pub fn end(self, program: &Path, user: Option<&User>) -> End {
@@ -178,7 +178,7 @@ impl Failure {
 
     fn from_bytes([step, errno @ ..]: [u8; 5]) -> Self {
         let known = STEPS.get(usize::from(step));
-        Failure {
+        SpawnFailure {
             step: known.map_or(Step::Exec, |(step, _)| *step),
             errno: Errno::from_raw(i32::from_ne_bytes(errno)),
         }
@@ -231,7 +231,7 @@ fn may_be_shared(stdin: BorrowedFd) -> bool {
 /// Forks a worker, which goes on to `request.program` by itself: this does not wait for its exec.
 /// The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
 /// numbers). Errors: there is no child.
-pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
+pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, SpawnFailure> {
     // Our copy of the child's end is closed on return: then only the child holds the pipe open.
     let report = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
     let mut setup = ChildSetup::new(request, &report);
@@ -273,7 +273,7 @@ pub fn run_shell(
         nofile,
     };
     let started = ReportPipe::new().and_then(|mut pipe| spawn(&request, &mut pipe));
-    let failed = |failure: Failure| failure.end(shell, None);
+    let failed = |failure: SpawnFailure| failure.end(shell, None);
     started.map(drop).map_err(failed)
 }
 
@@ -335,7 +335,7 @@ fn run_child(setup: &mut ChildSetup) -> ! {
     }
 }
 
-fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, Failure> {
+fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, SpawnFailure> {
     let request = setup.request;
     Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
     if let Some(directory) = request.directory {

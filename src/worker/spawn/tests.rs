@@ -32,7 +32,7 @@ struct Started {
     report: ReportPipe,
 }
 
-fn start(request: &SpawnRequest) -> Result<Started, Failure> {
+fn start(request: &SpawnRequest) -> Result<Started, SpawnFailure> {
     let mut report = ReportPipe::new()?;
     let Spawned { pid, pidfd } = spawn(request, &mut report)?;
     Ok(Started { pid, pidfd, report })
@@ -352,11 +352,11 @@ fn a_program_that_cannot_run_says_which_and_why() {
 #[test]
 fn every_step_is_told_apart_over_the_pipe() {
     for (step, _) in STEPS {
-        let failure = Failure {
+        let failure = SpawnFailure {
             step,
             errno: Errno::EPERM,
         };
-        assert_eq!(Failure::from_bytes(failure.to_bytes()), failure);
+        assert_eq!(SpawnFailure::from_bytes(failure.to_bytes()), failure);
         assert_eq!(STEPS[step as usize].0, step);
     }
 }
@@ -423,7 +423,7 @@ fn a_user_that_the_kernel_refuses_is_named() {
         text,
         "changing user to web (supplementary groups): Invalid argument"
     );
-    let failure = Failure {
+    let failure = SpawnFailure {
         step: Step::User,
         errno: Errno::EPERM,
     };
