@@ -37,7 +37,7 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 ///
 /// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
 pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
-    let signals = daemon::install_signals(signals.keys().copied());
+    let signals = Signals::install(signals.keys().copied());
     let unblocked = sys::process::unblock_signals();
     let signals =
         signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;

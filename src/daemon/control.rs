@@ -15,7 +15,7 @@ use crate::control::waiters::{ReloadStep, WaitFor, WaiterMessage, Waiters};
 use crate::control::{Control, Incoming, Next, Origin, Peer, Rights};
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{ChildId, Event, Instant, Outcome};
+use crate::supervisor::{ChildId, End, Event, Instant, Outcome};
 use crate::text::{counted, error_text};
 use serde_json::json;
 use signal_hook::consts::SIGTERM;
@@ -159,13 +159,9 @@ impl Daemon {
         let Some(socket) = &mut self.control.socket else {
             return;
         };
-        let (core, workers) = (&self.core, &self.children.by_pid);
+        let (core, processes) = (&self.core, &self.processes);
         let origin = |peer: &Peer| {
-            let worker = peer
-                .lineage()
-                .iter()
-                .find_map(|pid| workers.get(pid))
-                .copied();
+            let worker = peer.lineage().iter().find_map(|pid| processes.by_pid(*pid));
             match worker.and_then(|id| Some((id, core.workers().find(id)?))) {
                 Some((id, worker)) if worker.is_unready() => Origin::StartingWorker(id),
                 Some((id, _)) => Origin::Worker(id),
@@ -196,13 +192,27 @@ impl Daemon {
         }
     }
 
-    /// Our end of the connection that a worker was started with: what comes is its word.
-    pub(super) fn adopt_line(&mut self, worker: ChildId, line: UnixStream) -> io::Result<()> {
-        let Some(socket) = &mut self.control.socket else {
-            return Ok(());
+    /// Opens the connection that a worker is started with (einhorn's `-g`), if it shall have one:
+    /// what comes there is the worker's word. Returns the worker's end.
+    pub(super) fn open_line(&mut self, worker: ChildId) -> Result<Option<UnixStream>, End> {
+        let failed = |verb: &'static str| {
+            move |error: io::Error| End::Exec {
+                step: format!("{verb} its connection to the control socket"),
+                errno: error.raw_os_error().unwrap_or(0),
+            }
         };
-        let id = socket.adopt(line, worker, clock::now());
-        self.watch_client(id)
+        let Some(socket) = self
+            .control
+            .socket
+            .as_mut()
+            .filter(|_| self.config.control_fd)
+        else {
+            return Ok(None);
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(failed("opening"))?;
+        let id = socket.adopt(ours, worker, clock::now());
+        self.watch_client(id).map_err(failed("watching"))?;
+        Ok(Some(theirs))
     }
 
     /// A worker has gone, or never came to be.
@@ -295,7 +305,7 @@ impl Daemon {
                 "worker:ack of process {sender} without a pid that is a number: ignored"
             ));
         };
-        let Some(id) = self.children.by_pid.get(&pid).copied() else {
+        let Some(id) = self.processes.by_pid(pid) else {
             return Err(format!(
                 "worker:ack of process {sender} for {pid}, which is no worker: ignored"
             ));
@@ -373,7 +383,7 @@ impl Daemon {
             #[cfg(feature = "einhorn")]
             Command::State => {
                 use crate::einhorn::commands::{Verbosity, state};
-                let pid = |id| self.children.pid(id);
+                let pid = |id| self.processes.pid(id);
                 let text = state(&self.core, pid, Verbosity::of(self.log.level()));
                 self.control.say(incoming, &text, false);
             }
@@ -517,8 +527,8 @@ impl Daemon {
         let name = crate::text::signal_name(signal);
         self.log_request(incoming, &format!("{name} to all workers"));
         for id in self.core.workers().ids() {
-            if let Err(errno) = self.signal(id, signal) {
-                let pid = self.children.pid(id).unwrap_or(0);
+            if let Err(errno) = self.processes.signal(id, signal) {
+                let pid = self.processes.pid(id).unwrap_or(0);
                 let reason = crate::text::errno_text(errno as i32);
                 slog::error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
             }
@@ -544,7 +554,7 @@ impl Daemon {
             last: self.control.last.as_ref(),
         };
         let process = |id| {
-            let child = self.children.alive.get(&id);
+            let child = self.processes.get(id);
             child.map_or_else(Process::default, |child| Process {
                 pid: Some(child.pid),
                 says: child.status.clone(),
@@ -577,7 +587,7 @@ impl Daemon {
 
     /// A worker has been started.
     pub(super) fn control_started(&mut self, id: ChildId, index: u32) {
-        let child = self.children.alive.get(&id);
+        let child = self.processes.get(id);
         if let (Some(child), Some(generation)) = (child, self.core.rolling_out()) {
             let step = ReloadStep::Started {
                 pid: child.pid,
@@ -598,7 +608,7 @@ impl Daemon {
         let by_timer = self.config.ready != ReadyGate::Ack;
         let tally = self.core.workers().tally(begun);
         let step = ReloadStep::Ready {
-            pid: self.children.pid(id).unwrap_or(0),
+            pid: self.processes.pid(id).unwrap_or(0),
             timer: by_timer.then_some(self.config.start.as_secs_f64()),
             ready: self.control.waiters.count_ready(tally.ready),
             wanted: self.core.policy().workers,
@@ -611,7 +621,7 @@ impl Daemon {
     pub(super) fn control_asks(&mut self, id: ChildId, signal: i32) {
         let begun = self.control.waiters.begun();
         let worker = self.core.workers().find(id);
-        if let Some(pid) = self.children.pid(id) {
+        if let Some(pid) = self.processes.pid(id) {
             let old = worker.is_some_and(|worker| worker.generation < begun);
             self.control
                 .progress(&ReloadStep::Asked { pid, signal, old });

@@ -13,9 +13,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{self, Pid};
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
-use std::io::{IsTerminal, Write};
+use std::io::{Cursor, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -61,24 +62,24 @@ pub struct ReportPipe {
 }
 
 /// What a report pipe says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The child is still on its way to exec.
+    /// The child has not reached its exec yet.
     Pending,
     /// The pipe cannot be read now.
     Unread,
     /// The child is the program now.
     Running,
-    /// The child was killed on its way to exec; its end says by what.
+    /// The child was killed before its exec; its end says by what.
     Killed,
-    /// The child has not become the program; its exit status 127 that follows means nothing.
+    /// A step before the exec, or the exec, failed. The exit status that follows means nothing.
     Failed(SpawnFailure),
 }
 
 impl ReportPipe {
     /// Errors: no descriptor is left.
     pub fn new() -> Result<ReportPipe, SpawnFailure> {
-        let (ours, theirs) = Step::Pipe.at(half_blocking_pipe())?;
+        let (ours, theirs) = half_blocking_pipe().map_err(at("opening a pipe"))?;
         let theirs = Some(theirs);
         Ok(ReportPipe { ours, theirs })
     }
@@ -86,14 +87,20 @@ impl ReportPipe {
     /// Reads the report of the child `pid` without blocking. To be called before the child is
     /// reaped: /proc tells of an unreaped child whether it has run a program.
     pub fn read(&self, pid: i32) -> Report {
-        let mut bytes = [0; 5];
+        let mut bytes = [0; 128];
         match unistd::read(&self.ours, &mut bytes) {
             Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
             Err(_) => Report::Unread,
+            Ok(0) if process::has_run_exec(pid) => Report::Running,
+            Ok(0) => Report::Killed,
             // A message this small is written whole or not at all (pipe(7)).
-            Ok(5) => Report::Failed(SpawnFailure::from_bytes(bytes)),
-            Ok(_) if process::has_run_exec(pid) => Report::Running,
-            Ok(_) => Report::Killed,
+            Ok(count) => {
+                let (errno, step) = bytes[..count].split_first_chunk().unwrap_or((&[0; 4], b""));
+                Report::Failed(SpawnFailure {
+                    step: String::from_utf8_lossy(step).into_owned(),
+                    errno: i32::from_ne_bytes(*errno),
+                })
+            }
         }
     }
 }
@@ -105,52 +112,21 @@ impl AsFd for ReportPipe {
     }
 }
 
-/// The step that failed on the way to a running program, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The step of a start that failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpawnFailure {
-    pub step: Step,
-    pub errno: Errno,
+    /// In words: "opening a pipe". In it, `{}` is the user's name, and in [`EXEC`] the program's.
+    step: String,
+    errno: i32,
 }
 
-/// The steps of a start; those from `Group` on are the child's, in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Pipe,
-    Fork,
-    Group,
-    Directory,
-    Descriptors,
-    Limits,
-    UserGroups,
-    UserGroup,
-    User,
-    Parent,
-    Signals,
-    Exec,
-}
+const EXEC: &str = "running {}";
 
-/// The steps in words, in the order of the enum.
-const STEPS: [(Step, &str); 12] = [
-    (Step::Pipe, "opening a pipe"),
-    (Step::Fork, "forking"),
-    (Step::Group, "making a process group"),
-    (Step::Directory, "entering the working directory"),
-    (Step::Descriptors, "placing the descriptors"),
-    (Step::Limits, "giving back the descriptor limit"),
-    (
-        Step::UserGroups,
-        "changing user to USER (supplementary groups)",
-    ),
-    (Step::UserGroup, "changing user to USER (group)"),
-    (Step::User, "changing user to USER"),
-    (Step::Parent, "asking to die with the parent"),
-    (Step::Signals, "unblocking signals"),
-    (Step::Exec, "running"),
-];
-
-impl Step {
-    fn at<T>(self, result: Result<T, Errno>) -> Result<T, SpawnFailure> {
-        result.map_err(|errno| SpawnFailure { step: self, errno })
+/// Makes the error of a step.
+fn at(step: &str) -> impl Fn(Errno) -> SpawnFailure {
+    move |errno| SpawnFailure {
+        step: step.to_owned(),
+        errno: errno as i32,
     }
 }
 
@@ -158,30 +134,17 @@ impl SpawnFailure {
     /// The failure as the worker's end, with the step in words: "changing user to web", "running
     /// /usr/sbin/nginx".
     pub fn end(self, program: &Path, user: Option<&User>) -> End {
-        let user = user.map_or("nobody else", |user| &user.name);
-        let mut step = STEPS[self.step as usize].1.replace("USER", user);
-        if self.step == Step::Exec {
-            step += &format!(" {}", program.display());
-            if self.errno == Errno::ENOENT {
-                // The program was found a moment ago, so it may be its interpreter that is missing.
-                step += " (it or its interpreter)";
-            }
+        let name = match user {
+            _ if self.step == EXEC => program.display().to_string(),
+            user => user.map_or(String::new(), |user| user.name.clone()),
+        };
+        let mut step = self.step.replace("{}", &name);
+        if self.step == EXEC && self.errno == libc::ENOENT {
+            // The program was found a moment ago, so it may be its interpreter that is missing.
+            step += " (it or its interpreter)";
         }
-        let errno = self.errno as i32;
+        let errno = self.errno;
         End::Exec { step, errno }
-    }
-
-    fn to_bytes(self) -> [u8; 5] {
-        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
-        [self.step as u8, a, b, c, d]
-    }
-
-    fn from_bytes([step, errno @ ..]: [u8; 5]) -> Self {
-        let known = STEPS.get(usize::from(step));
-        SpawnFailure {
-            step: known.map_or(Step::Exec, |(step, _)| *step),
-            errno: Errno::from_raw(i32::from_ne_bytes(errno)),
-        }
     }
 }
 
@@ -233,10 +196,14 @@ fn may_be_shared(stdin: BorrowedFd) -> bool {
 /// numbers). Errors: there is no child.
 pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, SpawnFailure> {
     // Our copy of the child's end is closed on return: then only the child holds the pipe open.
-    let report = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
+    let report = pipe
+        .theirs
+        .take()
+        .ok_or(Errno::EPIPE)
+        .map_err(at("opening a pipe"))?;
     let mut setup = ChildSetup::new(request, &report);
     // A signal that came to the child before its exec would run our handlers there.
-    Step::Fork.at(process::block_signals())?;
+    process::block_signals().map_err(at("forking"))?;
     // SAFETY: this process has one thread, so that the child finds no lock taken by another one.
     let forked = Errno::result(unsafe { libc::fork() });
     if forked == Ok(0) {
@@ -245,7 +212,7 @@ pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, S
     // Where this fails, the loop tries again and complains: it unblocks in its second look after
     // each event, too.
     let _ = process::unblock_signals();
-    let pid = Step::Fork.at(forked)?;
+    let pid = forked.map_err(at("forking"))?;
     // The child does this too. Whichever comes first, the group exists when either goes on.
     let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = process::pidfd_open(pid).ok();
@@ -325,35 +292,48 @@ fn pointers(strings: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
 /// The child. Everything from here on runs between fork and exec, with all signals blocked until
 /// the last step but one.
 fn run_child(setup: &mut ChildSetup) -> ! {
-    let Err(failure) = child_steps(setup);
-    let bytes = failure.to_bytes();
-    // SAFETY: `bytes` is ours and as long as said. _exit ends the child without running what the
-    // parent has registered for its own exit.
+    let Err((step, errno)) = child_steps(setup);
+    // Writing to a Cursor allocates nothing, and there is room for the words of every step.
+    let mut message = Cursor::new([0; 128]);
+    let _ = message.write_all(&(errno as i32).to_ne_bytes());
+    let _ = message.write_all(step.as_bytes());
+    let length = message.position() as usize;
+    // SAFETY: `message` is ours and at least as long as said. _exit ends the child without running
+    // what the parent has registered for its own exit.
     unsafe {
-        libc::write(setup.report, bytes.as_ptr().cast(), bytes.len());
+        libc::write(setup.report, message.get_ref().as_ptr().cast(), length);
         libc::_exit(127)
     }
 }
 
-fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, SpawnFailure> {
-    let request = setup.request;
-    Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
-    if let Some(directory) = request.directory {
-        Step::Directory.at(unistd::fchdir(directory))?;
+/// Errors: the step that failed, in words as in [`SpawnFailure`].
+fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, (&'static str, Errno)> {
+    fn at(step: &'static str) -> impl Fn(Errno) -> (&'static str, Errno) {
+        move |errno| (step, errno)
     }
-    Step::Descriptors.at(place_descriptors(setup))?;
+    let request = setup.request;
+    let own = Pid::from_raw(0);
+    unistd::setpgid(own, own).map_err(at("making a process group"))?;
+    if let Some(directory) = request.directory {
+        unistd::fchdir(directory).map_err(at("entering the working directory"))?;
+    }
+    place_descriptors(setup).map_err(at("placing the descriptors"))?;
     if let Some((soft, hard)) = request.nofile {
-        Step::Limits.at(setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)
+            .map_err(at("giving back the descriptor limit"))?;
     }
     if let Some(user) = request.user.filter(|_| unistd::geteuid().is_root()) {
         // Supplementary groups first, and the user last: each needs what the next gives up.
-        Step::UserGroups.at(unistd::setgroups(&user.groups))?;
-        Step::UserGroup.at(unistd::setresgid(user.gid, user.gid, user.gid))?;
-        Step::User.at(unistd::setresuid(user.uid, user.uid, user.uid))?;
+        unistd::setgroups(&user.groups)
+            .map_err(at("changing user to {} (supplementary groups)"))?;
+        unistd::setresgid(user.gid, user.gid, user.gid)
+            .map_err(at("changing user to {} (group)"))?;
+        unistd::setresuid(user.uid, user.uid, user.uid).map_err(at("changing user to {}"))?;
     }
     if let Some(signal) = request.die_with_parent {
         // After the change of user, which would clear the request.
-        Step::Parent.at(process::follow_parent(setup.parent, signal))?;
+        process::follow_parent(setup.parent, signal)
+            .map_err(at("asking to die with the parent"))?;
     }
     if request.environment.wants_listen_pid() {
         write_listen_pid(std::process::id(), &mut setup.listen_pid);
@@ -362,11 +342,11 @@ fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, SpawnFailure> {
     }
     // Dispositions first: a signal that came since the fork is the worker's, not our handlers'.
     process::default_dispositions();
-    Step::Signals.at(process::unblock_signals())?;
+    process::unblock_signals().map_err(at("unblocking signals"))?;
     // SAFETY: both arrays end in NULL, and every pointer before it is to a NUL-terminated string
     // that `setup` or its request owns.
     unsafe { libc::execve(setup.argv[0], setup.argv.as_ptr(), setup.envp.as_ptr()) };
-    Step::Exec.at(Err(Errno::last()))
+    Err((EXEC, Errno::last()))
 }
 
 /// Puts every descriptor at its number. Sources that stand where another belongs are copied out
