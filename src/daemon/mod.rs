@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor, Worker};
-use crate::sys::process::{self, probe_pidfd};
+use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
@@ -164,7 +164,7 @@ impl Daemon {
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !probe_pidfd() {
+        if process::pidfd_open(std::process::id() as i32).is_err() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"

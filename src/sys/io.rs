@@ -34,19 +34,17 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(written).map(|count| count as usize)
 }
 
-/// Our own standard input; this and the next two without the buffers and locks of `std::io`.
+/// Our own standard input. This and the next two have no buffer and no lock, unlike `std::io`'s.
 pub fn stdin() -> BorrowedFd<'static> {
     // SAFETY: std opens 0 to 2 before main if they are not, and nothing here closes them.
     unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
 }
 
-/// Our own standard output.
 pub fn stdout() -> BorrowedFd<'static> {
     // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
 }
 
-/// Our own standard error.
 pub fn stderr() -> BorrowedFd<'static> {
     // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }

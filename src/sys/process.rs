@@ -12,19 +12,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 /// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
-/// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox.
+/// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox, where SIGCHLD and
+/// `next_dead` tell of an end.
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::c_long, 0 as libc::c_long) };
     let fd = Errno::result(fd)? as RawFd;
     // SAFETY: the kernel has just made this descriptor for us, and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Whether this kernel gives us pidfds. Where it does not, SIGCHLD and `next_dead` do the same
-/// work.
-pub fn probe_pidfd() -> bool {
-    pidfd_open(std::process::id() as i32).is_ok()
 }
 
 /// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
@@ -287,7 +282,6 @@ mod tests {
     #[test]
     fn pidfds_are_close_on_exec() {
         let pidfd = pidfd_open(std::process::id() as i32).unwrap();
-        assert!(probe_pidfd());
         assert_eq!(
             fcntl(&pidfd, FcntlArg::F_GETFD),
             Ok(FdFlag::FD_CLOEXEC.bits())

@@ -52,8 +52,10 @@ pub struct EinhornMaster<'a> {
 /// A finished environment, but for LISTEN_PID: only the forked child knows its own pid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    entries: Vec<CString>,
-    wants_listen_pid: bool,
+    /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
+    pub entries: Vec<CString>,
+    /// The child has to add `LISTEN_PID=` with its own pid, in decimal without padding.
+    pub wants_listen_pid: bool,
 }
 
 impl Environment {
@@ -81,16 +83,6 @@ impl Environment {
             built.set("LOGNAME", &user.name);
         }
         built
-    }
-
-    /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
-    pub fn entries(&self) -> &[CString] {
-        &self.entries
-    }
-
-    /// Whether the child has to add `LISTEN_PID=` with its own pid, in decimal without padding.
-    pub fn wants_listen_pid(&self) -> bool {
-        self.wants_listen_pid
     }
 
     fn tell_sockets(&mut self, sockets: &[Socket], protocols: Protocols, extras: &Extras) {
@@ -218,7 +210,7 @@ mod tests {
 
     fn texts(environment: &Environment) -> Vec<&str> {
         environment
-            .entries()
+            .entries
             .iter()
             .map(|entry| entry.to_str().unwrap())
             .collect()
@@ -244,7 +236,7 @@ mod tests {
                 "EINHORN_FD_FAMILY_0=AF_INET"
             ]
         );
-        assert!(!environment.wants_listen_pid());
+        assert!(!environment.wants_listen_pid);
     }
 
     #[test]
@@ -320,7 +312,7 @@ mod tests {
             texts(&environment),
             ["LISTEN_FDS=2", "LISTEN_FDNAMES=web:local"]
         );
-        assert!(environment.wants_listen_pid());
+        assert!(environment.wants_listen_pid);
     }
 
     #[test]
@@ -418,7 +410,7 @@ mod tests {
         let value = OsStr::from_bytes(b"\xfe=\xfd\n").to_owned();
         let before = [(name, value)];
         let environment = Environment::build(before.iter(), &[], NONE, &Extras::default());
-        assert_eq!(environment.entries()[0].to_bytes(), b"N\xffME=\xfe=\xfd\n");
+        assert_eq!(environment.entries[0].to_bytes(), b"N\xffME=\xfe=\xfd\n");
     }
 
     #[test]

@@ -78,11 +78,9 @@ enum Drained {
 /// What ends a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// The log moves.
-    Log,
     /// The log moves, or this moment comes.
-    LogOr(Instant),
-    /// This moment.
+    Log(Option<Instant>),
+    /// This moment comes.
     Until(Instant),
 }
 
@@ -141,8 +139,8 @@ impl Outputs {
     /// When a paused pipe is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
         let until = |pause: &Pause| match pause {
-            Pause::Log => None,
-            Pause::LogOr(until) | Pause::Until(until) => Some(*until),
+            Pause::Log(until) => *until,
+            Pause::Until(until) => Some(*until),
         };
         self.paused.values().filter_map(until).min()
     }
@@ -203,9 +201,9 @@ impl Outputs {
         let capacity = log.capacity();
         let is_over = |pause: &Pause| match (*pause, capacity) {
             (Pause::Until(until), _) => until <= now,
-            (Pause::Log, Capacity::Full { .. }) => false,
-            (Pause::LogOr(until), Capacity::Full { .. } | Capacity::Broken) => until <= now,
-            (Pause::Log | Pause::LogOr(_), _) => true,
+            (Pause::Log(until), Capacity::Full { .. }) => until.is_some_and(|until| until <= now),
+            (Pause::Log(Some(until)), Capacity::Broken) => until <= now,
+            (Pause::Log(_), _) => true,
         };
         let over = self.paused.iter().filter(|(_, pause)| is_over(pause));
         self.ready.extend(over.map(|(id, _)| *id));
@@ -305,13 +303,15 @@ impl Stream {
             match log.capacity() {
                 Capacity::Free => {}
                 Capacity::AfterFlush => return Drained::More,
-                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(Pause::Log),
+                Capacity::Full { .. } if !self.may_drop => {
+                    return Drained::Paused(Pause::Log(None));
+                }
                 Capacity::Full { drop_from } if now < drop_from => {
-                    return Drained::Paused(Pause::LogOr(drop_from));
+                    return Drained::Paused(Pause::Log(Some(drop_from)));
                 }
                 Capacity::Full { .. } | Capacity::Broken => match dropping.ask(now) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => return Drained::Paused(Pause::LogOr(later)),
+                    Err(later) => return Drained::Paused(Pause::Log(Some(later))),
                 },
             }
             if budget == 0 || matches!(self.writer, Writer::Ended { unread: 0, .. }) {

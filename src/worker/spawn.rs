@@ -79,7 +79,7 @@ pub enum Report {
 impl ReportPipe {
     /// Errors: no descriptor is left.
     pub fn new() -> Result<ReportPipe, SpawnFailure> {
-        let (ours, theirs) = half_blocking_pipe().map_err(at("opening a pipe"))?;
+        let (ours, theirs) = output_pipe(None).map_err(at("opening a pipe"))?;
         let theirs = Some(theirs);
         Ok(ReportPipe { ours, theirs })
     }
@@ -148,22 +148,16 @@ impl SpawnFailure {
     }
 }
 
-/// A pipe for a worker's output: our end (close-on-exec, O_NONBLOCK) and the worker's
-/// (close-on-exec until it is placed, blocking). It belongs to `user`, who could not open
-/// `/dev/stdout` otherwise.
+/// A pipe for a worker's output, or for a report: our end to read from (close-on-exec, O_NONBLOCK)
+/// and the worker's (close-on-exec until it is placed, blocking). It belongs to `user`, who could
+/// not open `/dev/stdout` otherwise.
 pub fn output_pipe(user: Option<&User>) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (ours, theirs) = half_blocking_pipe()?;
+    let (ours, theirs) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     if let Some(user) = user {
         unistd::fchown(&theirs, Some(user.uid), Some(user.gid))?;
     }
     Ok((ours, theirs))
-}
-
-/// A pipe, both ends close-on-exec, of which only the end to read from does not block.
-fn half_blocking_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (reader, writer) = unistd::pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((reader, writer))
 }
 
 /// What workers get as stdin, close-on-exec, above 2: ours, or `/dev/null` where ours is closed or
@@ -267,13 +261,13 @@ impl<'a> ChildSetup<'a> {
         let program = std::iter::once(request.program.as_os_str());
         let words = program.chain(request.arguments.iter().map(OsString::as_os_str));
         let words: Vec<CString> = words.map(|word| until_nul(word.as_bytes())).collect();
-        let slot = usize::from(request.environment.wants_listen_pid());
+        let slot = usize::from(request.environment.wants_listen_pid);
         let sources = request.stdio.iter().chain(request.descriptors);
         ChildSetup {
             request,
             argv: pointers(&words, 1),
             _words: words,
-            envp: pointers(request.environment.entries(), 1 + slot),
+            envp: pointers(&request.environment.entries, 1 + slot),
             listen_pid: [0; LISTEN_PID_ROOM],
             sources: sources.map(AsRawFd::as_raw_fd).collect(),
             report: report.as_raw_fd(),
@@ -335,9 +329,9 @@ fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, (&'static str, Errn
         process::follow_parent(setup.parent, signal)
             .map_err(at("asking to die with the parent"))?;
     }
-    if request.environment.wants_listen_pid() {
+    if request.environment.wants_listen_pid {
         write_listen_pid(std::process::id(), &mut setup.listen_pid);
-        let slot = request.environment.entries().len();
+        let slot = request.environment.entries.len();
         setup.envp[slot] = setup.listen_pid.as_ptr().cast();
     }
     // Dispositions first: a signal that came since the fork is the worker's, not our handlers'.

@@ -27,9 +27,6 @@ pub struct LineBuffer {
     /// Where the present line begins; 0 after [`settle`](Self::settle).
     #[serde(skip)]
     start: usize,
-    /// There is no newline between `start` and here.
-    #[serde(skip)]
-    scanned: usize,
     /// How many bytes of the present line were dropped behind its first `MAX_LINE`.
     cut: u64,
     /// The beginning of the present line was dropped, so its rest is dropped too.
@@ -50,8 +47,9 @@ impl LineBuffer {
 
     /// The next complete line.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
-        loop {
-            let Some(length) = memchr(b'\n', &self.bytes[self.scanned..]) else {
+        let (from, end) = loop {
+            let from = self.start;
+            let Some(length) = memchr(b'\n', self.held()) else {
                 // Of a line without end no more is kept than will be shown.
                 if self.torn {
                     self.bytes.truncate(self.start);
@@ -59,23 +57,18 @@ impl LineBuffer {
                 let excess = self.len().saturating_sub(MAX_LINE);
                 self.cut += excess as u64;
                 self.bytes.truncate(self.bytes.len() - excess);
-                self.scanned = self.bytes.len();
                 return None;
             };
-            let from = self.start;
-            let end = self.scanned + length;
-            self.start = end + 1;
-            self.scanned = end + 1;
-            if std::mem::take(&mut self.torn) {
-                continue;
+            self.start = from + length + 1;
+            if !std::mem::take(&mut self.torn) {
+                break (from, from + length);
             }
-            let kept = (end - from).min(MAX_LINE);
-            let cut = std::mem::take(&mut self.cut) + (end - from - kept) as u64;
-            return Some(Line {
-                bytes: &self.bytes[from..from + kept],
-                cut,
-            });
-        }
+        };
+        let kept = (end - from).min(MAX_LINE);
+        Some(Line {
+            bytes: &self.bytes[from..from + kept],
+            cut: std::mem::take(&mut self.cut) + (end - from - kept) as u64,
+        })
     }
 
     /// The output ends here, newline or not: a last line without one becomes a line.
@@ -123,7 +116,6 @@ impl LineBuffer {
 
     fn compact(&mut self) {
         self.bytes.drain(..self.start);
-        self.scanned -= self.start;
         self.start = 0;
     }
 
