@@ -11,7 +11,6 @@ mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
 mod files;
-mod guard;
 mod listen;
 mod log;
 mod pidfile;

@@ -3,20 +3,21 @@
 //!
 //! ESSAY
 
-mod control;
 mod processes;
 mod signals;
-mod sockets;
 
 use crate::clock;
 use crate::config::{Config, SignalAction};
+use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
-use crate::control::{Control, MAX_CLIENTS};
-use crate::listen::{Listener, Opened};
+use crate::control::{MAX_CLIENTS, Order, Server, View};
+use crate::listen::{Listeners, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor, Worker};
+use crate::supervisor::{
+    self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,
+};
 use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
@@ -55,7 +56,7 @@ pub struct Setup {
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (rlim_t, rlim_t),
     pub systemd: Option<Systemd>,
-    pub control: Option<Control>,
+    pub control: Server,
     pub pidfile: Option<PidFile>,
 }
 
@@ -67,13 +68,10 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     processes: Processes,
-    listeners: Vec<Listener>,
-    sockets: Vec<sockets::Texts>,
-    guard: sockets::GuardState,
+    listeners: Listeners,
     systemd: Option<Systemd>,
-    control: control::State,
+    control: Server,
     pidfile: Option<PidFile>,
-    last_verdict: String,
     reminder: Option<Instant>,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
@@ -105,6 +103,7 @@ impl Daemon {
             pidfile,
         } = setup;
         let (config, logger) = (Rc::new(config), log.logger());
+        let mut listeners = Listeners::new(opened.listeners, logger.clone());
         let register = || {
             let refused = |error: io::Error| {
                 let reason = error_text(&error);
@@ -117,24 +116,22 @@ impl Daemon {
             })?;
             let mut poller = Poller::new().map_err(refused)?;
             signals.register(&mut poller).map_err(refused)?;
-            let listeners = &opened.listeners;
-            let guard = sockets::GuardState::new(&mut poller, listeners).map_err(refused)?;
+            listeners.register(&mut poller).map_err(refused)?;
             if let Some(systemd) = &systemd {
                 let added = poller.add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE);
                 added.map_err(refused)?;
             }
-            let control = control::State::new(&mut poller, control).map_err(refused)?;
+            control.register(&mut poller).map_err(refused)?;
             let processes = Processes::new(config.clone(), user, nofile, logger.clone())?;
-            Ok((poller, guard, control, processes))
+            Ok((poller, processes))
         };
-        let (poller, guard, control, processes) = match register() {
+        let (poller, processes) = match register() {
             Ok(registered) => registered,
             Err(reason) => {
-                opened.abandon();
+                listeners.abandon();
                 return Err(Box::new((reason, log)));
             }
         };
-        let listeners = opened.listeners;
         let capacity = capacity(nofile.1, listeners.len(), &config);
         let mut daemon = Daemon {
             core: Supervisor::new(config.policy(capacity)),
@@ -144,13 +141,10 @@ impl Daemon {
             log,
             logger,
             processes,
-            sockets: listeners.iter().map(sockets::Texts::new).collect(),
             listeners,
-            guard,
             systemd,
             control,
             pidfile,
-            last_verdict: String::new(),
             reminder: None,
             asked_to_stop: false,
             has_more_dead: false,
@@ -198,8 +192,10 @@ impl Daemon {
         self.tell_at(now, Event::Tick);
         self.confirm_promotion();
         self.dispatch_the_rest();
-        self.retry_to_mend(now);
-        self.tidy_control();
+        let (listeners, poller, suspects) = self.listeners();
+        let rebound = listeners.on_deadline(now, poller, suspects);
+        self.on_rebound(rebound);
+        self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
         self.processes.resume_outputs(&self.log);
         self.poller.watch_log(self.log.wait_fd());
@@ -214,7 +210,7 @@ impl Daemon {
             self.processes.deadline(),
             self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
-            self.guard.retry_at(),
+            self.listeners.deadline(),
             self.reminder,
             self.signals.deadline(),
         ];
@@ -283,7 +279,7 @@ impl Daemon {
         for signal in self.signals.take(|_| true) {
             self.on_signal(signal);
         }
-        self.obey();
+        self.do_orders();
         ended
     }
 
@@ -307,7 +303,11 @@ impl Daemon {
         {
             match source {
                 Source::Terminal => self.look_at_terminal(),
-                Source::Listener(_) | Source::Paths => self.on_listener_event(),
+                Source::Listener(_) | Source::Paths => {
+                    let (listeners, poller, suspects) = self.listeners();
+                    let rebound = listeners.on_event(poller, suspects);
+                    self.on_rebound(rebound);
+                }
                 // They are flushed at the end of each turn, and read at its beginning.
                 Source::Log | Source::Systemd | Source::Signals | Source::Timer => {}
                 // These were found ready since: the next turn begins with them.
@@ -411,23 +411,38 @@ impl Daemon {
     // ---- the workers ----
 
     fn start(&mut self, id: ChildId, generation: u64, index: u32) {
-        let started = self.open_line(id).and_then(|line| {
+        let control = match self.config.control_fd {
+            true => self.control.open_for_worker(id, &mut self.poller),
+            false => Ok(None),
+        };
+        let failed = |(verb, error): (&str, io::Error)| End::Exec {
+            step: format!("{verb} its connection to the control socket"),
+            errno: error.raw_os_error().unwrap_or(0),
+        };
+        let started = control.map_err(failed).and_then(|control| {
+            let (sockets, listeners) = self.listeners.for_worker();
             let start = Start {
                 id,
                 generation,
                 index,
-                sockets: self.sockets.iter().map(|it| it.as_socket()).collect(),
-                listeners: self.listeners.iter().map(AsFd::as_fd).collect(),
-                control: line,
+                sockets,
+                listeners,
+                control,
             };
             self.processes.start(&start, &mut self.poller)
         });
-        if let Err(end) = started {
-            error!(self.logger, "{}", end_text(&end));
-            self.forget_line(id);
-            self.core.handle(clock::now(), Event::Gone(id, end));
+        match started {
+            Ok(pid) => {
+                if let Some(generation) = self.core.rolling_out() {
+                    self.control.on_started(generation, pid, index);
+                }
+            }
+            Err(end) => {
+                error!(self.logger, "{}", end_text(&end));
+                self.control.forget_worker(id);
+                self.core.handle(clock::now(), Event::Gone(id, end));
+            }
         }
-        self.control_started(id, index);
     }
 
     fn on_report(&mut self, id: ChildId) {
@@ -453,10 +468,13 @@ impl Daemon {
                 return any;
             };
             // Its last words are read while its pid is still its own.
-            if let Some(id) = self.processes.by_pid(pid) {
+            let (_, by_pid) = self.processes.alive();
+            if let Some(id) = by_pid.get(&pid).copied() {
                 any = true;
                 self.on_notify(id);
-                self.hear_last_acks();
+                let (control, view, poller) = self.control();
+                let acks = control.read_last_acks(&view, poller);
+                self.on_acks(acks);
                 self.on_report(id);
             }
             let workers = self.core.policy().workers as usize;
@@ -472,8 +490,10 @@ impl Daemon {
     }
 
     fn on_death(&mut self, Death { id, pid, end }: Death) {
-        self.on_listeners_in_doubt();
-        self.control_gone(id, pid);
+        let (listeners, poller, suspects) = self.listeners();
+        let rebound = listeners.check(poller, suspects);
+        self.on_rebound(rebound);
+        self.control.on_worker_gone(id, pid, &self.core);
         self.tell(Event::Gone(id, end));
     }
 
@@ -482,6 +502,102 @@ impl Daemon {
         if self.core.is_stopping() {
             for id in self.processes.uncollectable(clock::now()) {
                 self.tell(Event::Lost(id));
+            }
+        }
+    }
+
+    // ---- the listeners ----
+
+    /// The listeners, and a text that names the workers that are starting or stopping.
+    fn listeners(&mut self) -> (&mut Listeners, &mut Poller, impl Fn() -> String) {
+        let (core, processes) = (&self.core, &self.processes);
+        let suspects = || {
+            let mut pids = Vec::new();
+            for (id, worker) in core.workers().iter() {
+                let verb = match worker.phase {
+                    Phase::Ready { .. } => continue,
+                    Phase::Stopping { .. } => "stopping",
+                    _ => "starting",
+                };
+                if pids.len() < 8 {
+                    pids.extend(processes.pid(id).map(|pid| format!("{pid} ({verb})")));
+                }
+            }
+            match pids.is_empty() {
+                true => " while no worker was starting or stopping".to_owned(),
+                false => format!(" while these workers came or went: {}", pids.join(", ")),
+            }
+        };
+        (&mut self.listeners, &mut self.poller, suspects)
+    }
+
+    /// New sockets stand at the addresses of these listeners.
+    fn on_rebound(&mut self, indexes: Vec<usize>) {
+        for index in indexes {
+            let listener = &self.listeners[index];
+            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+                if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
+                    warn!(self.logger, "cannot use systemd's fd store: {reason}");
+                }
+            }
+            self.tell(Event::Rebound);
+        }
+    }
+
+    // ---- the control socket ----
+
+    /// The control socket, and what it may know of the rest.
+    fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
+        let (processes, by_pid) = self.processes.alive();
+        let view = View {
+            config: &self.config,
+            core: &self.core,
+            processes,
+            by_pid,
+            listeners: &self.listeners,
+            level: self.log.level(),
+        };
+        (&mut self.control, view, &mut self.poller)
+    }
+
+    fn on_control(&mut self, number: u64) {
+        let (control, view, poller) = self.control();
+        let acks = control.on_ready_source(number, &view, poller);
+        self.on_acks(acks);
+    }
+
+    fn on_acks(&mut self, acks: Vec<ChildId>) {
+        for id in acks {
+            self.tell(Event::Ready(id));
+        }
+    }
+
+    /// Answers the clients' requests, and does what they ask for.
+    fn do_orders(&mut self) {
+        loop {
+            let (control, view, _) = self.control();
+            match control.next_order(&view) {
+                None => return,
+                Some(Order::Reload(style)) => self.tell(Event::Reload(style)),
+                Some(Order::Stop { name, signal }) => self.on_stop_signal(name, signal),
+                Some(Order::Resize(workers)) => self.tell(Event::Resize(workers)),
+                #[cfg(feature = "einhorn")]
+                Some(Order::Signal(signals)) => self.signal_all(&signals),
+                #[cfg(feature = "einhorn")]
+                Some(Order::SetLevel(level)) => self.log.set_level(level),
+            }
+        }
+    }
+
+    #[cfg(feature = "einhorn")]
+    fn signal_all(&self, signals: &[i32]) {
+        for signal in signals {
+            for (id, process) in self.processes.alive().0 {
+                if let Err(errno) = self.processes.signal(*id, *signal) {
+                    let (name, reason) = (signal_name(*signal), errno_text(errno as i32));
+                    let pid = process.pid;
+                    error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
+                }
             }
         }
     }
@@ -507,7 +623,8 @@ impl Daemon {
                     index,
                 } => self.start(id, generation, index),
                 Action::Signal { id, signal } => {
-                    self.control_asks(id, signal);
+                    let (control, view, _) = self.control();
+                    control.on_worker_asked(id, signal, &view);
                     if self.core.workers().find(id).is_some_and(Worker::is_asked) {
                         self.processes.allow_drops(id);
                     }
@@ -519,14 +636,19 @@ impl Daemon {
                     self.on_sent(id, libc::SIGKILL, result);
                 }
                 Action::GiveUp { id, why } => self.processes.give_up(id, why, &mut self.poller),
-                Action::CloseListeners => self.close_listeners(),
+                Action::CloseListeners => {
+                    self.listeners.close(&mut self.poller);
+                    if let Some(systemd) = &mut self.systemd {
+                        systemd.forget_sockets();
+                    }
+                }
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
                 Action::Exit(status) => self.exit = Some(self.exit_status(status)),
             }
         }
         debug_assert!(
-            (self.processes.ids()).all(|id| self.core.workers().find(id).is_some()),
+            (self.processes.alive().0.keys()).all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
     }
@@ -554,7 +676,7 @@ impl Daemon {
                 systemd.reloading(clock::now());
             }
         }
-        self.control_begins(generation, first);
+        self.control.on_begin(generation, first, &self.core);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
@@ -568,11 +690,10 @@ impl Daemon {
             (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
-        self.last_verdict = text;
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.core.has_been_up()) {
             systemd.ready();
         }
-        self.control_verdict(report);
+        self.control.on_verdict(report);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -595,7 +716,8 @@ impl Daemon {
             _ => warn!(self.logger, "{text}"),
         }
         if let Note::Ready { id } = note {
-            self.control_ready(*id);
+            let (control, view, _) = self.control();
+            control.on_worker_ready(*id, &view);
         }
     }
 
@@ -650,7 +772,7 @@ impl Daemon {
         if self.core.is_stopping() {
             systemd.stopping();
         }
-        let status = crate::control::status::summary(&self.core, &self.last_verdict);
+        let status = summary(&self.core, &self.control.last_verdict());
         systemd.tell(now, &status, self.core.gate_deadline());
         if let Err(reason) = systemd.flush(now) {
             warn!(self.logger, "{reason}; will try again");
@@ -663,7 +785,7 @@ impl Daemon {
             return;
         };
         let (mut sockets, mut found) = (Vec::new(), Vec::new());
-        for listener in &self.listeners {
+        for listener in self.listeners.iter() {
             let Some(name) = listener.store_name() else {
                 continue;
             };
@@ -691,7 +813,7 @@ impl Daemon {
     // ---- the end ----
 
     fn end(&mut self, status: i32) {
-        self.end_control(status);
+        self.control.end(status);
         let why = match (self.asked_to_stop, self.core.has_given_up()) {
             (true, false) => "stopped",
             (true, true) => "stopped without the workers that were given up",

@@ -11,13 +11,13 @@ use crate::supervisor::{ChildId, End, Event, GivenUp, Instant};
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
 use crate::text::errno_text;
-use crate::worker;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::notify::{OtherProcesses, WorkerSocket};
 use crate::worker::output::{OutputEvent, Outputs};
-use crate::worker::spawn::{self, Report, ReportPipe, SpawnFailure, SpawnRequest};
+use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
 use crate::worker::user::User;
+use crate::worker::{self, Process};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::rlim_t;
@@ -43,17 +43,6 @@ const RECENTLY_DEAD: usize = 64;
 /// How many pipes of dead workers are kept beside one of each worker of a generation, for their
 /// descendants or for a stuck log.
 const PIPES_OF_THE_DEAD: usize = 64;
-
-/// What is known of a worker's process.
-#[derive(Debug)]
-pub struct Process {
-    pub pid: i32,
-    program: PathBuf,
-    /// Why it did not become the program.
-    failure: Option<SpawnFailure>,
-    /// What it says of itself (STATUS= in sd_notify(3)).
-    pub status: Option<String>,
-}
 
 /// Our descriptors of a worker's process.
 #[derive(Default)]
@@ -154,17 +143,9 @@ impl Processes {
         })
     }
 
-    pub fn get(&self, id: ChildId) -> Option<&Process> {
-        self.processes.get(&id)
-    }
-
-    pub fn ids(&self) -> impl Iterator<Item = ChildId> {
-        self.processes.keys().copied()
-    }
-
-    /// The living worker that has this pid.
-    pub fn by_pid(&self, pid: i32) -> Option<ChildId> {
-        self.by_pid.get(&pid).copied()
+    /// The processes that live, and their workers by pid.
+    pub fn alive(&self) -> (&BTreeMap<ChildId, Process>, &BTreeMap<i32, ChildId>) {
+        (&self.processes, &self.by_pid)
     }
 
     /// The pid of a worker that lives or has died recently.
@@ -519,7 +500,7 @@ impl Processes {
             Ok(exit) => exit?,
             Err(errno) => return self.on_waitid_error(errno, poller),
         };
-        let id = self.by_pid(pid)?;
+        let id = *self.by_pid.get(&pid)?;
         let last_lines = self.outputs.last_lines(id);
         let process = self.forget(id, poller)?;
         let end = match process.failure {

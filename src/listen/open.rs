@@ -2,8 +2,8 @@
 //! systemd's fd store after a crash. All or nothing: when one cannot be had, what was made for the
 //! others is gone again, and what came back from the store is left as it was.
 
-use super::file::{self, FileId, Place, Rights, SocketFile, clear, word};
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
+use super::unix_path::{self, FileId, Place, Rights, SocketFile, clear, word};
 use super::{Bound, Error, Kind, Listener, cannot};
 use crate::files::Refusal;
 use crate::listen::uri::{Address, Scheme, Uri};
@@ -35,14 +35,18 @@ pub struct Opened {
 impl Opened {
     /// For a start that fails after all: our paths are removed, except those that came back from
     /// the fd store, which the next start finds there again.
-    pub fn abandon(mut self) {
-        for listener in &mut self.listeners {
-            // The start has failed with a reason that matters more than what cannot be removed.
-            match (listener.is_stored, &mut listener.file) {
-                (true, Some(file)) => drop(file.forget_link()),
-                (true, None) => {}
-                (false, _) => drop(listener.remove()),
-            }
+    pub fn abandon(self) {
+        abandon(self.listeners);
+    }
+}
+
+pub fn abandon(listeners: Vec<Listener>) {
+    for mut listener in listeners {
+        // The start has failed with a reason that matters more than what cannot be removed.
+        match (listener.is_stored, &mut listener.file) {
+            (true, Some(file)) => drop(file.forget_link()),
+            (true, None) => {}
+            (false, _) => drop(listener.remove()),
         }
     }
 }
@@ -186,7 +190,7 @@ impl Opening<'_> {
             };
             return finish(uri, fd, kind, None);
         };
-        let bound = bind_path(uri, path, kind, file::PATIENT)?;
+        let bound = bind_path(uri, path, kind, unix_path::PATIENT)?;
         if bound.replaced {
             let path = path.display();
             self.opened
@@ -502,7 +506,7 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
     let unclear = |errno| cannot("bind", uri, why_not_at(errno));
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
-    let _lock = file::lock(path, rounds).map_err(|refusal| match refusal {
+    let _lock = unix_path::lock(path, rounds).map_err(|refusal| match refusal {
         Refusal::System(errno) => failed(errno),
         refusal => cannot("bind", uri, &refusal.to_string()),
     })?;
@@ -513,7 +517,7 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
         Ok(()) => Ok(AtPath { fd, id, replaced }),
         Err(errno) => {
             // Why it cannot listen matters more than that it stays.
-            let _ = file::unlink_if(path, id);
+            let _ = unix_path::unlink_if(path, id);
             Err(failed(errno))
         }
     }

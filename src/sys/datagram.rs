@@ -1,13 +1,13 @@
-//! One datagram of a unix socket together with who sent it, as the kernel knows it. It never lets
-//! a descriptor that the sender attached into this process.
+//! One datagram of a unix socket together with who sent it, as the kernel knows it. No descriptor
+//! that the sender attached gets into this process.
 
 use nix::errno::Errno;
 use std::io::IoSliceMut;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Who sent a datagram: the kernel's word (SCM_CREDENTIALS, unix(7)), not the sender's. The pid is
-/// 0 for a process outside our PID namespace, and may be gone by now.
+/// Who sent a datagram, as the kernel says (SCM_CREDENTIALS, unix(7)). The pid is 0 for a process
+/// outside our PID namespace; the process may have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     pub pid: i32,

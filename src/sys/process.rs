@@ -6,6 +6,7 @@ use super::proc;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{Pid, getppid};
 use std::fs::{self, DirEntry};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -168,11 +169,11 @@ pub fn default_dispositions() {
 
 /// Asks for `signal` when our parent dies (PR_SET_PDEATHSIG, prctl(2)). A change of user clears the
 /// request. ESRCH: our parent is not `parent` any more.
-pub fn follow_parent(parent: i32, signal: i32) -> Result<(), Errno> {
+pub fn follow_parent(parent: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: this prctl takes integers and touches no memory of ours.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
     // It may have died before we asked.
-    match nix::unistd::getppid().as_raw() == parent {
+    match getppid() == parent {
         true => Ok(()),
         false => Err(Errno::ESRCH),
     }

@@ -1,5 +1,5 @@
 //! Sockets where nix stops: name resolution, a backlog of any size, what the kernel knows about a
-//! listener, and becoming the owner of an inherited descriptor. Decides nothing, keeps nothing.
+//! listener, and becoming the owner of an inherited descriptor. It keeps no state.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -93,13 +93,11 @@ const LONGEST_PATH: usize = 107;
 /// Errors: "the path has 125 bytes, the limit is 107". The system only says that it is invalid.
 pub fn check_path(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().len();
-    match length > LONGEST_PATH {
-        false => Ok(()),
-        true => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("the path has {length} bytes, the limit is {LONGEST_PATH}"),
-        )),
+    if length <= LONGEST_PATH {
+        return Ok(());
     }
+    let text = format!("the path has {length} bytes, the limit is {LONGEST_PATH}");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// Connects to the unix socket at a path. Errors: the system's, and those of `check_path`.
@@ -110,9 +108,9 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// Becomes the owner of an inherited descriptor and marks it close-on-exec.
 ///
-/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process, as 0, 1 and 2 have
-/// in std. Of the others the mark tells: what came through our exec cannot have it, and everything
-/// that we open does.
+/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process: 0, 1 and 2, which
+/// are std's, and every one that is close-on-exec. Such a one did not come through our exec, and
+/// all that we open are.
 pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     if (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&number) {
         return Err(Errno::EBUSY);
@@ -124,8 +122,8 @@ pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: as above.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
-    // SAFETY: above 2, open, and inherited: without the mark until now, so nothing here owns it, and from
-    // now on this function refuses it.
+    // SAFETY: it is open, and nothing here owns it, since it was not marked until now. From now on
+    // this function refuses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -173,10 +171,8 @@ pub fn unix_diag(inode: u32) -> Result<UnixDiag, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let protocol = SockProtocol::NetlinkSockDiag;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    let ([a, b], [c, d]) = (
-        SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
-        (libc::NLM_F_REQUEST as u16).to_ne_bytes(),
-    );
+    let [a, b] = SOCK_DIAG_BY_FAMILY.to_ne_bytes();
+    let [c, d] = (libc::NLM_F_REQUEST as u16).to_ne_bytes();
     let request = [
         // A nlmsghdr: length, type and flags, sequence number, port.
         40_u32.to_ne_bytes(),

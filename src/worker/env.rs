@@ -4,6 +4,7 @@
 
 use crate::config::Protocols;
 use crate::worker::user::User;
+use std::borrow::Cow;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -19,9 +20,9 @@ pub struct Socket<'a> {
     /// `AF_INET`, `AF_INET6` or `AF_UNIX`.
     pub family: &'static str,
     /// The address as Server::Starter writes it: `127.0.0.1:8080`, `8080`, `/run/x.sock`.
-    pub server_starter: &'a str,
+    pub server_starter: Cow<'a, str>,
     /// The address exactly as php-fpm's `listen =` has it.
-    pub php_fpm: &'a str,
+    pub php_fpm: Cow<'a, str>,
 }
 
 /// What a worker may be told beside its sockets.
@@ -191,14 +192,14 @@ mod tests {
     const WEB: Socket = Socket {
         name: "web",
         family: "AF_INET",
-        server_starter: "127.0.0.1:8080",
-        php_fpm: "127.0.0.1:9000",
+        server_starter: Cow::Borrowed("127.0.0.1:8080"),
+        php_fpm: Cow::Borrowed("127.0.0.1:9000"),
     };
     const LOCAL: Socket = Socket {
         name: "local",
         family: "AF_UNIX",
-        server_starter: "/run/x.sock",
-        php_fpm: "/run/fpm.sock",
+        server_starter: Cow::Borrowed("/run/x.sock"),
+        php_fpm: Cow::Borrowed("/run/fpm.sock"),
     };
 
     fn inherited(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {

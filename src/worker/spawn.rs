@@ -1,7 +1,6 @@
 //! Starting a worker: fork, the child's steps up to execve(2), and the report of the step that
 //! failed. What to run, as whom and with which descriptors is in the [`SpawnRequest`]; nothing is
-//! decided here, and nothing waits for the child. All memory that the child needs is allocated
-//! before the fork.
+//! decided here, and nothing waits for the child.
 #![allow(unsafe_code)]
 
 use super::env::{Environment, until_nul};
@@ -15,8 +14,8 @@ use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{self, Pid};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
-use std::io::{Cursor, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -195,13 +194,14 @@ pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, S
         .take()
         .ok_or(Errno::EPIPE)
         .map_err(at("opening a pipe"))?;
-    let mut setup = ChildSetup::new(request, &report);
+    let parent = unistd::getpid();
     // A signal that came to the child before its exec would run our handlers there.
     process::block_signals().map_err(at("forking"))?;
-    // SAFETY: this process has one thread, so that the child finds no lock taken by another one.
+    // SAFETY: this process has one thread, so that the child finds no lock taken by another one,
+    // and may allocate.
     let forked = Errno::result(unsafe { libc::fork() });
     if forked == Ok(0) {
-        run_child(&mut setup);
+        run_child(request, report.as_raw_fd(), parent);
     }
     // Where this fails, the loop tries again and complains: it unblocks in its second look after
     // each event, too.
@@ -238,80 +238,35 @@ pub fn run_shell(
     started.map(drop).map_err(failed)
 }
 
-/// A request in the kernel's terms, with all memory that the child will need.
-struct ChildSetup<'a> {
-    request: &'a SpawnRequest<'a>,
-    /// The strings that `argv` points to.
-    _words: Vec<CString>,
-    argv: Vec<*const libc::c_char>,
-    /// Ends in NULL. Where LISTEN_PID is wanted, one more NULL before that keeps its place.
-    envp: Vec<*const libc::c_char>,
-    listen_pid: [u8; LISTEN_PID_ROOM],
-    /// Which descriptors become 0, 1, 2, 3 …
-    sources: Vec<RawFd>,
-    report: RawFd,
-    parent: i32,
-}
-
-/// `LISTEN_PID=`, ten digits of the largest pid, and a NUL.
-const LISTEN_PID_ROOM: usize = 22;
-
-impl<'a> ChildSetup<'a> {
-    fn new(request: &'a SpawnRequest<'a>, report: &OwnedFd) -> Self {
-        let program = std::iter::once(request.program.as_os_str());
-        let words = program.chain(request.arguments.iter().map(OsString::as_os_str));
-        let words: Vec<CString> = words.map(|word| until_nul(word.as_bytes())).collect();
-        let slot = usize::from(request.environment.wants_listen_pid);
-        let sources = request.stdio.iter().chain(request.descriptors);
-        ChildSetup {
-            request,
-            argv: pointers(&words, 1),
-            _words: words,
-            envp: pointers(&request.environment.entries, 1 + slot),
-            listen_pid: [0; LISTEN_PID_ROOM],
-            sources: sources.map(AsRawFd::as_raw_fd).collect(),
-            report: report.as_raw_fd(),
-            parent: std::process::id() as i32,
-        }
-    }
-}
-
-/// The array that execve(2) takes: a pointer to each string, and this many NULLs.
-fn pointers(strings: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
-    let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
-    pointers.resize(strings.len() + nulls, std::ptr::null());
-    pointers
-}
-
 /// The child. Everything from here on runs between fork and exec, with all signals blocked until
 /// the last step but one.
-fn run_child(setup: &mut ChildSetup) -> ! {
-    let Err((step, errno)) = child_steps(setup);
-    // Writing to a Cursor allocates nothing, and there is room for the words of every step.
-    let mut message = Cursor::new([0; 128]);
-    let _ = message.write_all(&(errno as i32).to_ne_bytes());
-    let _ = message.write_all(step.as_bytes());
-    let length = message.position() as usize;
-    // SAFETY: `message` is ours and at least as long as said. _exit ends the child without running
-    // what the parent has registered for its own exit.
+fn run_child(request: &SpawnRequest, mut report: RawFd, parent: Pid) -> ! {
+    let Err((step, errno)) = child_steps(request, &mut report, parent);
+    let message = [&(errno as i32).to_ne_bytes(), step.as_bytes()].concat();
+    // SAFETY: `message` is ours and as long as said. _exit ends the child without running what the
+    // parent has registered for its own exit.
     unsafe {
-        libc::write(setup.report, message.get_ref().as_ptr().cast(), length);
+        libc::write(report, message.as_ptr().cast(), message.len());
         libc::_exit(127)
     }
 }
 
-/// Errors: the step that failed, in words as in [`SpawnFailure`].
-fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, (&'static str, Errno)> {
+/// `report` is updated when the report pipe has to move. Errors: the step that failed, in words as
+/// in [`SpawnFailure`].
+fn child_steps(
+    request: &SpawnRequest,
+    report: &mut RawFd,
+    parent: Pid,
+) -> Result<Infallible, (&'static str, Errno)> {
     fn at(step: &'static str) -> impl Fn(Errno) -> (&'static str, Errno) {
         move |errno| (step, errno)
     }
-    let request = setup.request;
     let own = Pid::from_raw(0);
     unistd::setpgid(own, own).map_err(at("making a process group"))?;
     if let Some(directory) = request.directory {
         unistd::fchdir(directory).map_err(at("entering the working directory"))?;
     }
-    place_descriptors(setup).map_err(at("placing the descriptors"))?;
+    place_descriptors(request, report).map_err(at("placing the descriptors"))?;
     if let Some((soft, hard)) = request.nofile {
         setrlimit(Resource::RLIMIT_NOFILE, soft, hard)
             .map_err(at("giving back the descriptor limit"))?;
@@ -326,57 +281,58 @@ fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, (&'static str, Errn
     }
     if let Some(signal) = request.die_with_parent {
         // After the change of user, which would clear the request.
-        process::follow_parent(setup.parent, signal)
-            .map_err(at("asking to die with the parent"))?;
+        process::follow_parent(parent, signal).map_err(at("asking to die with the parent"))?;
     }
+    let program = until_nul(request.program.as_os_str().as_bytes());
+    let mut words = vec![program.clone()];
+    words.extend(
+        request
+            .arguments
+            .iter()
+            .map(|word| until_nul(word.as_bytes())),
+    );
+    let mut environment = request.environment.entries.clone();
     if request.environment.wants_listen_pid {
-        write_listen_pid(std::process::id(), &mut setup.listen_pid);
-        let slot = request.environment.entries.len();
-        setup.envp[slot] = setup.listen_pid.as_ptr().cast();
+        environment.push(until_nul(
+            format!("LISTEN_PID={}", std::process::id()).as_bytes(),
+        ));
     }
     // Dispositions first: a signal that came since the fork is the worker's, not our handlers'.
     process::default_dispositions();
     process::unblock_signals().map_err(at("unblocking signals"))?;
-    // SAFETY: both arrays end in NULL, and every pointer before it is to a NUL-terminated string
-    // that `setup` or its request owns.
-    unsafe { libc::execve(setup.argv[0], setup.argv.as_ptr(), setup.envp.as_ptr()) };
-    Err((EXEC, Errno::last()))
+    unistd::execve(&program, &words, &environment).map_err(at(EXEC))
 }
 
-/// Puts every descriptor at its number. Sources that stand where another belongs are copied out
-/// of the way first, and so is the report pipe, which must live until exec.
-fn place_descriptors(setup: &mut ChildSetup) -> Result<(), Errno> {
-    let end = setup.sources.len() as RawFd;
+/// Puts every descriptor at its number. Those that stand where another belongs are copied out of
+/// the way first, and so is the report pipe, which must live until exec.
+fn place_descriptors(request: &SpawnRequest, report: &mut RawFd) -> Result<(), Errno> {
+    let sources = request.stdio.iter().chain(request.descriptors);
+    let mut sources: Vec<RawFd> = sources.map(AsRawFd::as_raw_fd).collect();
+    let end = sources.len() as RawFd;
     let lift = |fd: RawFd| match fd >= end {
         true => Ok(fd),
         // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
         false => Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) }),
     };
-    setup.report = lift(setup.report)?;
-    for (target, source) in (0..).zip(&mut setup.sources) {
+    *report = lift(*report)?;
+    for (target, source) in (0..).zip(&mut sources) {
         if *source != target {
             *source = lift(*source)?;
         }
     }
-    for (target, source) in (0..).zip(&setup.sources) {
+    for (target, source) in (0..).zip(sources) {
         // SAFETY: both calls take integers. What `target` was before belongs to an object of the
         // parent's, and the child uses none that owns a descriptor.
         Errno::result(unsafe {
-            if *source == target {
+            if source == target {
                 libc::fcntl(target, libc::F_SETFD, 0)
             } else {
-                libc::dup2(*source, target)
+                libc::dup2(source, target)
             }
         })?;
     }
     process::cloexec_from(end);
     Ok(())
-}
-
-/// Writes `LISTEN_PID=` and `pid` without padding into `room`, which is all NUL.
-fn write_listen_pid(pid: u32, mut room: &mut [u8]) {
-    // Formatting into a slice allocates nothing, and there is room for every pid.
-    let _ = write!(room, "LISTEN_PID={pid}");
 }
 
 #[cfg(test)]

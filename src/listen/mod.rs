@@ -3,17 +3,20 @@
 //! touches `O_NONBLOCK` (the workers' business: all holders of a socket share it), or closes a
 //! socket by itself while we serve.
 
-pub mod file;
+mod guard;
 pub mod inherited;
+mod listeners;
 pub mod open;
+pub mod unix_path;
 pub mod uri;
 
 pub use inherited::Inherited;
+pub use listeners::Listeners;
 pub use open::{Opened, check, open_all};
 
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::socket::{self, UnixDiag};
-use file::SocketFile;
+use crate::worker::env::Socket;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
@@ -24,6 +27,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use unix_path::SocketFile;
 
 /// The queue asked for when a `-listen` address names none.
 pub const BACKLOG: u32 = 4096;
@@ -277,6 +281,17 @@ impl Listener {
                 text
             }
             Bound::Nowhere => OsString::new(),
+        }
+    }
+
+    /// It as the environment's protocols call it.
+    pub fn as_socket(&self) -> Socket<'_> {
+        let text = |key: OsString| key.to_string_lossy().into_owned().into();
+        Socket {
+            name: &self.name,
+            family: self.family(),
+            server_starter: text(self.server_starter_key()),
+            php_fpm: text(self.php_fpm_key()),
         }
     }
 
