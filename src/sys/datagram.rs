@@ -14,6 +14,12 @@ pub struct Sender {
     pub uid: u32,
 }
 
+/// Where the kernel does not say, as without SO_PASSCRED.
+const NOBODY: Sender = Sender {
+    pid: 0,
+    uid: u32::MAX,
+};
+
 /// What [`receive`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Received {
@@ -21,8 +27,7 @@ pub struct Received {
     pub length: usize,
     /// The datagram was longer than the buffer; its rest is lost.
     pub truncated: bool,
-    /// None if the socket did not have SO_PASSCRED.
-    pub sender: Option<Sender>,
+    pub sender: Sender,
 }
 
 // SAFETY: CMSG_SPACE only computes.
@@ -60,7 +65,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Receive
     Ok(Received {
         length,
         truncated: header.msg_flags & libc::MSG_TRUNC != 0,
-        sender: sender(&header),
+        sender: sender(&header).unwrap_or(NOBODY),
     })
 }
 

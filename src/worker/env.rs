@@ -70,7 +70,8 @@ impl Environment {
         let mut built = Self::default();
         for (name, value) in inherited {
             let is_login = matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME");
-            if !is_ours(name) && !(is_login && extras.user.is_some()) {
+            let is_replaced = is_login && extras.user.is_some();
+            if !is_ours(name) && !is_replaced {
                 built.set(name.as_bytes(), value.as_bytes());
             }
         }

@@ -16,7 +16,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Why a sender that is gone is not believed. systemd-notify(1) waits unless it is told not to.
+/// Why a sender that is gone is not believed. (systemd-notify(1) waits unless it is told not to.)
 const GONE: &str = "it has gone already and others of its user run here, so nobody can tell whose \
                     it was; a sender must wait until it is heard (sd_notify_barrier)";
 
@@ -74,18 +74,14 @@ impl WorkerSocket {
     /// take a few in a turn and come back. Errors: the system's.
     pub fn receive(&self) -> nix::Result<Option<WorkerMessage>> {
         let mut buffer = [0; LONGEST];
-        let received = match datagram::receive(self.socket.as_fd(), &mut buffer) {
-            Ok(received) => received,
-            Err(Errno::EAGAIN) => return Ok(None),
-            Err(errno) => return Err(errno),
-        };
-        let nobody = Sender {
-            pid: 0,
-            uid: u32::MAX,
-        };
-        let sender = received.sender.unwrap_or(nobody);
-        let text = &buffer[..received.length];
-        Ok(Some(parse(sender, text, received.truncated)))
+        match datagram::receive(self.socket.as_fd(), &mut buffer) {
+            Ok(received) => {
+                let text = &buffer[..received.length];
+                Ok(Some(parse(received.sender, text, received.truncated)))
+            }
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Whether who sent a message may speak for the worker `pid`; if not, why.
@@ -115,17 +111,13 @@ impl WorkerSocket {
             return Err("it is outside our PID namespace");
         }
         let Some(stat) = proc::stat(sender.pid) else {
-            return match trusted || !has_others(sender.uid) {
-                true => Ok(()),
-                false => Err(GONE),
-            };
+            let is_known = trusted || !has_others(sender.uid);
+            return is_known.then_some(()).ok_or(GONE);
         };
         let lineage = proc::lineage(sender.pid, stat.started);
         let is_orphan = || !lineage.iter().any(|pid| is_worker(*pid));
-        match lineage.contains(&pid) || stat.group == pid && is_orphan() {
-            true => Ok(()),
-            false => Err("it is none of its processes"),
-        }
+        let is_its = lineage.contains(&pid) || stat.group == pid && is_orphan();
+        is_its.then_some(()).ok_or("it is none of its processes")
     }
 }
 
@@ -301,7 +293,7 @@ mod tests {
             "XREADY=1",
             "STATUS=READY=1",
         ] {
-            assert_eq!(said(text.as_bytes()).0, false, "{text}");
+            assert!(!said(text.as_bytes()).0, "{text}");
         }
         assert!(said(b"READY=1\0").0, "a C string's end");
     }
