@@ -6,6 +6,7 @@ use super::connections::{GRACE, Incoming, Origin};
 use super::peer::Peer;
 use super::protocol::{Answer, LineReader, MAX_REQUEST, Request, UNPARSABLE, parse_request};
 use crate::supervisor::Instant;
+use crate::sys::interrupt::Interruptible;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -146,6 +147,8 @@ impl Connection {
     /// Reads once. Returns whether there may be more.
     fn receive(&mut self) -> Result<bool, Gone> {
         let mut chunk = [0; CHUNK];
+        // Descriptors that come with the bytes are closed by the kernel, which may wait for that.
+        let _bounded = Interruptible::begin();
         match recv(self.stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => {
                 self.ended = true;

@@ -17,6 +17,7 @@ use crate::listen::{self, Listener};
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Instant, Outcome, Style, Supervisor};
+use crate::sys::interrupt::Interruptible;
 use crate::text::{counted, error_text};
 use crate::worker::Process;
 use serde_json::json;
@@ -299,7 +300,10 @@ impl Server {
         let Some(connections) = &mut self.connections else {
             return;
         };
-        for (id, stream) in connections.take_closed() {
+        let closed = connections.take_closed();
+        // What was not read may have brought descriptors, which are closed with the connection.
+        let _bounded = (!closed.is_empty()).then(Interruptible::begin);
+        for (id, stream) in closed {
             poller.remove(&stream, Source::Control(id));
             self.waiters.forget(id);
             self.requests.retain(|incoming| incoming.connection != id);

@@ -8,6 +8,7 @@ use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::log::{Log, RateLimit};
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant};
+use crate::sys::interrupt::Interruptible;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
 use crate::text::errno_text;
@@ -62,8 +63,11 @@ impl Handles {
         if let Some(pipe) = &self.report {
             poller.remove(pipe, Source::Report(id));
         }
-        if let Some(socket) = &self.notify {
-            poller.remove(socket, Source::Notify(id));
+        if let Some(socket) = self.notify {
+            poller.remove(&socket, Source::Notify(id));
+            // What was not read may have brought descriptors, which are closed with the socket.
+            let _bounded = Interruptible::begin();
+            drop(socket);
         }
         if let Some(pipe) = &self.output {
             poller.remove(pipe, Source::Output(id));

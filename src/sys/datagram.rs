@@ -1,6 +1,7 @@
 //! One datagram of a unix socket together with who sent it, as the kernel knows it. No descriptor
 //! that the sender attached gets into this process.
 
+use super::interrupt::Interruptible;
 use nix::errno::Errno;
 use std::io::IoSliceMut;
 use std::mem::{size_of, zeroed};
@@ -52,6 +53,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Receive
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CREDENTIALS_SPACE as _;
+    let _bounded = Interruptible::begin();
     let length = loop {
         // SAFETY: header points at `part`, which is laid out as an iovec, and at `control`; both
         // are alive here, and so is the buffer.

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod datagram;
+pub mod interrupt;
 pub mod io;
 pub mod proc;
 pub mod process;
