@@ -241,8 +241,8 @@ pub fn run_shell(
 /// The child. Everything from here on runs between fork and exec, with all signals blocked until
 /// the last step but one.
 fn run_child(request: &SpawnRequest, mut report: RawFd, parent: Pid) -> ! {
-    let Err((step, errno)) = child_steps(request, &mut report, parent);
-    let message = [&(errno as i32).to_ne_bytes(), step.as_bytes()].concat();
+    let Err(failure) = child_steps(request, &mut report, parent);
+    let message = [&failure.errno.to_ne_bytes(), failure.step.as_bytes()].concat();
     // SAFETY: `message` is ours and as long as said. _exit ends the child without running what the
     // parent has registered for its own exit.
     unsafe {
@@ -251,16 +251,12 @@ fn run_child(request: &SpawnRequest, mut report: RawFd, parent: Pid) -> ! {
     }
 }
 
-/// `report` is updated when the report pipe has to move. Errors: the step that failed, in words as
-/// in [`SpawnFailure`].
+/// `report` is updated when the report pipe has to move.
 fn child_steps(
     request: &SpawnRequest,
     report: &mut RawFd,
     parent: Pid,
-) -> Result<Infallible, (&'static str, Errno)> {
-    fn at(step: &'static str) -> impl Fn(Errno) -> (&'static str, Errno) {
-        move |errno| (step, errno)
-    }
+) -> Result<Infallible, SpawnFailure> {
     let own = Pid::from_raw(0);
     unistd::setpgid(own, own).map_err(at("making a process group"))?;
     if let Some(directory) = request.directory {
