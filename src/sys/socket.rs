@@ -127,6 +127,18 @@ pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Brings a TCP socket back to the state before connect(2) or listen(2); it keeps an address that
+/// was asked for (connect(2), AF_UNSPEC).
+pub fn disconnect(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the address lives during the call and is as long as `length` says.
+    Errno::result(unsafe { libc::connect(fd.as_raw_fd(), &nowhere, length) }).map(drop)
+}
+
 /// The beginning of what the kernel writes for TCP_INFO.
 #[derive(Clone, Copy)]
 struct TcpInfo;
