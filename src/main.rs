@@ -4,6 +4,7 @@
 #![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
 
 mod args;
+mod clock;
 mod config;
 mod control;
 mod daemon;
@@ -12,7 +13,6 @@ mod einhorn;
 mod files;
 mod listen;
 mod log;
-mod notify;
 mod pidfile;
 mod poller;
 mod startup;

@@ -6,6 +6,7 @@
 mod processes;
 mod signals;
 
+use crate::clock;
 use crate::config::{Config, SignalAction};
 use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
@@ -17,8 +18,7 @@ use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{
     self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,
 };
-use crate::sys::clock;
-use crate::sys::process::{self, probe_pidfd};
+use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
@@ -158,7 +158,7 @@ impl Daemon {
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !probe_pidfd() {
+        if process::pidfd_open(std::process::id() as i32).is_err() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"

@@ -3,10 +3,10 @@
 
 use super::guard::{self, Guard, Repair};
 use super::{Listener, open};
+use crate::clock;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::Instant;
-use crate::sys::clock;
 use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
 use crate::worker::env::Socket;
