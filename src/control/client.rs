@@ -349,7 +349,7 @@ impl Wire {
     pub fn connect(path: &Path, limit: Option<Duration>) -> io::Result<Wire> {
         Ok(Wire {
             stream: connect(path)?,
-            reader: LineReader::new(MAX_ANSWER),
+            reader: LineReader::default(),
             deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
         })
     }
@@ -362,7 +362,8 @@ impl Wire {
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            let line = self.reader.next_line().map_err(io::Error::other)?;
+            let line = self.reader.next_line(MAX_ANSWER);
+            let line = line.map_err(io::Error::other)?;
             if line.is_some() {
                 return Ok(line);
             }

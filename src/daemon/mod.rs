@@ -433,8 +433,8 @@ impl Daemon {
         });
         match started {
             Ok(pid) => {
-                if let Some(generation) = self.core.rolling_out() {
-                    self.control.on_started(generation, pid, index);
+                if self.core.rolling_out().is_some() {
+                    self.control.on_started(pid, index);
                 }
             }
             Err(end) => {
