@@ -8,8 +8,7 @@ use super::status::{Status, summary};
 use super::waiters::WaitFor;
 use crate::config::Config;
 use crate::listen::Listener;
-use crate::supervisor::{ChildId, Outcome, Style, Supervisor};
-use crate::sys::clock;
+use crate::supervisor::{ChildId, Instant, Outcome, Style, Supervisor};
 use crate::text::counted;
 use crate::worker::Process;
 use serde_json::{Value, json};
@@ -40,6 +39,7 @@ ping: Say who is there
 
 /// What an answer may depend on: the rest of the program as it is at this moment.
 pub struct View<'a> {
+    pub now: Instant,
     pub config: &'a Config,
     pub core: &'a Supervisor,
     pub processes: &'a BTreeMap<ChildId, Process>,
@@ -105,10 +105,30 @@ pub fn needs(request: &Request) -> Rights {
     }
 }
 
-/// What follows from a request of a client that may make it.
-///
+/// What follows from a request of a client with these rights.
+pub fn respond(request: &Request, rights: Rights, state: &ControlState, view: &View) -> Response {
+    let response = match rights {
+        _ if rights >= needs(request) => respond_to_permitted(request, state, view),
+        Rights::Questions => {
+            Err("You may only ask here: this is for root and the user that we run as.".to_owned())
+        }
+        _ => Err("You may say worker:ack and worker:ping here, and nothing else.".to_owned()),
+    };
+    response.unwrap_or_else(|reason| {
+        let failed = true;
+        Response::from(Answer {
+            failed,
+            ..Answer::new(reason)
+        })
+    })
+}
+
 /// Errors: the answer that says why nothing is done.
-pub fn respond(request: &Request, state: &ControlState, view: &View) -> Result<Response, String> {
+fn respond_to_permitted(
+    request: &Request,
+    state: &ControlState,
+    view: &View,
+) -> Result<Response, String> {
     let flag = |allowed| flag(&request.args, allowed);
     let word = request.command.as_deref().unwrap_or_default();
     match word {
@@ -124,7 +144,7 @@ pub fn respond(request: &Request, state: &ControlState, view: &View) -> Result<R
         "reload" => reload(flag("now") != Ok(true) && flag("wait")?, state, view),
         "stop" => Ok(stop(flag("wait")?, state, view)),
         "status" => {
-            let (json, status) = (flag("json")?, Status::new(state, view, clock::now()));
+            let (json, status) = (flag("json")?, Status::new(state, view));
             let answer = match json {
                 true => Answer::new(summary(view.core, "")),
                 false => Answer::new(status.table()),

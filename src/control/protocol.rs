@@ -6,7 +6,6 @@ use super::status::Status;
 use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::io;
 use std::ops::Not;
 
@@ -68,12 +67,8 @@ impl LineReader {
 }
 
 /// Undoes einhorn's `%25` and `%0A`, each once and nothing else: `%2525` is `%25`, and `%0a` stays.
-pub fn decode(line: &[u8]) -> Cow<'_, [u8]> {
-    if !line.contains(&b'%') {
-        return Cow::Borrowed(line);
-    }
-    let mut decoded = Vec::with_capacity(line.len());
-    let mut rest = line;
+pub fn decode(line: &[u8]) -> Vec<u8> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(line.len()), line);
     while let Some((&byte, after)) = rest.split_first() {
         let (byte, after) = match rest {
             [b'%', b'2', b'5', after @ ..] => (b'%', after),
@@ -83,7 +78,7 @@ pub fn decode(line: &[u8]) -> Cow<'_, [u8]> {
         decoded.push(byte);
         rest = after;
     }
-    Cow::Owned(decoded)
+    decoded
 }
 
 // ---- what a line means ----
@@ -118,10 +113,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, &'static str> {
 }
 
 /// An answer in any dialect, as einhorn's shell reads it.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// Empty when the answer has none.
@@ -134,10 +126,7 @@ pub struct Reply {
 /// Reads one answer, without its LF: ours, or a real einhorn's (feature `einhorn`).
 ///
 /// Errors: it is not a mapping. Einhorn's own client then says so and reads on.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 pub fn parse_reply(line: &[u8]) -> Result<Reply, &'static str> {
     let mut fields = mapping(line, MAX_ANSWER)?;
     Ok(Reply {
@@ -239,10 +228,7 @@ pub fn encode_request(id: u64, command: &str, args: &[&str]) -> Vec<u8> {
 }
 
 /// The greeting of an interactive client: it has no id, and null for an unknown user.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 pub fn encode_ehlo(user: Option<&str>) -> Vec<u8> {
     line(&json!({"command": "ehlo", "user": user}))
 }

@@ -23,7 +23,7 @@ use crate::sys::clock;
 use crate::text::error_text;
 use serde::{Deserialize, Serialize};
 use slog::{info, warn};
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -68,6 +68,8 @@ pub struct Server {
     streams: BTreeMap<u64, UnixStream>,
     /// Requests that wait for their place in the turn, with the connection's number.
     requests: VecDeque<(u64, Request)>,
+    /// Workers that said that they are ready, until they are returned.
+    acks: Vec<ChildId>,
     /// Connections that may have to be closed at the end of the turn.
     touched: BTreeSet<u64>,
     /// When to accept again although nothing tells of a client: one waits for room.
@@ -137,6 +139,7 @@ impl Server {
             },
             streams: BTreeMap::new(),
             requests: VecDeque::new(),
+            acks: Vec::new(),
             touched: BTreeSet::new(),
             retry_at: None,
             complaints: RateLimit::default(),
@@ -173,26 +176,24 @@ impl Server {
         view: &View,
         poller: &mut Poller,
     ) -> Vec<ChildId> {
-        let mut acks = Vec::new();
         match number {
-            0 => self.accept(clock::now(), view, poller, &mut acks),
-            _ => _ = self.read(number, clock::now(), view, poller, &mut acks),
+            0 => self.accept(view, poller),
+            _ => _ = self.read(number, view, poller),
         }
-        acks
+        std::mem::take(&mut self.acks)
     }
 
     /// A worker has died, and the core does not know it yet: what the worker, or a helper of it, said
     /// before counts. Returns the workers that said that they are ready.
     pub fn read_last_acks(&mut self, view: &View, poller: &mut Poller) -> Vec<ChildId> {
-        let (mut acks, now) = (Vec::new(), clock::now());
         if view.config.ready == ReadyGate::Ack {
-            self.accept(now, view, poller, &mut acks);
+            self.accept(view, poller);
             for number in self.numbers() {
                 let mut reads = 0..LAST_READS;
-                while reads.next().is_some() && self.read(number, now, view, poller, &mut acks) {}
+                while reads.next().is_some() && self.read(number, view, poller) {}
             }
         }
-        acks
+        std::mem::take(&mut self.acks)
     }
 
     fn numbers(&self) -> Vec<u64> {
@@ -201,26 +202,22 @@ impl Server {
 
     /// Who finds no room is closed, and not left waiting in the kernel's queue, where others would
     /// wait behind it.
-    fn accept(&mut self, now: Instant, view: &View, poller: &mut Poller, acks: &mut Vec<ChildId>) {
+    fn accept(&mut self, view: &View, poller: &mut Poller) {
         self.retry_at = None;
         for _ in 0..MAX_CLIENTS {
-            if self.is_full_of_trusted(now) {
-                return;
-            }
             let Some(socket) = &self.socket else {
                 return;
             };
+            self.retry_at = self.full_until(view.now);
+            if self.retry_at.is_some() {
+                return;
+            }
             match socket.listener.accept() {
-                Ok((stream, _)) => {
-                    if let Some(number) = self.take_in(stream, now, view, poller) {
-                        // What it sent when it connected is there already.
-                        self.read(number, now, view, poller, acks);
-                    }
-                }
+                Ok((stream, _)) => self.take_in(stream, view, poller),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(_no_descriptor_is_free) => {
-                    self.retry_at = Some(now + GRACE);
+                    self.retry_at = Some(view.now + GRACE);
                     return;
                 }
             }
@@ -228,43 +225,39 @@ impl Server {
         poller.mark_ready(Source::Control(0));
     }
 
-    /// Returns the new connection's number; `None`: it is closed.
-    fn take_in(
-        &mut self,
-        stream: UnixStream,
-        now: Instant,
-        view: &View,
-        poller: &mut Poller,
-    ) -> Option<u64> {
-        let peer = Peer::of(stream.as_fd()).ok()?;
+    fn take_in(&mut self, stream: UnixStream, view: &View, poller: &mut Poller) {
+        let (Ok(peer), Some(socket)) = (Peer::of(stream.as_fd()), &self.socket) else {
+            return;
+        };
         let (pid, uid) = (peer.pid, peer.uid);
-        let rights = self.socket.as_ref()?.access.rights(uid);
+        let rights = socket.access.rights(uid);
         let origin = match rights {
             Rights::Everything => Origin::Trusted,
             _ => peer.origin(view),
         };
-        let client = Connection::new(peer, rights, origin, now);
+        let client = Connection::new(peer, rights, origin, view.now);
         let refusal = if rights == Rights::Nothing {
             "may not use the control socket"
-        } else if !self.make_room(&client, poller, now) {
+        } else if !self.make_room(&client, poller, view.now) {
             "finds the places of its user taken"
         } else {
-            let kept = self.keep(stream, client, poller);
-            return kept
-                .inspect_err(|error| {
-                    let reason = error_text(error);
+            match self.keep(stream, client, poller) {
+                // What it sent when it connected is there already.
+                Ok(number) => _ = self.read(number, view, poller),
+                Err(error) => {
+                    let reason = error_text(&error);
                     let text = format!("cannot watch a client's connection: {reason}");
-                    self.complain(&text, now);
-                })
-                .ok();
+                    self.complain(&text, view.now);
+                }
+            }
+            return;
         };
-        if let Some(count) = self.refusals.allow_with_count(now) {
+        if let Some(count) = self.refusals.allow_with_count(view.now) {
             warn!(
                 self.logger,
                 "process {pid} of user {uid} {refusal}: turned away{count}"
             );
         }
-        None
     }
 
     fn keep(
@@ -320,18 +313,14 @@ impl Server {
         guests.map(|(number, client)| (*number, client))
     }
 
-    /// Root's and our own clients hold all places, and none has been silent for long enough to go:
-    /// the next one waits, whoever it is.
-    fn is_full_of_trusted(&mut self, now: Instant) -> bool {
+    /// When the next one may come, whoever it is, while root's and our own clients hold all places
+    /// and none has been silent for long enough to go: until then it waits.
+    fn full_until(&self, now: Instant) -> Option<Instant> {
         let trusted = || self.guests().filter(|(_, it)| it.origin == Origin::Trusted);
-        if trusted().count() < MAX_CLIENTS {
-            return false;
-        }
         let silent = trusted().filter(|(_, it)| it.may_be_evicted());
-        let heard = silent.map(|(_, it)| it.heard).min();
-        let free_at = heard.map_or(now + GRACE, |heard| heard + GRACE);
-        self.retry_at = Some(free_at).filter(|at| *at > now);
-        self.retry_at.is_some()
+        let heard = silent.map(|(_, it)| it.heard).min().unwrap_or(now);
+        let is_full = trusted().count() >= MAX_CLIENTS && heard + GRACE > now;
+        is_full.then_some(heard + GRACE)
     }
 
     /// Makes room for one more client: where a quota that it shares is used up, another client of
@@ -341,55 +330,45 @@ impl Server {
     /// make room for it; but neither a worker with its descendants nor a user has more than its
     /// share.
     fn make_room(&mut self, new: &Connection, poller: &mut Poller, now: Instant) -> bool {
-        let is_trusted = |it: &Connection| it.origin == Origin::Trusted;
         let is_starting = |it: &Connection| matches!(it.origin, Origin::StartingWorker(_));
+        let is_trusted = new.origin == Origin::Trusted;
         let (rank, worker) = (new.origin.rank(), new.origin.worker());
-        let of_process = || self.guests().filter(|(_, it)| it.peer.pid == new.peer.pid);
-        let others = || self.guests().filter(|(_, it)| !is_trusted(it));
+        let all = || self.guests();
+        let others = || all().filter(|(_, it)| it.origin != Origin::Trusted);
+        let of_process = || all().filter(|(_, it)| it.peer.pid == new.peer.pid);
         let of_worker = || others().filter(|(_, it)| it.origin.worker() == worker);
         let of_user = || others().filter(|(_, it)| it.peer.uid == new.peer.uid && !is_starting(it));
-        let leaves = if is_trusted(new) && of_process().count() >= MAX_OF_ONE {
+        let leaves = if is_trusted && of_process().count() >= MAX_OF_ONE {
             of_process().find(|(_, it)| it.may_be_evicted())
         } else if worker.is_some() && of_worker().count() >= MAX_OF_A_WORKER {
             of_worker().next()
-        } else if rank < Origin::Trusted.rank()
-            && !is_starting(new)
-            && of_user().count() >= MAX_OF_A_USER
-        {
+        } else if !is_trusted && !is_starting(new) && of_user().count() >= MAX_OF_A_USER {
             let own = of_user().filter(|(_, it)| it.origin.rank() <= rank);
             own.min_by_key(|(_, it)| it.origin.rank())
-        } else if self.guests().count() < MAX_CLIENTS
-            && (is_trusted(new) || others().count() < MAX_OTHERS)
-        {
+        } else if all().count() < MAX_CLIENTS && (is_trusted || others().count() < MAX_OTHERS) {
             return true;
         } else {
-            let gives_way = |it: &Connection| {
-                let is_lower = it.origin.rank() < rank;
-                let is_equal = it.origin.rank() == rank;
-                it.may_be_evicted() && (is_lower || is_equal && it.is_silent(now))
+            let gives_way = |it: &Connection| match it.origin.rank().cmp(&rank) {
+                Ordering::Less => it.may_be_evicted(),
+                Ordering::Equal => it.may_be_evicted() && it.is_silent(now),
+                Ordering::Greater => false,
             };
-            let may_go = self.guests().filter(|(_, it)| gives_way(it));
+            let may_go = all().filter(|(_, it)| gives_way(it));
             may_go.min_by_key(|(_, it)| (it.origin.rank(), it.heard))
         };
-        let leaves = leaves.map(|(number, _)| number);
-        leaves
-            .inspect(|number| self.remove(*number, poller))
-            .is_some()
+        let Some((number, _)) = leaves else {
+            return false;
+        };
+        self.remove(number, poller);
+        true
     }
 
     /// Reads a connection once; returns whether there may be more.
-    fn read(
-        &mut self,
-        number: u64,
-        now: Instant,
-        view: &View,
-        poller: &mut Poller,
-        acks: &mut Vec<ChildId>,
-    ) -> bool {
+    fn read(&mut self, number: u64, view: &View, poller: &mut Poller) -> bool {
         let Some((client, stream)) = self.client(number) else {
             return false;
         };
-        let request = client.next_request(stream, now);
+        let request = client.next_request(stream, view.now);
         let has_more = client.has_more;
         match request {
             Some(request) if needs(&request) > Rights::Reports => {
@@ -404,8 +383,8 @@ impl Server {
                 }
                 if report.command.as_deref() == Some("worker:ack") {
                     match peer.acked(report.pid, view) {
-                        Ok(id) => acks.push(id),
-                        Err(reason) => self.complain(&format!("worker:ack {reason}"), now),
+                        Ok(id) => self.acks.push(id),
+                        Err(reason) => self.complain(&format!("worker:ack {reason}"), view.now),
                     }
                 }
             }
@@ -492,20 +471,8 @@ impl Server {
             };
             client.waiting = client.waiting.saturating_sub(1);
             let (pid, uid) = (client.peer.pid, client.peer.uid);
-            let response = match client.rights {
-                rights if rights >= needs(&request) => respond(&request, &self.state, view),
-                Rights::Questions => Err(
-                    "You may only ask here: this is for root and the user that we run as.".into(),
-                ),
-                _ => Err("You may say worker:ack and worker:ping here, and nothing else.".into()),
-            };
-            let response = response.unwrap_or_else(|reason| {
-                Answer {
-                    failed: true,
-                    ..Answer::new(reason)
-                }
-                .into()
-            });
+            let rights = client.rights;
+            let response = respond(&request, rights, &self.state, view);
             if let Some(what) = response.log {
                 info!(
                     self.logger,
@@ -569,7 +536,7 @@ impl Server {
     }
 
     pub fn on_worker_ready(&mut self, id: ChildId, view: &View) {
-        let begun = self.state.waiters.begun();
+        let begun = self.state.waiters.begun;
         let worker = view.core.workers().find(id);
         if worker.is_none_or(|worker| worker.generation != begun) {
             return;
@@ -588,7 +555,7 @@ impl Server {
     /// A worker is asked to stop. The last old ones are asked just before the verdict, when nothing
     /// is rolled out any more.
     pub fn on_worker_asked(&mut self, id: ChildId, signal: i32, view: &View) {
-        let begun = self.state.waiters.begun();
+        let begun = self.state.waiters.begun;
         let worker = view.core.workers().find(id);
         if let Some(pid) = view.pid(id) {
             let old = worker.is_some_and(|worker| worker.generation < begun);
@@ -614,7 +581,7 @@ impl Server {
         let messages = self.state.waiters.conclude(&report);
         self.send(messages);
         // A remembered reload that a stop abandons has a number and never began.
-        let has_begun = report.generation <= self.state.waiters.begun();
+        let has_begun = report.generation <= self.state.waiters.begun;
         if has_begun || report.outcome != Outcome::Abandoned {
             self.state.last_verdict = Some((report, clock::now()));
         }

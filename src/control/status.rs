@@ -5,7 +5,7 @@ use super::commands::View;
 use super::server::ControlState;
 use super::verdict::ReloadReport;
 use crate::listen::Listener;
-use crate::supervisor::{Instant, Phase, Supervisor};
+use crate::supervisor::{Phase, Supervisor};
 use crate::text::{counted, duration_text, errno_text, printable_lines};
 use serde::Serialize;
 use std::time::Duration;
@@ -88,8 +88,8 @@ struct LastVerdict {
 }
 
 impl Status {
-    pub fn new(state: &ControlState, view: &View, now: Instant) -> Status {
-        let core = view.core;
+    pub fn new(state: &ControlState, view: &View) -> Status {
+        let (core, now) = (view.core, view.now);
         let generations = core.workers().generations();
         let generations = generations.map(|(generation, tally)| GenerationStatus {
             generation,

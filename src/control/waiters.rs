@@ -7,8 +7,6 @@ use super::verdict::ReloadReport;
 use crate::einhorn::commands as einhorn;
 use crate::supervisor::Outcome;
 use crate::text::counted;
-#[cfg(feature = "einhorn")]
-use crate::text::signal_name;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -30,10 +28,7 @@ pub enum WaitFor {
 
 /// A step of a reload.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhorn's clients are told more")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhorn's clients are told more
 pub enum ReloadStep {
     /// So many workers are to be started, while generation `live` serves.
     Begun {
@@ -115,7 +110,7 @@ impl Waiter {
                 } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
                 ReloadStep::Asked { pid, signal, old } => {
                     let culling = (smooth && old).then(|| einhorn::culling(1));
-                    let sending = einhorn::sending(&signal_name(signal), pid);
+                    let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
                     culling.into_iter().chain([sending]).collect()
                 }
                 ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
@@ -132,7 +127,7 @@ impl Waiter {
 pub struct Waiters {
     waiters: Vec<Waiter>,
     /// The last generation that began to come up.
-    begun: u64,
+    pub begun: u64,
     /// How many of its workers were said to be ready.
     ready: u32,
 }
@@ -141,11 +136,6 @@ impl Waiters {
     /// No more clients may wait.
     pub fn is_crowded(&self) -> bool {
         self.waiters.len() >= MAX_WAITING
-    }
-
-    /// The last generation that began to come up.
-    pub fn begun(&self) -> u64 {
-        self.begun
     }
 
     /// A client waits from now on for our end, or for the reload that begins next. The caller has
@@ -213,30 +203,27 @@ impl Waiters {
                 return true;
             }
             let line = report.line();
-            match (waiter.wait_for, report.outcome) {
-                #[cfg(feature = "einhorn")]
-                (WaitFor::Upgrade { .. }, Outcome::Superseded) => {
-                    // What begins now is newer still: their upgrade is done when that is.
-                    waiter.generation = None;
-                    answers.push(waiter.progress(line));
-                    return true;
+            #[cfg(feature = "einhorn")]
+            if matches!(waiter.wait_for, WaitFor::Upgrade { .. }) {
+                match report.outcome {
+                    Outcome::Superseded => {
+                        // What begins now is newer still: their upgrade is done when that is.
+                        waiter.generation = None;
+                        answers.push(waiter.progress(line));
+                        return true;
+                    }
+                    Outcome::Live => {
+                        let version = report.generation.saturating_sub(1);
+                        answers.push(waiter.progress(einhorn::upgraded(version)));
+                        answers.push(waiter.answer(einhorn::UPGRADE_DONE));
+                    }
+                    _ => answers.push(waiter.answer(einhorn::upgrade_failed(&line))),
                 }
-                #[cfg(feature = "einhorn")]
-                (WaitFor::Upgrade { .. }, Outcome::Live) => {
-                    let upgraded = einhorn::upgraded(report.generation.saturating_sub(1));
-                    answers.push(waiter.progress(upgraded));
-                    answers.push(waiter.answer(einhorn::UPGRADE_DONE));
-                }
-                #[cfg(feature = "einhorn")]
-                (WaitFor::Upgrade { .. }, _) => {
-                    answers.push(waiter.answer(einhorn::upgrade_failed(&line)));
-                }
-                _ => {
-                    let (connection, answer) = waiter.answer(line);
-                    let verdict = Some(json!(report));
-                    answers.push((connection, Answer { verdict, ..answer }));
-                }
+                return false;
             }
+            let (connection, answer) = waiter.answer(line);
+            let verdict = Some(json!(report));
+            answers.push((connection, Answer { verdict, ..answer }));
             false
         });
         answers

@@ -550,6 +550,7 @@ impl Daemon {
     fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
         let (processes, by_pid) = self.processes.alive();
         let view = View {
+            now: clock::now(),
             config: &self.config,
             core: &self.core,
             processes,

@@ -16,6 +16,7 @@ fn in_dialect(dialect: &Dialect, line: &str) -> Result<Response, String> {
         ..Config::default()
     };
     let view = View {
+        now: Instant(0),
         config: &config,
         core: &Supervisor::new(config.policy(100)),
         processes: &BTreeMap::new(),
@@ -23,7 +24,16 @@ fn in_dialect(dialect: &Dialect, line: &str) -> Result<Response, String> {
         listeners: &[],
         level: Level::Info,
     };
-    respond(&request(line), &ControlState::default(), &view)
+    let response = respond(
+        &request(line),
+        Rights::Everything,
+        &ControlState::default(),
+        &view,
+    );
+    match response.answers.first() {
+        Some(answer) if answer.failed => Err(answer.message.clone()),
+        _ => Ok(response),
+    }
 }
 
 fn request(line: &str) -> Request {
@@ -157,4 +167,27 @@ fn workers_may_report_and_nothing_else() {
     assert_eq!(needs(&command("worker:ack")), Rights::Reports);
     assert_eq!(needs(&command("ping")), Rights::Questions);
     assert_eq!(needs(&command("workers")), Rights::Everything);
+}
+
+#[test]
+fn who_may_not_ask_for_it_is_told_what_it_may_say() {
+    let config = Config::default();
+    let view = View {
+        now: Instant(0),
+        config: &config,
+        core: &Supervisor::new(config.policy(100)),
+        processes: &BTreeMap::new(),
+        by_pid: &BTreeMap::new(),
+        listeners: &[],
+        level: Level::Info,
+    };
+    for (rights, word, answer) in [
+        (Rights::Questions, "stop", "You may only ask here: "),
+        (Rights::Reports, "ping", "You may say worker:ack and "),
+    ] {
+        let response = respond(&command(word), rights, &ControlState::default(), &view);
+        assert_eq!(response.order, None);
+        assert!(response.answers[0].failed);
+        assert!(response.answers[0].message.starts_with(answer), "{word}");
+    }
 }

@@ -40,12 +40,10 @@ impl Place {
     }
 
     /// Lets the server do something with what it may look at: a supervisor that does nothing.
-    fn with_view<T>(
-        &mut self,
-        act: impl FnOnce(&mut Server, Instant, &View, &mut Poller) -> T,
-    ) -> T {
+    fn with_view<T>(&mut self, act: impl FnOnce(&mut Server, &View, &mut Poller) -> T) -> T {
         let config = Config::default();
         let view = View {
+            now: self.now,
             config: &config,
             core: &Supervisor::new(config.policy(100)),
             processes: &BTreeMap::new(),
@@ -53,13 +51,11 @@ impl Place {
             listeners: &[],
             level: slog::Level::Info,
         };
-        act(&mut self.server, self.now, &view, &mut self.poller)
+        act(&mut self.server, &view, &mut self.poller)
     }
 
     fn accept(&mut self) {
-        self.with_view(|server, now, view, poller| {
-            server.accept(now, view, poller, &mut Vec::new());
-        });
+        self.with_view(|server, view, poller| server.accept(view, poller));
     }
 
     /// A client that is accepted, and its number.
@@ -71,9 +67,7 @@ impl Place {
 
     /// Reads a client once; returns whether there may be more.
     fn read(&mut self, id: u64) -> bool {
-        self.with_view(|server, now, view, poller| {
-            server.read(id, now, view, poller, &mut Vec::new())
-        })
+        self.with_view(|server, view, poller| server.read(id, view, poller))
     }
 
     /// The commands that come, until nothing does.
@@ -163,7 +157,7 @@ fn a_client_is_kept_until_its_request_had_its_turn() {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     while place.read(id) {}
     assert_eq!(place.open(), [id]);
-    let order = place.with_view(|server, _, view, _| server.next_order(view));
+    let order = place.with_view(|server, view, _| server.next_order(view));
     assert_eq!(order, None);
     assert!(read_line(&client).contains("socketmaster"));
     assert_eq!(place.open(), [0; 0]);

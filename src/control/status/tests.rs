@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::control::protocol::to_json;
 use crate::control::verdict::FailedWorker;
-use crate::supervisor::{Action, ChildId, End, Event, Gate, Policy};
+use crate::supervisor::{Action, ChildId, End, Event, Gate, Instant, Policy};
 use crate::worker::Process;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -85,6 +85,7 @@ fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
         ..ControlState::default()
     };
     let view = View {
+        now: Instant(1200 * MS),
         config: &config,
         core,
         processes: &processes.collect(),
@@ -94,7 +95,7 @@ fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
     };
     Status {
         sockets: sockets(),
-        ..Status::new(&state, &view, Instant(1200 * MS))
+        ..Status::new(&state, &view)
     }
 }
 

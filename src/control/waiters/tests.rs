@@ -109,7 +109,7 @@ fn who_waits_is_plain_data() {
     waiters.add(2, None, WaitFor::Exit);
     let carried = serde_json::to_string(&waiters).expect("plain data");
     let mut waiters: Waiters = serde_json::from_str(&carried).expect("it comes back");
-    assert_eq!(waiters.begun(), 4);
+    assert_eq!(waiters.begun, 4);
     let messages = waiters.conclude(&report(4, Outcome::Live));
     assert_eq!(messages[0].1.id, Some(json!([1, "a"])));
     assert_eq!(waiters.conclude_all("x").len(), 1);
