@@ -5,6 +5,7 @@
 use super::peer::{Origin, Peer, Rights};
 use super::protocol::{Answer, LineReader, MAX_REQUEST, Request, UNPARSABLE, parse_request};
 use crate::supervisor::Instant;
+use crate::sys::interrupt::Interruptible;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
@@ -129,6 +130,8 @@ impl Connection {
     /// Reads once.
     fn receive(&mut self, stream: &UnixStream) {
         let mut chunk = [0; CHUNK];
+        // Descriptors that come with the bytes are closed by the kernel, which may wait for that.
+        let _bounded = Interruptible::begin();
         match recv(stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => {
                 self.has_ended = true;

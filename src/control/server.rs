@@ -20,6 +20,7 @@ use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Instant, Outcome, Supervisor};
 use crate::sys::clock;
+use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
 use serde::{Deserialize, Serialize};
 use slog::{info, warn};
@@ -252,6 +253,7 @@ impl Server {
             }
             return;
         };
+        close_unread(stream);
         if let Some(count) = self.refusals.allow_with_count(view.now) {
             warn!(
                 self.logger,
@@ -441,6 +443,7 @@ impl Server {
         self.state.connections.remove(&number);
         if let Some(stream) = self.streams.remove(&number) {
             poller.remove(&stream, Source::Control(number));
+            close_unread(stream);
         }
         self.state.waiters.forget(number);
         self.requests.retain(|(of, _)| *of != number);
@@ -601,6 +604,13 @@ impl Server {
             }
         }
     }
+}
+
+/// What was not read may have brought descriptors: the kernel closes them with the connection, and
+/// may wait for that.
+fn close_unread(stream: UnixStream) {
+    let _bounded = Interruptible::begin();
+    drop(stream);
 }
 
 #[cfg(test)]

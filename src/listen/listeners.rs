@@ -7,6 +7,7 @@ use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::Instant;
 use crate::sys::clock;
+use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
 use crate::worker::env::Socket;
 use slog::{error, info, warn};
@@ -230,6 +231,8 @@ impl Listeners {
     pub fn close(&mut self, poller: &mut Poller) {
         self.guard = None;
         self.retry_at = None;
+        // Clients that nobody accepted may have sent descriptors, which are closed with the socket.
+        let _bounded = Interruptible::begin();
         for (index, mut listener) in self.listeners.drain(..).enumerate() {
             poller.remove(&listener, Source::Listener(index));
             for reason in listener.remove() {

@@ -1,6 +1,7 @@
 //! One datagram of a unix socket together with who sent it, as the kernel knows it. It never lets
 //! a descriptor that the sender attached into this process.
 
+use super::interrupt::Interruptible;
 use nix::errno::Errno;
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -49,6 +50,7 @@ pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CREDENTIALS_SPACE as _;
+    let _bounded = Interruptible::begin();
     let length = loop {
         // SAFETY: header points at iov (buffer and its length) and at control, all alive here.
         let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) };

@@ -4,6 +4,7 @@
 
 pub mod clock;
 pub mod datagram;
+pub mod interrupt;
 pub mod io;
 pub mod proc;
 pub mod process;
