@@ -159,7 +159,7 @@ fn respond_to_permitted(
             resize(number, answer, view)
         }
         "ping" => {
-            let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+            let (version, pid) = (env!("CARGO_PKG_VERSION"), state.pid);
             Ok(say(format!("socketmaster {version}, pid {pid}")))
         }
         "self-upgrade" => Err("self-upgrade is not available".to_owned()),
@@ -279,11 +279,7 @@ fn respond_to_einhorns(
     state: &ControlState,
     view: &View,
 ) -> Result<Response, String> {
-    let (args, old, pid) = (
-        &request.args,
-        view.core.policy().workers,
-        std::process::id(),
-    );
+    let (args, old, pid) = (&request.args, view.core.policy().workers, state.pid);
     let verbosity = Verbosity::of(view.level);
     let set_level = |now: Verbosity, answer: fn(Verbosity) -> String| Response {
         order: Some(Order::SetLevel(now.level())),

@@ -82,7 +82,7 @@ impl Connection {
         self.out.capacity() + self.reader.held()
     }
 
-    /// What it had not read is lost.
+    /// Its answers that were not written yet are lost.
     pub fn close(&mut self) {
         self.is_over = true;
         self.reader = LineReader::default();

@@ -51,7 +51,8 @@ const LAST_READS: usize = 8;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ControlState {
-    /// When the supervisor was started.
+    /// Our own pid, and when we were started.
+    pub pid: u32,
     pub began: Instant,
     /// The connections by their numbers, so that the oldest comes first.
     pub connections: BTreeMap<u64, Connection>,
@@ -75,9 +76,9 @@ pub struct Server {
     touched: BTreeSet<u64>,
     /// When to accept again although nothing tells of a client: one waits for room.
     retry_at: Option<Instant>,
-    /// What clients do wrong.
+    /// Limits the log lines about what clients do wrong.
     complaints: RateLimit,
-    /// Clients that were turned away.
+    /// The same for clients that were turned away.
     refusals: RateLimit,
 }
 
@@ -135,6 +136,7 @@ impl Server {
             logger,
             socket: socket.transpose().map_err(named)?,
             state: ControlState {
+                pid: std::process::id(),
                 began: clock::now(),
                 ..ControlState::default()
             },
@@ -201,8 +203,8 @@ impl Server {
         self.streams.keys().copied().collect()
     }
 
-    /// Who finds no room is closed, and not left waiting in the kernel's queue, where others would
-    /// wait behind it.
+    /// Accepts those who want to connect. A client that finds no room is closed, and not left waiting
+    /// in the kernel's queue, where others would wait behind it.
     fn accept(&mut self, view: &View, poller: &mut Poller) {
         self.retry_at = None;
         for _ in 0..MAX_CLIENTS {
@@ -243,7 +245,7 @@ impl Server {
             "finds the places of its user taken"
         } else {
             match self.keep(stream, client, poller) {
-                // What it sent when it connected is there already.
+                // Its first request has often come with it.
                 Ok(number) => _ = self.read(number, view, poller),
                 Err(error) => {
                     let reason = error_text(&error);
@@ -379,7 +381,7 @@ impl Server {
             }
             Some(report) => {
                 let peer = client.peer.clone();
-                // Reports are not answered. What a worker was started with stays open.
+                // Reports are not answered. The connection that a worker was started with stays open.
                 if peer.worker.is_none() {
                     client.close();
                 }
@@ -411,8 +413,8 @@ impl Server {
         }
     }
 
-    /// What clients make us hold has an end, however many they are. Of those who hold much, the one
-    /// with the fewest rights is closed, and of these the one that holds most.
+    /// Bounds the memory that all clients together make us hold. Of the clients that make us hold
+    /// much, those with the fewest rights are closed first, and of these the largest one.
     fn keep_within_limits(&mut self) {
         let held = |state: &ControlState| -> usize {
             let connections = state.connections.values();
@@ -431,7 +433,7 @@ impl Server {
         }
     }
 
-    /// The connection is removed at the end of the turn.
+    /// What the client had not read is lost. The connection is removed at the end of the turn.
     fn close(&mut self, number: u64) {
         if let Some(client) = self.state.connections.get_mut(&number) {
             client.close();
@@ -446,7 +448,6 @@ impl Server {
             close_unread(stream);
         }
         self.state.waiters.forget(number);
-        self.requests.retain(|(of, _)| *of != number);
     }
 
     /// At the end of a turn: connections that are closed or finished are removed, and a client that
@@ -469,6 +470,7 @@ impl Server {
     /// shall do; `None`: no request is left.
     pub fn next_order(&mut self, view: &View) -> Option<Order> {
         while let Some((number, request)) = self.requests.pop_front() {
+            // The connection may have been closed to make room for another.
             let Some((client, _)) = self.client(number) else {
                 continue;
             };
@@ -606,8 +608,8 @@ impl Server {
     }
 }
 
-/// What was not read may have brought descriptors: the kernel closes them with the connection, and
-/// may wait for that.
+/// Bytes that were not read may have brought descriptors: the kernel closes these with the connection,
+/// and may wait for that.
 fn close_unread(stream: UnixStream) {
     let _bounded = Interruptible::begin();
     drop(stream);

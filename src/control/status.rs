@@ -115,7 +115,7 @@ impl Status {
         let last_verdict = state.last_verdict.as_ref();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            pid: std::process::id(),
+            pid: state.pid,
             uptime_ms: millis(now - state.began),
             command: view.config.command.to_string_lossy().into_owned(),
             workers_wanted: core.policy().workers,
