@@ -160,7 +160,7 @@ fn mapping(line: &[u8], limit: usize) -> Result<Map<String, Value>, &'static str
         #[cfg(feature = "einhorn")]
         _ => crate::einhorn::yaml::parse(text, MAX_DEPTH)?,
         #[cfg(not(feature = "einhorn"))]
-        _ => return Err("not a JSON object"),
+        _ => return Err("not a mapping"),
     };
     match parsed {
         Value::Object(fields) if fields.values().all(|value| depth(value) < MAX_DEPTH) => {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::Config;
 use crate::control::protocol::MAX_REQUEST;
+use crate::control::waiters::WaitFor;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -435,6 +436,24 @@ fn the_file_is_private_and_goes_and_a_second_one_fails() {
     let folder = folder.clone();
     drop(place);
     assert!(!folder.exists());
+}
+
+#[test]
+fn what_a_later_image_carries_on_with_is_plain_data() {
+    let mut place = Place::new();
+    let (client, id) = place.client();
+    send(&client, b"{\"command\":\"a\"}\n{\"comm");
+    assert_eq!(place.commands(id), ["a"]);
+    place.connection(id).waiting += 1;
+    (place.server.state.waiters).add(id, Some(json!(3)), WaitFor::Exit);
+    let carried = serde_json::to_string(&place.server.state).unwrap();
+    place.server.state = serde_json::from_str(&carried).unwrap();
+    send(&client, b"and\":\"b\"}\n");
+    assert_eq!(place.commands(id), ["b"]);
+    place.server.end(0);
+    let answer = read_line(&client);
+    assert!(answer.contains("stopped, exit status 0"), "{answer}");
+    assert!(answer.contains("\"request_id\": 3"), "{answer}");
 }
 
 #[test]
