@@ -445,8 +445,8 @@ impl Daemon {
         });
         match started {
             Ok(pid) => {
-                if let Some(generation) = self.core.rolling_out() {
-                    self.control.on_started(generation, pid, index);
+                if self.core.rolling_out().is_some() {
+                    self.control.on_started(pid, index);
                 }
             }
             Err(end) => {
@@ -563,6 +563,7 @@ impl Daemon {
     fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
         let (processes, by_pid) = self.processes.alive();
         let view = View {
+            now: clock::now(),
             config: &self.config,
             core: &self.core,
             processes,
