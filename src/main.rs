@@ -1,7 +1,7 @@
 //! `socketmaster`: which program we are called as, and the exit status. What each of them does is
 //! written in its own room.
 
-#![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
+
 
 mod args;
 mod clock;
