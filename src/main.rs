@@ -1,8 +1,6 @@
 //! `socketmaster`: which program we are called as, and the exit status. What each of them does is
 //! written in its own room.
 
-
-
 mod args;
 mod clock;
 mod config;
