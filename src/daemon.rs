@@ -378,11 +378,11 @@ impl Daemon {
 
     /// Promotes what is ready, after a look that found no death.
     fn settle(&mut self) {
-        while self.core.awaits_settling() {
+        while self.core.awaits_confirmation() {
             self.look(None, true);
             let ended = self.take_up();
             if !(self.reap() || ended) {
-                self.tell(Event::Settled);
+                self.tell(Event::PromotionConfirmed);
             }
         }
     }

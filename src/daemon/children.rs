@@ -499,7 +499,7 @@ impl Daemon {
 
     /// Sends a signal to a worker. One that has ended already needs none.
     pub(super) fn signal(&mut self, id: ChildId, signal: i32) -> Result<(), Errno> {
-        let asked = |worker: &Worker| worker.is_asked();
+        let asked = |worker: &Worker| worker.is_stopping();
         if self.core.workers().find(id).is_some_and(asked) {
             self.children.outputs.allow_drops(id);
         }

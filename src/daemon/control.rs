@@ -621,7 +621,7 @@ impl Daemon {
     /// A worker has gone; the core does not know it yet.
     pub(super) fn control_gone(&mut self, id: ChildId, pid: i32) {
         let worker = self.core.workers().find(id);
-        let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_asked());
+        let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_stopping());
         self.control.progress(&ReloadStep::Gone { pid, was_ready });
         self.forget_line(id);
         let left = self.core.workers().len().saturating_sub(1);

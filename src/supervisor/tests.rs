@@ -11,4 +11,5 @@ mod respawn;
 mod rolling;
 mod script;
 mod simulation;
+mod state;
 mod symptoms;

@@ -2,34 +2,22 @@
 //! what it waits for afterwards:
 //!
 //! ```text
-//! s.at(3005).tick().does("ready 1", "settle");
-//! s.settle().does("live 1 1/1", "-");
+//! s.at(3005).tick().does("ready 1", "confirm");
+//! s.confirm().does("live 1 1/1", "-");
 //! ```
 //!
 //! Actions are words, `; ` between them. What is left is the next deadline in milliseconds (`-`:
-//! none), with `settle` before it where `Event::Settled` is awaited.
+//! none), with `confirm` before it where `Event::PromotionConfirmed` is awaited.
 
 use super::kernel::{Kernel, Refuses};
 use crate::supervisor::{
     Action, Cause, ChildId, End, Event, Failure, Gate, GivenUp, Instant, Note, Outcome, Policy,
     Style, Supervisor, Verdict,
 };
-use std::time::Duration;
 
-/// One worker, three seconds to live, no limit to drain.
+/// One worker that is ready after three seconds and may drain for ever.
 pub fn policy() -> Policy {
-    Policy {
-        workers: 1,
-        max_extra: None,
-        style: None,
-        gate: Gate::Timer,
-        start: Duration::from_secs(3),
-        stop: None,
-        stop_signal: 15,
-        respawn: false,
-        pace: None,
-        capacity: 1000,
-    }
+    Policy::default()
 }
 
 /// The same with `workers`.
@@ -56,6 +44,7 @@ pub fn at_ms(ms: u64) -> Instant {
 
 pub struct Script {
     pub core: Supervisor,
+    pub last_verdict: Option<Verdict>,
     now: Instant,
     seen: Vec<String>,
     kernel: Kernel,
@@ -83,6 +72,7 @@ impl Script {
     pub fn new(policy: Policy) -> Script {
         Script {
             core: Supervisor::new(policy),
+            last_verdict: None,
             now: Instant(0),
             seen: Vec::new(),
             kernel: Kernel::new(Refuses::Nothing),
@@ -119,7 +109,7 @@ impl Script {
             script.feed(Event::Ready(ChildId(id)));
         }
         script.feed(Event::Tick);
-        let verdict = script.feed(Event::Settled);
+        let verdict = script.feed(Event::PromotionConfirmed);
         assert_eq!(verdict, [format!("live 1 {workers}/{workers}")]);
         assert_eq!(script.left(), "-");
         script
@@ -147,6 +137,9 @@ impl Script {
         let mut did = Vec::new();
         while let Some(it) = self.core.next_action() {
             did.push(action(&it));
+            if let Action::Verdict(verdict) = &it {
+                self.last_verdict = Some(verdict.clone());
+            }
             if let Some((id, signal)) = sends(&it) {
                 let result = self.kernel.send(id);
                 let event = Event::Sent { id, signal, result };
@@ -171,9 +164,9 @@ impl Script {
 
     fn left(&self) -> String {
         let next = self.core.next_deadline(self.now).map(show);
-        match (self.core.awaits_settling(), next) {
-            (true, None) => "settle".into(),
-            (true, Some(next)) => format!("settle {next}"),
+        match (self.core.awaits_confirmation(), next) {
+            (true, None) => "confirm".into(),
+            (true, Some(next)) => format!("confirm {next}"),
             (false, next) => next.unwrap_or("-".into()),
         }
     }
@@ -246,8 +239,8 @@ impl Script {
         self.step(Event::Tick)
     }
 
-    pub fn settle(&mut self) -> Step<'_> {
-        self.step(Event::Settled)
+    pub fn confirm(&mut self) -> Step<'_> {
+        self.step(Event::PromotionConfirmed)
     }
 }
 
@@ -272,7 +265,7 @@ fn line(at: Instant, event: &Event) -> String {
         Event::Lost(id) => format!("lost({})", id.0),
         Event::Resize(workers) => format!("resize({workers})"),
         Event::Tick => "tick()".into(),
-        Event::Settled => "settle()".into(),
+        Event::PromotionConfirmed => "confirm()".into(),
     };
     format!("s.at({}).{call}", show(at))
 }

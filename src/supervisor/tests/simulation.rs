@@ -1,6 +1,7 @@
-//! The core in worlds that chance makes: workers that start, hang, speak, crash and ignore us,
-//! people who reload, resize and stop at any moment. After each event a witness that keeps its own
-//! books says whether a promise was broken; what it objects to is cut down to a short script.
+//! The core in random worlds: workers that start, hang, speak, crash and ignore us, people who
+//! reload, resize and stop at any moment. After each event a witness that keeps its own books says
+//! whether a promise was broken; the events before an objection are reduced to a short script.
+//! Now and then the whole state is written as JSON and read back, and the copy goes on.
 //!
 //! `SOCKETMASTER_SIM_EVENTS` sets how many events there are, `SOCKETMASTER_SIM_SEED` the first
 //! seed.
@@ -21,7 +22,7 @@ use witness::Witness;
 use world::World;
 
 /// What was told to the core, and when.
-type Told = Vec<(Instant, Event)>;
+type History = Vec<(Instant, Event)>;
 
 /// How often what was seen.
 type Seen = BTreeMap<String, u64>;
@@ -70,16 +71,19 @@ fn from_environment(name: &str, default: u64) -> u64 {
 struct Setting {
     policy: Policy,
     refuses: Refuses,
+    /// Of every 500 events, the one at which the state is written and read back.
+    copied_at: u64,
 }
 
 /// One life, from the start to the exit: the number of its events, or what went wrong.
-fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (Told, String)>) {
+fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (History, String)>) {
     let mut chance = Chance::new(seed);
     let setting = Setting {
         policy: world::policy(&mut chance),
         refuses: world::refuses(&mut chance),
+        copied_at: seed % 500,
     };
-    let mut told = Told::new();
+    let mut told = History::new();
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(&setting, chance, &mut told);
         let lived = world.live();
@@ -95,13 +99,13 @@ fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (Told, Stri
 }
 
 /// What the witness objects to when `told` happens and everybody is reasonable after that.
-fn objection(setting: &Setting, told: &Told) -> Option<String> {
+fn objection(setting: &Setting, told: &History) -> Option<String> {
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut witness = Witness::new(setting);
         for (at, event) in told {
             witness.tell(*at, event.clone())?;
         }
-        world::come_to_an_end(&mut witness, &mut Told::new())
+        world::come_to_an_end(&mut witness, &mut History::new())
     }));
     match lived {
         Ok(result) => result.err(),
@@ -110,7 +114,7 @@ fn objection(setting: &Setting, told: &Told) -> Option<String> {
 }
 
 /// The smallest script that is left when events are dropped as long as somebody objects.
-fn shrink(setting: &Setting, mut told: Told) -> Told {
+fn shrink(setting: &Setting, mut told: History) -> History {
     let mut chunk = told.len() / 2;
     while chunk > 0 {
         let mut at = 0;
@@ -130,7 +134,7 @@ fn shrink(setting: &Setting, mut told: Told) -> Told {
     told
 }
 
-fn report(seed: u64, setting: &Setting, told: Told, first: &str) -> String {
+fn report(seed: u64, setting: &Setting, told: History, first: &str) -> String {
     let told = shrink(setting, told);
     let objection = objection(setting, &told).unwrap_or("cannot be replayed".into());
     let mut script = Script::under(setting.policy.clone(), setting.refuses.clone());

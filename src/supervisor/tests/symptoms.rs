@@ -12,8 +12,8 @@ fn a_fleet_larger_than_k_was_never_whole() {
         .reload(Style::Fleet)
         .does("begin 2; spawn 3 of 2; spawn 4 of 2", "13000");
     s.at(10_010).ready(3).does("ready 3", "13000");
-    s.at(10_020).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; TERM to 2; live 2 2/2", "-");
+    s.at(10_020).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; TERM to 2; live 2 2/2", "-");
 }
 
 /// It joined generation 0 and was nobody's.

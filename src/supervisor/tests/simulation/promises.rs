@@ -52,7 +52,7 @@ impl Witness {
                 let whole = verdict.ready >= verdict.wanted;
                 let known_loss = verdict.failure.is_some() || self.books.was_quit;
                 !is_member
-                    && self.told(&Event::Settled)
+                    && self.told(&Event::PromotionConfirmed)
                     && verdict.ready > 0
                     && (whole || known_loss)
             }
@@ -72,7 +72,7 @@ impl Witness {
         };
         let enough = self.books.ready() >= self.policy().workers;
         current.rolling
-            && self.told(&Event::Settled)
+            && self.told(&Event::PromotionConfirmed)
             && seen.generation != current.generation
             && self.books.ready_of(current.generation) > 0
             && (enough || seen.is_unready())
@@ -84,7 +84,7 @@ impl Witness {
         let enough = self.books.unasked() >= workers;
         match &self.turn.event {
             Some(Event::Resize(_)) => enough,
-            Some(Event::Settled) => {
+            Some(Event::PromotionConfirmed) => {
                 let before = self.turn.current_before.as_ref().map(|it| it.generation);
                 let is_old = |it: &Seen| Some(it.generation) != before;
                 let old = |state| self.books.count(|it| is_old(it) && it.state == state);
@@ -131,7 +131,7 @@ impl Witness {
         }
         let counted: BTreeMap<_, _> = workers.generations().collect();
         promise!(counted == tallies, "tallies {counted:?}, not {tallies:?}");
-        let totals = (workers.unasked(), workers.ready());
+        let totals = (workers.staying(), workers.ready());
         let right = (self.books.unasked(), self.books.ready());
         promise!(totals == right, "totals {totals:?}, not {right:?}");
         let current = self.books.current.as_ref().map(|it| it.generation);
@@ -215,7 +215,7 @@ impl Witness {
         };
         let next = self.core.next_deadline(self.now());
         let is_full = self.books.workers.len() >= self.policy().capacity as usize;
-        if next.is_some() || self.core.awaits_settling() || is_full {
+        if next.is_some() || self.core.awaits_confirmation() || is_full {
             return Ok(()); // (in the last case it waits for one of those who drain)
         }
         let is_coming = |seen: &Seen| seen.is_unready() && seen.generation == current.generation;
@@ -235,7 +235,7 @@ impl Witness {
         if exempt || !self.policy().respawn || books.due_ready == 0 {
             return Ok(());
         }
-        let waiting = self.core.vacancies.dues().count();
+        let waiting = self.core.pending_starts.len();
         let current = books.current.as_ref().map(|it| it.generation);
         let there = books.count(|it| it.state != State::Asked && Some(it.generation) != current);
         let (there, workers) = (there as usize + waiting, self.policy().workers);
@@ -318,7 +318,10 @@ impl Witness {
         promise!(self.books.workers.is_empty(), "workers after the exit");
         let next = self.core.next_deadline(self.now());
         promise!(next.is_none(), "a deadline after the exit");
-        promise!(!self.core.awaits_settling(), "settling after the exit");
+        promise!(
+            !self.core.awaits_confirmation(),
+            "a confirmation is awaited after the exit"
+        );
         Ok(())
     }
 }

@@ -5,8 +5,9 @@ use super::Setting;
 use super::books::{Books, Current, Seen, State};
 use crate::supervisor::tests::kernel::Kernel;
 use crate::supervisor::tests::script::sends;
+use crate::supervisor::tests::state::read_back;
 use crate::supervisor::{
-    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Patience, Phase, Policy,
+    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Phase, Policy, StopStage,
     Style, Supervisor, Verdict,
 };
 use std::time::Duration;
@@ -18,6 +19,8 @@ pub struct Witness {
     pub(super) books: Books,
     /// What this event has led to.
     pub(super) turn: Turn,
+    events: u64,
+    copied_at: u64,
     now: Instant,
     kernel: Kernel,
 }
@@ -57,6 +60,8 @@ impl Witness {
             seen: super::Seen::new(),
             books: Books::default(),
             turn: Turn::default(),
+            events: 0,
+            copied_at: setting.copied_at,
             now: Instant(1_000_000),
         }
     }
@@ -100,6 +105,12 @@ impl Witness {
         self.books.hear(self.now, &event, &policy, live);
         self.turn.current_before = self.books.current.clone();
         self.core.handle(self.now, event);
+        if self.events % 500 == self.copied_at {
+            let copy = read_back(&self.core);
+            promise!(copy == self.core, "read back as {copy:?}");
+            self.core = copy;
+        }
+        self.events += 1;
         let workers = self.core.policy().workers;
         self.books.most_workers = self.books.most_workers.max(workers);
         while let Some(action) = self.core.next_action() {
@@ -237,27 +248,28 @@ impl Witness {
         promise!(seen.state != State::Asked, "{id:?} is asked twice");
         self.turn.asked.push((id, seen.clone()));
         seen.state = State::Asked;
-        self.see_patience(id)
+        self.see_kill_deadline(id)
     }
 
     /// How long a worker that was asked may take.
-    fn see_patience(&mut self, id: ChildId) -> Result {
+    fn see_kill_deadline(&mut self, id: ChildId) -> Result {
         let stop = self.core.policy().stop;
         let phase = self.core.workers().find(id).map(|worker| worker.phase);
-        let Some(Phase::Stopping { patience, .. }) = phase else {
+        let Some(Phase::Stopping { stage, .. }) = phase else {
             return Err(format!("{id:?} was asked, but is {phase:?}"));
         };
-        let ten = self.now + Duration::from_secs(10);
-        let is_right = match (stop, patience) {
-            (Some(stop), patience) => patience == Patience::Until(self.now + stop),
-            (None, Patience::Until(at)) => at == ten,
-            (None, patience) => patience == Patience::Forever,
+        let StopStage::Asked { kill_at } = stage else {
+            return Err(format!("{id:?} was asked, but is {stage:?}"));
         };
-        promise!(is_right, "{id:?} has {patience:?}");
-        if let (Some(seen), Patience::Until(at)) = (self.books.workers.get_mut(&id), patience) {
-            seen.deadline = Some(at);
-        } else if let Some(seen) = self.books.workers.get_mut(&id) {
-            seen.deadline = None;
+        let ten = self.now + Duration::from_secs(10);
+        let is_right = match (stop, kill_at) {
+            (Some(stop), kill_at) => kill_at == Some(self.now + stop),
+            (None, Some(at)) => at == ten,
+            (None, None) => true,
+        };
+        promise!(is_right, "{id:?} has until {kill_at:?}");
+        if let Some(seen) = self.books.workers.get_mut(&id) {
+            seen.deadline = kill_at;
         }
         Ok(())
     }

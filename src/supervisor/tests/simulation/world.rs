@@ -1,7 +1,7 @@
 //! The world around the core: what workers and people do, in an order that chance makes, and
 //! the reasonable end that every story comes to.
 
-use super::{Seen, Setting, Told, chance::Chance, witness::Witness};
+use super::{History, Seen, Setting, chance::Chance, witness::Witness};
 use crate::supervisor::tests::kernel::Refuses;
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Pace, Phase, Policy, Style};
 use std::time::Duration;
@@ -55,7 +55,7 @@ struct Temper {
 pub struct World<'a> {
     chance: Chance,
     witness: Witness,
-    told: &'a mut Told,
+    told: &'a mut History,
     now: Instant,
     temper: Temper,
 }
@@ -63,7 +63,7 @@ pub struct World<'a> {
 type Result = std::result::Result<(), String>;
 
 impl<'a> World<'a> {
-    pub fn new(setting: &Setting, mut chance: Chance, told: &'a mut Told) -> World<'a> {
+    pub fn new(setting: &Setting, mut chance: Chance, told: &'a mut History) -> World<'a> {
         let temper = Temper {
             crash: chance.one_of(&[0, 0, 2, 5, 30, 200]),
             exec_fails: chance.one_of(&[0, 0, 0, 20, 200, 900]),
@@ -120,14 +120,14 @@ impl<'a> World<'a> {
         }
         self.tell(Event::Tick)?;
         let mut looks = 0;
-        while self.witness.core.awaits_settling() {
+        while self.witness.core.awaits_confirmation() {
             looks += 1;
             if looks > 100 {
-                return Err("settling never ends".into());
+                return Err("the confirmations never end".into());
             }
             let event = match self.chance.permille(50) {
-                true => self.a_death().unwrap_or(Event::Settled),
-                false => Event::Settled,
+                true => self.a_death().unwrap_or(Event::PromotionConfirmed),
+                false => Event::PromotionConfirmed,
             };
             self.tell(event)?;
         }
@@ -233,7 +233,7 @@ impl<'a> World<'a> {
         let id = ChildId(self.chance.below(2000));
         let stranger = self.witness.core.workers().find(id).is_none();
         let event = match self.chance.below(7) {
-            0 => Event::Settled,
+            0 => Event::PromotionConfirmed,
             6 => Event::Lost(self.anybody().unwrap_or(id)),
             1 => Event::Start,
             2 => Event::Running(id),
@@ -266,7 +266,7 @@ fn in_whole_ms(at: Instant) -> Instant {
 }
 
 /// From here on everybody behaves: what was under way ends, then a stop ends everything.
-pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
+pub fn come_to_an_end(witness: &mut Witness, told: &mut History) -> Result {
     let mut now = witness.now();
     if !witness.has_exited() {
         tell(witness, told, now, Event::Start)?;
@@ -322,7 +322,7 @@ pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
     witness.has_ended()
 }
 
-fn tell(witness: &mut Witness, told: &mut Told, now: Instant, event: Event) -> Result {
+fn tell(witness: &mut Witness, told: &mut History, now: Instant, event: Event) -> Result {
     told.push((now, event.clone()));
     witness.tell(now, event)
 }
@@ -330,7 +330,7 @@ fn tell(witness: &mut Witness, told: &mut Told, now: Instant, event: Event) -> R
 /// One turn in which each worker does what it should; whether there was nothing to do.
 fn behave(
     witness: &mut Witness,
-    told: &mut Told,
+    told: &mut History,
     now: Instant,
 ) -> std::result::Result<bool, String> {
     let mut is_quiet = true;
@@ -351,13 +351,13 @@ fn behave(
     tell(witness, told, now, Event::Tick)?;
     for look in 0.. {
         if look > 100 {
-            return Err("settling never ends".into());
+            return Err("the confirmations never end".into());
         }
-        if !witness.core.awaits_settling() {
+        if !witness.core.awaits_confirmation() {
             break;
         }
         is_quiet = false;
-        tell(witness, told, now, Event::Settled)?;
+        tell(witness, told, now, Event::PromotionConfirmed)?;
     }
     Ok(is_quiet)
 }
