@@ -112,7 +112,7 @@ impl Status {
                     Phase::Starting { .. } => "starting",
                     Phase::Running { .. } => "running",
                     Phase::Ready { .. } => "ready",
-                    Phase::Stopping { .. } => "stopping",
+                    Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
                 },
                 age_ms: millis(worker.age(now)),
                 restarts: worker.restarts,

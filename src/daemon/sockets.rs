@@ -237,7 +237,7 @@ impl Daemon {
         for (id, worker) in self.core.workers().iter() {
             let verb = match worker.phase {
                 Phase::Ready { .. } => continue,
-                Phase::Stopping { .. } => "stopping",
+                Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
                 _ => "starting",
             };
             if pids.len() < 8 {

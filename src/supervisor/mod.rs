@@ -65,7 +65,7 @@ pub use types::{
     AfterRefusal, Cause, ChildId, End, Failure, Gate, GivenUp, Instant, Note, Outcome, Pace,
     Policy, Style, Unreached, Verdict,
 };
-pub use workers::{Phase, SignalRefusal, StopStage, Worker, Workers};
+pub use workers::{Phase, SignalRefusal, Worker, Workers};
 
 use respawn::PendingStart;
 use rollout::{PendingReload, Rollout};
@@ -73,8 +73,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// How long a rolled-back worker may drain where `-stop` sets no limit.
-const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
 /// A signal that was refused is sent again after this …
 const RETRY: Duration = Duration::from_secs(1);
 /// … for so long. At a stop, a worker that SIGKILL does not end has as long.
@@ -357,7 +355,7 @@ impl Supervisor {
         };
         match self.workers.get_mut(id) {
             Some(worker) if matches!(worker.phase, Phase::Starting { .. }) => {
-                worker.phase = Phase::Running { since: now, gate };
+                worker.phase = Phase::Running { gate };
             }
             _ => return,
         }
@@ -410,7 +408,7 @@ impl Supervisor {
     /// A worker that was not asked to stop has ended, or has missed a deadline.
     fn on_failure(&mut self, now: Instant, id: ChildId, worker: &Worker, cause: Cause) {
         let is_member = self.rolling_out() == Some(worker.generation);
-        let never_ran = matches!(cause, Cause::Ended(End::Exec { .. }));
+        let never_became = matches!(cause, Cause::Ended(End::Exec { .. }));
         let failure = Failure {
             worker: Some(id),
             cause,
@@ -426,11 +424,12 @@ impl Supervisor {
         if rolls_back {
             return self.roll_back(now, failure);
         }
-        let is_unstartable = never_ran && self.is_unstartable();
+        let is_last = self.workers.staying() == 0;
         if let Some(rollout) = self.rollout.as_mut().filter(|_| is_member) {
             // Without a fallback, a failing worker costs only itself.
             rollout.failure = Some(failure);
-            if is_unstartable {
+            if never_became && !self.ever_ran && is_last && rollout.quota == 0 {
+                // Nothing has shown that the program can run, and nothing more will.
                 rollout.pending_starts.clear();
                 return self.note_not_replaced(id);
             }
@@ -446,10 +445,12 @@ impl Supervisor {
             self.abandon(now);
             self.leave(now);
         }
-        for id in self.workers.ids() {
+        for id in self.workers.staying_of(|_| true) {
             self.enter_stopping(now, id, self.policy.stop);
-            self.outbox.push_back(Action::Signal { id, signal });
         }
+        let ids = self.workers.ids().into_iter();
+        self.outbox
+            .extend(ids.map(|id| Action::Signal { id, signal }));
     }
 
     fn on_quit(&mut self) {
@@ -469,11 +470,11 @@ impl Supervisor {
         self.started_since_tick = 0;
         for id in self.workers.ids() {
             // Looked up only now: one that failed may have given others a new deadline.
-            let worker = self.workers.find(id).filter(|worker| worker.is_due(now));
+            let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            let worker = self.workers.find(id).filter(|it| is_past(it.deadline()));
             let Some(worker) = worker.cloned() else {
                 continue;
             };
-            let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
             match worker.phase {
                 Phase::Starting { .. } => self.on_overdue(now, id, &worker, Cause::ExecHung),
                 Phase::Running { .. } if self.policy.gate == Gate::Timer => {
@@ -481,21 +482,19 @@ impl Supervisor {
                 }
                 Phase::Running { .. } => self.on_overdue(now, id, &worker, Cause::Silent),
                 Phase::Ready { .. } => {}
-                Phase::Stopping { since, stage } => match stage {
-                    StopStage::Asked { kill_at } if is_past(kill_at) => self.kill(now, id, since),
-                    StopStage::Killed { give_up_at } if is_past(give_up_at) => {
-                        let refused = worker.refusal.map(|it| GivenUp::Refused(it.errno));
-                        self.give_up(id, refused.unwrap_or(GivenUp::Survives));
-                    }
-                    _ => self.retry_signal(now, id),
-                },
+                Phase::Stopping { limit } if is_past(limit) => self.kill(now, id),
+                Phase::Killed { limit } if is_past(limit) => {
+                    let refused = worker.refusal.map(|it| GivenUp::Refused(it.errno));
+                    self.give_up(id, refused.unwrap_or(GivenUp::Survives));
+                }
+                Phase::Stopping { .. } | Phase::Killed { .. } => self.retry_signal(now, id),
             }
         }
     }
 
     /// A worker that did not run or become ready in time is asked to stop, and counts as dead.
     fn on_overdue(&mut self, now: Instant, id: ChildId, worker: &Worker, cause: Cause) {
-        self.stop_failed(now, id);
+        self.ask_to_stop(now, &[id], self.policy.rollback_limit());
         self.left_by_quit &= worker.told_to_quit;
         self.on_failure(now, id, worker, cause);
     }
@@ -608,12 +607,8 @@ impl Supervisor {
             let Some(worker) = self.workers.get_mut(id) else {
                 continue;
             };
-            if let Phase::Stopping {
-                stage: StopStage::Killed { give_up_at },
-                ..
-            } = &mut worker.phase
-            {
-                *give_up_at = give_up_at.or(Some(now + GIVE_UP_AFTER));
+            if let Phase::Killed { limit } = &mut worker.phase {
+                *limit = limit.or(Some(now + GIVE_UP_AFTER));
             }
             if let Some(refusal) = &mut worker.refusal {
                 refusal.since = now;
@@ -622,42 +617,26 @@ impl Supervisor {
         }
     }
 
-    /// Asks a worker to stop, once.
-    fn ask_to_stop(&mut self, now: Instant, id: ChildId) {
-        self.ask_within(now, id, self.policy.stop);
-    }
-
-    /// Asks a worker to stop that failed, or whose generation did: it may not take for ever.
-    fn stop_failed(&mut self, now: Instant, id: ChildId) {
-        self.ask_within(now, id, self.policy.stop.or(Some(ROLLBACK_LIMIT)));
-    }
-
-    fn ask_within(&mut self, now: Instant, id: ChildId, limit: Option<Duration>) {
-        if self.enter_stopping(now, id, limit) {
-            let signal = self.policy.stop_signal;
+    /// Asks workers that have not been asked before to stop; SIGKILL follows after `limit`.
+    fn ask_to_stop(&mut self, now: Instant, ids: &[ChildId], limit: Option<Duration>) {
+        let signal = self.policy.stop_signal;
+        for &id in ids {
+            self.enter_stopping(now, id, limit);
             self.outbox.push_back(Action::Signal { id, signal });
         }
     }
 
-    /// Says whether the worker was not stopping before; if it was, its first deadline holds.
-    fn enter_stopping(&mut self, now: Instant, id: ChildId, limit: Option<Duration>) -> bool {
-        let worker = self.workers.get_mut(id);
-        let Some(worker) = worker.filter(|worker| !worker.is_stopping()) else {
-            return false;
-        };
-        let kill_at = limit.map(|limit| now + limit);
-        worker.phase = Phase::Stopping {
-            since: now,
-            stage: StopStage::Asked { kill_at },
-        };
-        true
+    fn enter_stopping(&mut self, now: Instant, id: ChildId, limit: Option<Duration>) {
+        if let Some(worker) = self.workers.get_mut(id) {
+            let limit = limit.map(|limit| now + limit);
+            worker.phase = Phase::Stopping { limit };
+        }
     }
 
-    fn kill(&mut self, now: Instant, id: ChildId, since: Instant) {
-        let give_up_at = (self.mode != Mode::Serving).then(|| now + GIVE_UP_AFTER);
-        let stage = StopStage::Killed { give_up_at };
+    fn kill(&mut self, now: Instant, id: ChildId) {
         if let Some(worker) = self.workers.get_mut(id) {
-            worker.phase = Phase::Stopping { since, stage };
+            let limit = (self.mode != Mode::Serving).then(|| now + GIVE_UP_AFTER);
+            worker.phase = Phase::Killed { limit };
         }
         self.outbox.push_back(Action::Kill { id });
     }

@@ -79,11 +79,9 @@ impl Supervisor {
     /// Asks the workers of `group` that exceed N to stop: first those that are not ready, then the
     /// oldest.
     pub(super) fn stop_surplus(&mut self, now: Instant, group: impl Fn(&Worker) -> bool) {
-        let ids = self.workers.staying_of(group);
-        let surplus = ids.len().saturating_sub(self.policy.workers as usize);
-        for &id in &ids[..surplus] {
-            self.ask_to_stop(now, id);
-        }
+        let mut ids = self.workers.staying_of(group);
+        ids.truncate(ids.len().saturating_sub(self.policy.workers as usize));
+        self.ask_to_stop(now, &ids, self.policy.stop);
     }
 
     /// Starts what is due, as far as burst, pace and bounds allow.
@@ -138,9 +136,10 @@ impl Supervisor {
         let pending = rollout.and_then(|rollout| due(&rollout.pending_starts));
         let pending = pending.map(|at| (at, StartSource::Rollout));
         let quota = rollout.filter(|rollout| rollout.quota > 0);
-        let quota = quota.and_then(|rollout| match rollout.is_paced() {
-            true => self.paced(now, rollout.generation),
-            false => Some(now),
+        // einhorn starts a first generation and a fleet at once.
+        let quota = quota.and_then(|rollout| match rollout.generation {
+            2.. if rollout.is_rolling() => self.paced(now, rollout.generation),
+            _ => Some(now),
         });
         let quota = quota.map(|at| (at, StartSource::Quota));
         let candidates = [live_set, pending, quota];

@@ -28,11 +28,6 @@ impl Rollout {
     pub fn is_rolling(&self) -> bool {
         self.style == Style::Rolling
     }
-
-    /// einhorn starts a first generation and a fleet at once, everything else at its pace.
-    pub fn is_paced(&self) -> bool {
-        self.is_rolling() && self.generation > 1
-    }
 }
 
 /// A reload that follows as soon as nothing is in its way.
@@ -185,9 +180,7 @@ impl Supervisor {
         };
         let mut old = self.workers.staying_of(|it| it.generation != generation);
         old.truncate(self.rolling_surplus() as usize);
-        for id in old {
-            self.ask_to_stop(now, id);
-        }
+        self.ask_to_stop(now, &old, self.policy.stop);
         if !self.is_decided() {
             return;
         }
@@ -207,9 +200,8 @@ impl Supervisor {
         };
         self.pending_starts = std::mem::take(&mut rollout.pending_starts);
         self.needs_refill = false;
-        for id in self.workers.staying_of(|it| it.generation != generation) {
-            self.ask_to_stop(now, id);
-        }
+        let old = self.workers.staying_of(|it| it.generation != generation);
+        self.ask_to_stop(now, &old, self.policy.stop);
         let is_whole = self.workers.tally(generation).ready >= self.policy.workers;
         let failure = self.last_failure().filter(|_| !is_whole);
         self.conclude(now, Outcome::Live, failure);
@@ -232,15 +224,8 @@ impl Supervisor {
     /// `keep_ready`.
     fn stop_generation(&mut self, now: Instant, generation: u64, keep_ready: bool) {
         let is_meant = |it: &Worker| it.generation == generation && !(keep_ready && it.is_ready());
-        for id in self.workers.staying_of(is_meant) {
-            self.stop_failed(now, id);
-        }
-    }
-
-    /// Whether the program has never run, and no worker is left that could show that it does.
-    pub(super) fn is_unstartable(&self) -> bool {
-        let is_tried = self.rollout.as_ref().is_some_and(|it| it.quota == 0);
-        is_tried && !self.ever_ran && self.workers.staying() == 0
+        let ids = self.workers.staying_of(is_meant);
+        self.ask_to_stop(now, &ids, self.policy.rollback_limit());
     }
 
     /// N has changed in the middle of a rollout: it goes on with the new N. What the live set
@@ -269,9 +254,8 @@ impl Supervisor {
             // Without an older worker that serves, those of the rollout that are ready serve; if
             // there are none, those on their way go on: they may still become ready.
             let has_ready = self.workers.tally(generation).ready > 0;
-            for id in self.workers.staying_of(|it| it.generation != generation) {
-                self.stop_failed(now, id);
-            }
+            let old = self.workers.staying_of(|it| it.generation != generation);
+            self.ask_to_stop(now, &old, self.policy.rollback_limit());
             if has_ready {
                 self.stop_generation(now, generation, true);
             }

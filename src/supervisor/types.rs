@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
+/// How long a worker of a generation that failed may drain where `-stop` sets no limit.
+const ROLLBACK_LIMIT: Duration = Duration::from_secs(10);
+
 /// A moment on CLOCK_MONOTONIC, in nanoseconds. (std's `Instant` cannot travel through an exec.)
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Instant(pub u64);
 
 impl Add<Duration> for Instant {
@@ -114,6 +115,11 @@ impl Policy {
     /// `start`, where it is a limit.
     pub(super) fn start_limit(&self) -> Option<Duration> {
         Some(self.start).filter(|start| !start.is_zero())
+    }
+
+    /// How long a worker that failed, or whose generation did, may take until SIGKILL.
+    pub(super) fn rollback_limit(&self) -> Option<Duration> {
+        self.stop.or(Some(ROLLBACK_LIMIT))
     }
 
     /// The style of a reload that was asked for in style `asked`.

@@ -14,25 +14,19 @@ pub enum Phase {
     },
     /// `gate`: with a timer the moment at which it is ready, else the last moment to say so.
     Running {
-        since: Instant,
         gate: Option<Instant>,
     },
     Ready {
         since: Instant,
     },
+    /// We asked it to stop; SIGKILL follows at `limit`, or never.
     Stopping {
-        since: Instant,
-        stage: StopStage,
+        limit: Option<Instant>,
     },
-}
-
-/// How far we have gone to stop a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StopStage {
-    /// It was asked; SIGKILL follows at `kill_at`, or never.
-    Asked { kill_at: Option<Instant> },
-    /// SIGKILL has been sent. At our own stop, we end at `give_up_at` without the worker.
-    Killed { give_up_at: Option<Instant> },
+    /// We sent SIGKILL. At our own stop, we end at `limit` without the worker.
+    Killed {
+        limit: Option<Instant>,
+    },
 }
 
 /// The kernel does not let us signal a worker (kill(2), EPERM as a rule).
@@ -72,8 +66,9 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// Asked to stop, or killed.
     pub fn is_stopping(&self) -> bool {
-        matches!(self.phase, Phase::Stopping { .. })
+        matches!(self.phase, Phase::Stopping { .. } | Phase::Killed { .. })
     }
 
     pub fn is_ready(&self) -> bool {
@@ -94,19 +89,12 @@ impl Worker {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let phase = match self.phase {
             Phase::Starting { exec_by } => Some(exec_by),
-            Phase::Running { gate, .. } => gate,
             Phase::Ready { .. } => None,
-            Phase::Stopping { stage, .. } => match stage {
-                StopStage::Asked { kill_at } => kill_at,
-                StopStage::Killed { give_up_at } => give_up_at,
-            },
+            Phase::Running { gate: at } => at,
+            Phase::Stopping { limit } | Phase::Killed { limit } => limit,
         };
         let retry = self.refusal.and_then(|refusal| refusal.retry);
         phase.into_iter().chain(retry).min()
-    }
-
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.deadline().is_some_and(|at| at <= now)
     }
 }
 
@@ -170,7 +158,7 @@ impl Workers {
             match worker.phase {
                 Phase::Starting { .. } | Phase::Running { .. } => tally.unready += 1,
                 Phase::Ready { .. } => tally.ready += 1,
-                Phase::Stopping { .. } => tally.stopping += 1,
+                Phase::Stopping { .. } | Phase::Killed { .. } => tally.stopping += 1,
             }
         }
         tallies.into_iter()

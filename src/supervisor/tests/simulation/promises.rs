@@ -124,7 +124,9 @@ impl Witness {
                 (State::Starting, Some(Phase::Starting { .. })) => count(&mut tally.unready),
                 (State::Running, Some(Phase::Running { .. })) => count(&mut tally.unready),
                 (State::Ready, Some(Phase::Ready { .. })) => count(&mut tally.ready),
-                (State::Asked, Some(Phase::Stopping { .. })) => count(&mut tally.stopping),
+                (State::Asked, Some(Phase::Stopping { .. } | Phase::Killed { .. })) => {
+                    count(&mut tally.stopping)
+                }
                 _ => false,
             };
             promise!(agrees, "{id:?} is {:?}, not {phase:?}", seen.state);

@@ -7,8 +7,8 @@ use crate::supervisor::tests::kernel::Kernel;
 use crate::supervisor::tests::script::sends;
 use crate::supervisor::tests::state::read_back;
 use crate::supervisor::{
-    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Phase, Policy, StopStage,
-    Style, Supervisor, Verdict,
+    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Phase, Policy, Style,
+    Supervisor, Verdict,
 };
 use std::time::Duration;
 
@@ -255,11 +255,8 @@ impl Witness {
     fn see_kill_deadline(&mut self, id: ChildId) -> Result {
         let stop = self.core.policy().stop;
         let phase = self.core.workers().find(id).map(|worker| worker.phase);
-        let Some(Phase::Stopping { stage, .. }) = phase else {
+        let Some(Phase::Stopping { limit: kill_at }) = phase else {
             return Err(format!("{id:?} was asked, but is {phase:?}"));
-        };
-        let StopStage::Asked { kill_at } = stage else {
-            return Err(format!("{id:?} was asked, but is {stage:?}"));
         };
         let ten = self.now + Duration::from_secs(10);
         let is_right = match (stop, kill_at) {

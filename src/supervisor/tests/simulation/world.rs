@@ -158,7 +158,8 @@ impl<'a> World<'a> {
 
     /// What this worker does next, if anything.
     fn deed(&mut self, id: ChildId) -> Option<Event> {
-        let phase = self.witness.core.workers().find(id)?.phase;
+        let worker = self.witness.core.workers().find(id)?;
+        let (phase, is_stopping) = (worker.phase, worker.is_stopping());
         let (crash, silent) = (self.temper.crash, self.temper.silent);
         let is_stubborn = (id.0 % 7 == 0) && self.witness.policy().stop.is_some();
         match phase {
@@ -170,16 +171,14 @@ impl<'a> World<'a> {
             Phase::Starting { .. } if self.chance.permille(30) => Some(Event::Ready(id)),
             Phase::Starting { .. } if id.0 % 11 == 0 && silent > 0 => None, // hangs
             Phase::Starting { .. } => Some(Event::Running(id)),
-            Phase::Stopping { .. } if is_unbreakable(id) => None,
-            Phase::Stopping { .. } if self.witness.was_killed(id) => Some(killed(id, 9)),
-            Phase::Stopping { .. } if self.witness.is_unreached(id) => {
-                match self.chance.below(50) {
-                    0 => Some(self.end_of(id)),
-                    _ => None,
-                }
-            }
-            Phase::Stopping { .. } if is_stubborn => None,
-            Phase::Stopping { .. } => match self.chance.below(4) {
+            _ if is_stopping && is_unbreakable(id) => None,
+            _ if is_stopping && self.witness.was_killed(id) => Some(killed(id, 9)),
+            _ if is_stopping && self.witness.is_unreached(id) => match self.chance.below(50) {
+                0 => Some(self.end_of(id)),
+                _ => None,
+            },
+            _ if is_stopping && is_stubborn => None,
+            Phase::Stopping { .. } | Phase::Killed { .. } => match self.chance.below(4) {
                 0 => Some(Event::Ready(id)),
                 1 => Some(Event::Running(id)),
                 _ => Some(self.end_of(id)),
@@ -341,8 +340,8 @@ fn behave(
         let deed = match worker.phase {
             Phase::Starting { .. } => Event::Running(id),
             Phase::Running { .. } if witness.policy().gate == Gate::Report => Event::Ready(id),
-            Phase::Stopping { .. } if is_unbreakable(id) || witness.is_unreached(id) => continue,
-            Phase::Stopping { .. } => Event::Gone(id, End::Exited(0)),
+            _ if is_unbreakable(id) || witness.is_unreached(id) => continue,
+            Phase::Stopping { .. } | Phase::Killed { .. } => Event::Gone(id, End::Exited(0)),
             _ => continue,
         };
         is_quiet = false;
