@@ -8,7 +8,7 @@
 //! listeners last.
 
 use crate::config::{Config, Dialect, SignalAction};
-use crate::control::{Access, Control};
+use crate::control::{Access, Server};
 use crate::daemon::{self, Daemon, Setup, Signals};
 use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
@@ -37,7 +37,7 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 ///
 /// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
 pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
-    let signals = daemon::install_signals(signals.keys().copied());
+    let signals = Signals::install(signals.keys().copied());
     let unblocked = sys::process::unblock_signals();
     let signals =
         signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
@@ -133,7 +133,7 @@ fn set_up(
         slog::warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
-    let control = open_control(&config, user.as_ref())?;
+    let control = open_control(&config, user.as_ref(), logger)?;
     if let (Some(path), None) = (path, &pidfile) {
         // Who has a lock of another name writes its pid when it has the control socket as well.
         pidfile = Some(PidFile::unlocked(path, pid)?);
@@ -229,17 +229,17 @@ fn powerless_over(user: &User) -> Option<String> {
     })
 }
 
-fn open_control(config: &Config, user: Option<&User>) -> Result<Option<Control>, String> {
-    let Some(path) = &config.control else {
-        return Ok(None);
-    };
+fn open_control(config: &Config, user: Option<&User>, logger: &Logger) -> Result<Server, String> {
     let access = match &config.dialect {
         Dialect::Socketmaster => Access::of(user),
         #[cfg(feature = "einhorn")]
         Dialect::Einhorn(_) => Access::of_einhorn(),
     };
-    let control = Control::open(Path::new(path), access);
-    control.map(Some).map_err(|error| error.to_string())
+    let socket = config
+        .control
+        .as_deref()
+        .map(|path| (Path::new(path), access));
+    Server::open(socket, logger.clone()).map_err(|error| error.to_string())
 }
 
 fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, String> {

@@ -142,7 +142,7 @@ fn every_waiter_gets_exactly_one_last_answer() {
     );
     // Nothing comes after them.
     assert!(client.ask(r#"{"command":"ping"}"#).contains("pid"));
-    assert_eq!(daemon.verdicts(), 2);
+    daemon.wait_until("two verdicts", || daemon.verdicts() == 2);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! One client: the line it is in the middle of, the answers it has not read, and how much of
 //! either it may have. It never waits, and takes the next request only when the client reads.
 
+use super::Rights;
+use super::connections::{GRACE, Incoming, Origin};
+use super::peer::Peer;
 use super::protocol::{Answer, LineReader, MAX_REQUEST, Request, UNPARSABLE, parse_request};
-use super::{GRACE, Incoming, Origin, Peer, Rights};
 use crate::supervisor::Instant;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

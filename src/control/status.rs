@@ -4,7 +4,9 @@
 use super::verdict::ReloadReport;
 use crate::supervisor::{ChildId, Instant, Phase, Supervisor};
 use crate::text::{counted, duration_text, errno_text, printable_lines};
+use crate::worker::Process;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The object of `status -json`: the names and the order of its fields are a promise. Durations are
@@ -71,14 +73,6 @@ struct LastVerdict {
     ago_ms: u64,
 }
 
-/// What is known of a worker's process.
-#[derive(Debug, Clone, Default)]
-pub struct Process {
-    pub pid: Option<i32>,
-    /// What it says of itself.
-    pub says: Option<String>,
-}
-
 /// The part of a status that the core does not know.
 pub struct DaemonFacts<'a> {
     pub began: Instant,
@@ -92,7 +86,7 @@ impl Status {
     pub fn new(
         core: &Supervisor,
         facts: DaemonFacts,
-        process: impl Fn(ChildId) -> Process,
+        processes: &BTreeMap<ChildId, Process>,
         now: Instant,
     ) -> Status {
         let generations = core.workers().generations();
@@ -103,9 +97,9 @@ impl Status {
             stopping: tally.stopping,
         });
         let workers = core.workers().iter().map(|(id, worker)| {
-            let Process { pid, says } = process(id);
+            let process = processes.get(&id);
             WorkerStatus {
-                pid,
+                pid: process.map(|process| process.pid),
                 generation: worker.generation,
                 index: worker.index,
                 state: match worker.phase {
@@ -116,7 +110,7 @@ impl Status {
                 },
                 age_ms: millis(worker.age(now)),
                 restarts: worker.restarts,
-                status: says,
+                status: process.and_then(|process| process.status.clone()),
                 cannot_be_signalled: worker.refusal.map(|refusal| errno_text(refusal.errno)),
             }
         });

@@ -241,7 +241,7 @@ impl Daemon {
                 _ => "starting",
             };
             if pids.len() < 8 {
-                pids.extend(self.children.pid(id).map(|pid| format!("{pid} ({verb})")));
+                pids.extend(self.processes.pid(id).map(|pid| format!("{pid} ({verb})")));
             }
         }
         match pids.is_empty() {

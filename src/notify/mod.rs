@@ -2,4 +2,4 @@
 
 mod inbound;
 
-pub use inbound::{Message, Others, WorkerSocket};
+pub use inbound::{Others, WorkerSocket};

@@ -276,6 +276,13 @@ impl Supervisor {
         self.live
     }
 
+    /// The generation that a reload asked for now would begin at once; `None`: it would be
+    /// remembered, or refused.
+    pub fn reload_would_begin(&self) -> Option<u64> {
+        let begins = self.mode == Mode::Serving && self.rollout.is_none() && self.has_begun();
+        begins.then_some(self.last_generation + 1)
+    }
+
     /// Whether a reload is remembered.
     pub fn has_pending_reload(&self) -> bool {
         self.pending_reload.is_some()

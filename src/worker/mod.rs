@@ -9,6 +9,18 @@ pub mod user;
 
 use crate::supervisor::End;
 use crate::sys::process::Exit;
+use std::path::PathBuf;
+
+/// What is known of a worker's process.
+#[derive(Debug, Default)]
+pub struct Process {
+    pub pid: i32,
+    pub program: PathBuf,
+    /// Why it did not become the program.
+    pub failure: Option<spawn::Failure>,
+    /// What it says of itself (STATUS= in sd_notify(3)).
+    pub status: Option<String>,
+}
 
 /// How a worker's process ended, in the core's terms.
 pub fn end(exit: Exit) -> End {

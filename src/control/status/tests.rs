@@ -65,10 +65,14 @@ fn sockets() -> Vec<SocketStatus> {
 }
 
 fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
-    let process = |id: ChildId| Process {
-        pid: Some(1000 + id.0 as i32),
-        says: (id.0 == 1).then(|| "serving".to_owned()),
-    };
+    let processes = core.workers().ids().into_iter().map(|id| {
+        let process = Process {
+            pid: 1000 + id.0 as i32,
+            status: (id.0 == 1).then(|| "serving".to_owned()),
+            ..Process::default()
+        };
+        (id, process)
+    });
     let facts = DaemonFacts {
         began: Instant(0),
         pid: 812,
@@ -76,7 +80,7 @@ fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
         sockets: sockets(),
         last,
     };
-    Status::new(core, facts, process, Instant(1200 * MS))
+    Status::new(core, facts, &processes.collect(), Instant(1200 * MS))
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The control socket with clients in the same process.
 
-use super::protocol::MAX_REQUEST;
 use super::*;
+use crate::control::protocol::MAX_REQUEST;
 use serde_json::json;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// A control socket in a directory of its own.
 struct Place {
-    control: Control,
+    control: Connections,
     folder: PathBuf,
     now: Instant,
     far_ends: Vec<UnixStream>,
@@ -77,8 +77,8 @@ impl Drop for Place {
     }
 }
 
-fn open(path: &Path) -> Result<Control, listen::Error> {
-    Control::open(path, Access::of(None))
+fn open(path: &Path) -> Result<Connections, listen::Error> {
+    Connections::open(path, Access::of(None))
 }
 
 fn send(mut stream: &UnixStream, bytes: &[u8]) {
@@ -393,7 +393,7 @@ fn the_file_is_private_and_goes_and_a_second_one_fails() {
 
 #[test]
 fn rights_depend_on_the_user() {
-    let own = geteuid().as_raw();
+    let own = nix::unistd::geteuid().as_raw();
     let access = Access {
         mode: None,
         group: None,

@@ -1,31 +1,15 @@
-//! The control socket: its file and rights, the clients' connections, who they are by the
-//! kernel's word, and what each may cost us. It never blocks, never decides what a request does,
-//! and knows nothing of the loop: it lends descriptors, and is told when they are ready.
+//! The clients' connections to the control socket, who they are by the kernel's word, and what each
+//! may cost us: places, bytes, time. It never waits, and it never decides what a request does.
 
-pub mod client;
-pub mod commands;
-pub mod connection;
-pub mod peer;
-pub mod protocol;
-pub mod status;
-pub mod verdict;
-pub mod waiters;
-
-#[cfg(test)]
-mod tests;
-
-pub use connection::Next;
-pub use peer::Peer;
-
+use super::connection::{Connection, Next};
+use super::peer::Peer;
+use super::protocol::{Answer, Request};
+use super::{Access, Rights};
 use crate::listen::file::{self, SocketFile};
 use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::listen::{self, Kind, open};
 use crate::supervisor::{ChildId, Instant};
 use crate::text::error_text;
-use crate::worker::user::User;
-use connection::Connection;
-use nix::unistd::geteuid;
-use protocol::{Answer, Request};
 use std::cmp::{Ordering, Reverse};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -46,67 +30,7 @@ const MAX_OF_A_WORKER: usize = 4;
 /// At most so many bytes of requests and answers are held for all clients together.
 const MAX_HELD: usize = 2 * 1024 * 1024;
 /// A client that has been silent for so long may have to make room for another.
-const GRACE: Duration = Duration::from_millis(250);
-
-/// What a client may say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rights {
-    /// It is turned away.
-    Nothing,
-    /// `worker:ack` and `worker:ping`.
-    Reports,
-    /// And what changes nothing.
-    Questions,
-    Everything,
-}
-
-/// Who may connect, and what they may say then. Root and our own user may say everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// Of the socket's file; `None`: 0777 less the umask, as einhorn's.
-    pub mode: Option<u32>,
-    /// The group of the file.
-    pub group: Option<u32>,
-    /// The workers' user, where that is another.
-    pub worker: Option<u32>,
-    /// What everybody else may say whom the file's mode lets in.
-    pub others: Rights,
-}
-
-impl Access {
-    /// Ours: 0600; with `-user` 0660 with the workers' group, for the workers' reports.
-    pub fn of(user: Option<&User>) -> Access {
-        let others = user.filter(|user| user.uid != geteuid());
-        Access {
-            mode: Some(if others.is_some() { 0o660 } else { 0o600 }),
-            group: others.map(|user| user.gid.as_raw()),
-            worker: others.map(|user| user.uid.as_raw()),
-            others: Rights::Nothing,
-        }
-    }
-
-    /// einhorn's: whom the file's mode lets in may ask, and a worker that changed its user report.
-    #[cfg(feature = "einhorn")]
-    pub fn of_einhorn() -> Access {
-        Access {
-            mode: None,
-            group: None,
-            worker: None,
-            others: Rights::Questions,
-        }
-    }
-
-    /// What a process of this user may say.
-    pub fn rights(&self, uid: u32) -> Rights {
-        if uid == 0 || uid == geteuid().as_raw() {
-            Rights::Everything
-        } else if self.worker == Some(uid) {
-            self.others.max(Rights::Reports)
-        } else {
-            self.others
-        }
-    }
-}
+pub(super) const GRACE: Duration = Duration::from_millis(250);
 
 /// The living worker that a client is or descends from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +82,7 @@ pub struct Accepted {
 
 /// The socket and its clients. Dropped, it removes its file if that is still ours.
 #[derive(Debug)]
-pub struct Control {
+pub struct Connections {
     listener: UnixListener,
     file: SocketFile,
     access: Access,
@@ -172,11 +96,11 @@ pub struct Control {
     retry: Option<Instant>,
 }
 
-impl Control {
+impl Connections {
     /// Opens the socket. A stale one at the path is replaced.
     ///
     /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
-    pub fn open(path: &Path, access: Access) -> Result<Control, listen::Error> {
+    pub fn open(path: &Path, access: Access) -> Result<Connections, listen::Error> {
         let options = Options {
             mode: access.mode,
             group: access.group.map(|group| group.to_string()),
@@ -189,7 +113,7 @@ impl Control {
         };
         let named = |error: listen::Error| listen::Error(format!("-control: {error}"));
         let bound = open::bind_path(&uri, path, Kind::Stream, file::PATIENT).map_err(named)?;
-        let control = Control {
+        let connections = Connections {
             listener: bound.fd.into(),
             // The guard does not watch it: one name is enough.
             file: SocketFile::without_link(path, bound.id),
@@ -199,8 +123,8 @@ impl Control {
             closed: Vec::new(),
             retry: None,
         };
-        match control.listener.set_nonblocking(true) {
-            Ok(()) => Ok(control),
+        match connections.listener.set_nonblocking(true) {
+            Ok(()) => Ok(connections),
             Err(error) => {
                 let word = error_text(&error);
                 Err(named(listen::Error(format!(
@@ -506,8 +430,11 @@ impl Control {
 }
 
 /// For a start that fails after all; at a stop `end` was called and had its say.
-impl Drop for Control {
+impl Drop for Connections {
     fn drop(&mut self) {
         let _ = self.file.remove();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,40 +1,36 @@
 //! The loop: it waits, translates what the kernel says into events of the core, performs what the
 //! core wants done, and waits again. It owns every descriptor and every pid, and no policy.
 //!
-//! A turn takes things up in this order: stop signals, readiness, deaths, other signals,
-//! deadlines. What is promoted is decided after one more look that found no death.
+//! ESSAY
 
-mod children;
-mod control;
-mod hangup;
-mod outputs;
+mod processes;
+mod signals;
 mod sockets;
 
 use crate::config::{Config, SignalAction};
-use crate::control::verdict::{self, FailedWorker, ReloadReport};
-use crate::control::{Control, MAX_CLIENTS};
+use crate::control::status::summary;
+use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
+use crate::control::{MAX_CLIENTS, Order, Server, View};
 use crate::listen::{Listener, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{self, Action, ChildId, Event, Instant, Outcome, Supervisor};
-use crate::sys::process::{probe_pidfd, unblock_signals};
-use crate::sys::{clock, signals};
+use crate::supervisor::{self, Action, ChildId, End, Event, Instant, Outcome, Supervisor, Worker};
+use crate::sys::clock;
+use crate::sys::process::{self, probe_pidfd};
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
-use children::Children;
-use hangup::{Meaning, Terminal};
 use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
+use processes::{Death, Processes, Start};
 use signal_hook::consts::{SIGCHLD, SIGHUP};
-pub use signal_hook_mio::v1_0::Signals;
+use signals::HangupMeaning;
+pub use signals::Signals;
 use slog::{error, info, warn};
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How long the last lines may take to be written before we end without them.
@@ -43,19 +39,12 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 const PER_WORKER: rlim_t = 4;
 /// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
 const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
-/// One kind of trouble is one line in this time at most.
+/// A poller that fails is one line in this time at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
 /// While we wait for workers to be ready or to leave, the log says this often for whom.
 const REMINDER: Duration = Duration::from_secs(30);
-/// So long after a turn there is one more look for signals, whatever became of their wake-ups.
-const SECOND_LOOK: Duration = Duration::from_secs(1);
-
-/// Handles these signals and SIGCHLD. They are set up before anything else is done.
-pub fn install_signals(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
-    signals::ignore_signals_of_writing()?;
-    signals::watch_hangups()?;
-    Signals::new(signals.chain([SIGCHLD]))
-}
+/// How many ends are collected before a stop signal gets its turn.
+const DEATHS: u32 = 1024;
 
 /// Everything that was set up before the loop starts.
 pub struct Setup {
@@ -66,89 +55,28 @@ pub struct Setup {
     /// RLIMIT_NOFILE as we found it, (soft, hard), and raised.
     pub nofile: (rlim_t, rlim_t),
     pub systemd: Option<Systemd>,
-    pub control: Option<Control>,
+    pub control: Server,
     pub pidfile: Option<PidFile>,
 }
 
-/// What the system may still refuse.
-struct Registered {
-    poller: Poller,
-    terminal: Terminal,
-    guard: sockets::GuardState,
-    systemd: Option<Systemd>,
-    control: control::State,
-    stdin: OwnedFd,
-}
-
-impl Registered {
-    fn new(setup: &mut Setup) -> Result<Registered, String> {
-        let watching = |error: io::Error| {
-            let reason = error_text(&error);
-            format!("watch our descriptors: {reason}")
-        };
-        // Not to be found out when the first worker has ended.
-        crate::sys::process::next_dead()
-            .map_err(|errno| format!("learn of workers' ends (waitid): {}", errno.desc()))?;
-        let mut poller = Poller::new().map_err(watching)?;
-        poller
-            .register(&mut setup.signals, Source::Signals, Interest::READABLE)
-            .map_err(watching)?;
-        let terminal = Terminal::open();
-        if let Some(tty) = terminal.fd() {
-            // There is no empty interest; a hang-up is told whatever was asked for.
-            let _ = poller.add(tty, Source::Terminal, Interest::PRIORITY);
-        }
-        let listeners = &setup.opened.listeners;
-        let guard = sockets::GuardState::new(&mut poller, listeners).map_err(watching)?;
-        let systemd = setup.systemd.take();
-        if let Some(systemd) = &systemd {
-            poller
-                .add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE)
-                .map_err(watching)?;
-        }
-        let control = control::State::new(&mut poller, setup.control.take()).map_err(watching)?;
-        let stdin = crate::worker::spawn::worker_stdin(setup.config.shares_terminal)
-            .map_err(|errno| format!("open the workers' stdin: {}", errno.desc()))?;
-        Ok(Registered {
-            poller,
-            terminal,
-            guard,
-            systemd,
-            control,
-            stdin,
-        })
-    }
-}
-
 pub struct Daemon {
-    config: Config,
+    config: Rc<Config>,
     core: Supervisor,
     poller: Poller,
     signals: Signals,
-    /// Signals that were read and wait for their place in the turn.
-    waiting: BTreeSet<i32>,
     log: Log,
     logger: slog::Logger,
-    children: Children,
+    processes: Processes,
     listeners: Vec<Listener>,
     sockets: Vec<sockets::Texts>,
     guard: sockets::GuardState,
-    terminal: Terminal,
     systemd: Option<Systemd>,
-    control: control::State,
-    user: Option<User>,
+    control: Server,
     pidfile: Option<PidFile>,
-    stdin: OwnedFd,
-    directory: Option<PathBuf>,
-    /// The environment that we were started with.
-    inherited: Vec<(OsString, OsString)>,
-    nofile: Option<(rlim_t, rlim_t)>,
-    last_verdict: String,
     reminder: Option<Instant>,
-    second_look: Option<Instant>,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
-    unreaped: bool,
+    has_more_dead: bool,
     /// That events cannot be waited for is not said again before this.
     next_complaint: Instant,
     exit: Option<i32>,
@@ -164,53 +92,71 @@ pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
-        match Registered::new(&mut setup) {
-            Ok(registered) => Ok(Daemon::assemble(setup, registered, log)),
-            Err(what) => {
-                setup.opened.abandon();
-                Err(Box::new((what, log)))
+    pub fn new(setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
+        let Setup {
+            config,
+            mut signals,
+            opened,
+            user,
+            nofile,
+            systemd,
+            control,
+            pidfile,
+        } = setup;
+        let (config, logger) = (Rc::new(config), log.logger());
+        let register = || {
+            let refused = |error: io::Error| {
+                let reason = error_text(&error);
+                format!("watch our descriptors: {reason}")
+            };
+            // This must not be found out when the first worker has ended.
+            process::next_dead().map_err(|errno| {
+                let reason = errno_text(errno as i32);
+                format!("learn of workers' ends (waitid): {reason}")
+            })?;
+            let mut poller = Poller::new().map_err(refused)?;
+            signals.register(&mut poller).map_err(refused)?;
+            let listeners = &opened.listeners;
+            let guard = sockets::GuardState::new(&mut poller, listeners).map_err(refused)?;
+            if let Some(systemd) = &systemd {
+                let added = poller.add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE);
+                added.map_err(refused)?;
             }
-        }
-    }
-
-    fn assemble(setup: Setup, registered: Registered, log: Log) -> Daemon {
-        let Opened {
-            listeners, forget, ..
-        } = setup.opened;
-        let capacity = capacity(setup.nofile.1, listeners.len(), &setup.config);
-        let policy = setup.config.policy(capacity);
+            control.register(&mut poller).map_err(refused)?;
+            let processes = Processes::new(config.clone(), user, nofile, logger.clone())?;
+            Ok((poller, guard, processes))
+        };
+        let (poller, guard, processes) = match register() {
+            Ok(registered) => registered,
+            Err(reason) => {
+                opened.abandon();
+                return Err(Box::new((reason, log)));
+            }
+        };
+        let listeners = opened.listeners;
+        let capacity = capacity(nofile.1, listeners.len(), &config);
         let mut daemon = Daemon {
-            core: Supervisor::new(policy),
-            sockets: listeners.iter().map(sockets::Texts::new).collect(),
-            stdin: registered.stdin,
-            directory: crate::worker::command::logical_directory(std::env::var_os("PWD")),
-            inherited: std::env::vars_os().collect(),
-            nofile: Some(setup.nofile),
-            config: setup.config,
-            poller: registered.poller,
-            signals: setup.signals,
-            waiting: BTreeSet::new(),
-            logger: log.logger(),
+            core: Supervisor::new(config.policy(capacity)),
+            config,
+            poller,
+            signals,
             log,
-            children: Children::default(),
+            logger,
+            processes,
+            sockets: listeners.iter().map(sockets::Texts::new).collect(),
             listeners,
-            guard: registered.guard,
-            terminal: registered.terminal,
-            systemd: registered.systemd,
-            control: registered.control,
-            user: setup.user,
-            pidfile: setup.pidfile,
-            last_verdict: String::new(),
+            guard,
+            systemd,
+            control,
+            pidfile,
             reminder: None,
-            second_look: None,
             asked_to_stop: false,
-            unreaped: false,
+            has_more_dead: false,
             next_complaint: Instant(0),
             exit: None,
         };
-        daemon.fill_store(&forget);
-        daemon
+        daemon.fill_store(&opened.forget);
+        Ok(daemon)
     }
 
     /// Runs until there is nothing left to run; returns our exit status.
@@ -223,26 +169,15 @@ impl Daemon {
             );
         }
         if let Some(level) = self.config.nice.master {
-            self.renice(std::process::id() as i32, level);
+            self.processes.renice(std::process::id() as i32, level);
         }
         // A stop that came during the set-up starts nothing.
-        self.read_signals();
-        self.take_up_stops();
+        self.signals.read();
+        self.on_stop_signals();
         self.tell(Event::Start);
         loop {
             if let Some(status) = self.exit {
-                self.end_control(status);
-                let why = match (self.asked_to_stop, self.core.has_given_up()) {
-                    (true, false) => "stopped",
-                    (true, true) => "stopped without the workers that were given up",
-                    (false, false) => "the workers left",
-                    (false, true) => "the workers left, but for those that were given up",
-                };
-                if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::remove) {
-                    warn!(self.logger, "{reason}; it stays behind");
-                }
-                info!(self.logger, "{why}: exiting with status {status}");
-                self.finish();
+                self.end(status);
                 return status;
             }
             self.turn();
@@ -250,49 +185,23 @@ impl Daemon {
     }
 
     fn turn(&mut self) {
-        // Deadlines are measured by the time before the look: whatever happened until then has been
+        // Deadlines are measured by the time before the wait: whatever happened until then has been
         // seen, however long we were kept from running after it.
         let now = clock::now();
         let until = self.next_deadline(now);
         let at_once = self.has_work() || until.is_some_and(|until| until <= now);
-        self.look(until, at_once);
+        self.wait(until, at_once);
         self.plan_second_look(now);
-        self.take_up();
+        self.dispatch();
         self.tell_at(now, Event::Tick);
-        self.settle();
-        self.take_up_the_rest();
+        self.confirm_promotion();
+        self.dispatch_the_rest();
         self.retry_to_mend(now);
-        self.tidy_control();
+        self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
-        self.children.outputs.resume(&self.log, clock::now());
+        self.processes.resume_outputs(&self.log);
         self.poller.watch_log(self.log.wait_fd());
         self.tell_systemd();
-    }
-
-    /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
-    /// the next turn if the handler's wake-up fails, and all of them are if the mask could not be
-    /// given back after a fork. So every turn is followed by another a second later; when that one
-    /// finds nothing we sleep as long as there is nothing to do.
-    fn plan_second_look(&mut self, now: Instant) {
-        let is_second = self.second_look.is_some_and(|at| at <= now);
-        if is_second {
-            self.second_look = None;
-            let unblocked = unblock_signals();
-            if let Err(errno) = unblocked {
-                let reason = errno_text(errno as i32);
-                error!(
-                    self.logger,
-                    "cannot unblock signals: {reason}; trying again in a second"
-                );
-            }
-            self.read_signals();
-            if unblocked.is_ok() && self.waiting.is_empty() && !self.poller.has_ready() {
-                return;
-            }
-        }
-        if self.second_look.is_none() {
-            self.second_look = Some(clock::now() + SECOND_LOOK);
-        }
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
@@ -300,51 +209,63 @@ impl Daemon {
         let others = [
             self.log.retry_at(),
             self.poller.deadline(),
-            self.children.outputs.retry_at(),
+            self.processes.deadline(),
             self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
             self.guard.retry_at(),
             self.reminder,
-            self.second_look,
+            self.signals.deadline(),
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
     }
 
-    /// Whether something that was found ready is still to be taken up.
+    /// Whether something that was found ready is still to be dispatched.
     fn has_work(&self) -> bool {
-        !self.waiting.is_empty()
+        self.signals.are_waiting()
             || self.poller.has_ready()
-            || self.unreaped
-            || self.children.outputs.wants_turn()
+            || self.has_more_dead
+            || self.processes.wants_turn()
             || self.log.wants_turn()
     }
 
-    fn look(&mut self, until: Option<Instant>, at_once: bool) {
+    fn wait(&mut self, until: Option<Instant>, at_once: bool) {
         let Err(error) = self.poller.wait(until, at_once) else {
             return;
         };
         let now = clock::now();
         if now >= self.next_complaint {
             self.next_complaint = now + COMPLAINTS;
+            let reason = error_text(&error);
             error!(
                 self.logger,
-                "cannot wait for events: {}; looking at everything instead",
-                error_text(&error)
+                "cannot wait for events: {reason}; looking at everything instead"
             );
         }
     }
 
-    /// Takes up what decisions depend on, in their order. Returns whether a worker has ended.
-    fn take_up(&mut self) -> bool {
-        self.read_signals();
-        self.take_up_stops();
-        let speaks = |source: &Source| {
+    fn plan_second_look(&mut self, now: Instant) {
+        let is_idle = !self.poller.has_ready();
+        if let Err(errno) = self.signals.plan_second_look(now, is_idle) {
+            let reason = errno_text(errno as i32);
+            error!(
+                self.logger,
+                "cannot unblock signals: {reason}; trying again in a second"
+            );
+        }
+    }
+
+    /// Dispatches what decisions depend on: stop signals, readiness, deaths, other signals, requests.
+    /// Returns whether a worker has ended.
+    fn dispatch(&mut self) -> bool {
+        self.signals.read();
+        self.on_stop_signals();
+        let tells_of_readiness = |source: &Source| {
             matches!(
                 source,
                 Source::Report(_) | Source::Notify(_) | Source::Control(_)
             )
         };
-        for source in self.take(speaks) {
+        for source in self.poller.take_ready(tells_of_readiness) {
             match source {
                 Source::Report(id) => self.on_report(id),
                 Source::Notify(id) => self.on_notify(id),
@@ -352,73 +273,67 @@ impl Daemon {
                 _ => {}
             }
         }
-        let dead = !self
-            .take(|source| matches!(source, Source::Death(_)))
-            .is_empty();
-        let told = self.waiting.remove(&SIGCHLD);
-        let again = self.unreaped || self.children.is_blind();
-        let ended = (told || dead || again) && self.reap();
-        while let Some(signal) = self.waiting.pop_first() {
+        let is_death = |source: &Source| matches!(source, Source::Death(_));
+        let has_died = !self.poller.take_ready(is_death).is_empty();
+        let has_signal = !self.signals.take(|signal| signal == SIGCHLD).is_empty();
+        let again = self.has_more_dead || self.processes.is_waitid_failing();
+        let ended = (has_died || has_signal || again) && self.reap();
+        for signal in self.signals.take(|_| true) {
             self.on_signal(signal);
         }
-        self.obey();
+        self.do_orders();
         ended
     }
 
-    fn take_up_stops(&mut self) {
-        for signal in self.waiting.clone() {
-            match self.config.action(signal) {
-                SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
-                SignalAction::Leave => self.leave(signal),
-                _ => continue,
-            }
-            self.waiting.remove(&signal);
-        }
-    }
-
-    /// Promotes what is ready, after a look that found no death.
-    fn settle(&mut self) {
+    /// What is ready is promoted after one more look that found no death: a worker that was ready
+    /// and has died since is no success.
+    fn confirm_promotion(&mut self) {
         while self.core.awaits_confirmation() {
-            self.look(None, true);
-            let ended = self.take_up();
+            self.wait(None, true);
+            let ended = self.dispatch();
             if !(self.reap() || ended) {
                 self.tell(Event::PromotionConfirmed);
             }
         }
     }
 
-    /// Takes up what no decision waits for.
-    fn take_up_the_rest(&mut self) {
-        for source in self.take(|source| !matches!(source, Source::Output(_))) {
+    /// Dispatches what no decision waits for.
+    fn dispatch_the_rest(&mut self) {
+        for source in self
+            .poller
+            .take_ready(|source| !matches!(source, Source::Output(_)))
+        {
             match source {
                 Source::Terminal => self.look_at_terminal(),
                 Source::Listener(_) | Source::Paths => self.on_listener_event(),
-                // Flushed at the end of each turn.
+                // They are flushed at the end of each turn, and read at its beginning.
                 Source::Log | Source::Systemd | Source::Signals | Source::Timer => {}
-                Source::Output(_) => {} // below, in their own order
-                // Found ready since: the next turn takes them up first.
-                early @ (Source::Report(_)
-                | Source::Notify(_)
-                | Source::Death(_)
-                | Source::Control(_)) => {
-                    self.poller.mark_ready(early);
+                // These were found ready since: the next turn begins with them.
+                Source::Report(_) | Source::Notify(_) | Source::Death(_) | Source::Control(_) => {
+                    self.poller.mark_ready(source);
                 }
+                Source::Output(_) => {}
             }
         }
-        self.read_outputs();
+        self.processes.read_outputs(&mut self.poller, &mut self.log);
         self.remind();
-    }
-
-    fn take(&mut self, is_meant: fn(&Source) -> bool) -> Vec<Source> {
-        self.poller.take_ready(is_meant)
     }
 
     // ---- signals ----
 
-    /// In every turn, whatever caused it: the wake-up may have failed.
-    fn read_signals(&mut self) {
-        self.take(|source| *source == Source::Signals);
-        self.waiting.extend(self.signals.pending());
+    /// Stops come before everything else in a turn.
+    fn on_stop_signals(&mut self) {
+        let config = self.config.clone();
+        let is_stop = |signal| {
+            let action = config.action(signal);
+            matches!(action, SignalAction::Stop(_) | SignalAction::Leave)
+        };
+        for signal in self.signals.take(is_stop) {
+            match self.config.action(signal) {
+                SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
+                _ => self.leave(signal),
+            }
+        }
     }
 
     /// `name`: what asks us to stop; `signal` goes to the workers.
@@ -469,15 +384,14 @@ impl Daemon {
     }
 
     fn on_hangup(&mut self) {
-        let senders = signals::take_hangups();
         self.look_at_terminal();
-        match self.terminal.meaning(clock::now(), senders) {
-            Meaning::Reload => self.on_reload_signal("SIGHUP"),
-            Meaning::HangUp => info!(
+        match self.signals.hangup_meaning(clock::now()) {
+            HangupMeaning::Reload => self.on_reload_signal("SIGHUP"),
+            HangupMeaning::TerminalClosed => info!(
                 self.logger,
                 "SIGHUP because the terminal closed: ignored, the service goes on"
             ),
-            Meaning::Seen => {}
+            HangupMeaning::Seen => {}
         }
     }
 
@@ -487,8 +401,161 @@ impl Daemon {
     }
 
     fn look_at_terminal(&mut self) {
-        if self.terminal.look(clock::now()) {
+        if self.signals.has_terminal_closed(clock::now()) {
             info!(self.logger, "the terminal closed: the service goes on");
+        }
+    }
+
+    // ---- the workers ----
+
+    fn start(&mut self, id: ChildId, generation: u64, index: u32) {
+        let control = match self.config.control_fd {
+            true => self.control.open_for_worker(id, &mut self.poller),
+            false => Ok(None),
+        };
+        let failed = |(verb, error): (&str, io::Error)| End::Exec {
+            step: format!("{verb} its connection to the control socket"),
+            errno: error.raw_os_error().unwrap_or(0),
+        };
+        let started = control.map_err(failed).and_then(|control| {
+            let start = Start {
+                id,
+                generation,
+                index,
+                sockets: self.sockets.iter().map(|it| it.as_socket()).collect(),
+                listeners: self.listeners.iter().map(AsFd::as_fd).collect(),
+                control,
+            };
+            self.processes.start(&start, &mut self.poller)
+        });
+        match started {
+            Ok(pid) => {
+                if let Some(generation) = self.core.rolling_out() {
+                    self.control.on_started(generation, pid, index);
+                }
+            }
+            Err(end) => {
+                error!(self.logger, "{}", end_text(&end));
+                self.control.forget_worker(id);
+                self.core.handle(clock::now(), Event::Gone(id, end));
+            }
+        }
+    }
+
+    fn on_report(&mut self, id: ChildId) {
+        if let Some(event) = self.processes.on_report(id, &mut self.poller) {
+            self.tell(event);
+        }
+    }
+
+    fn on_notify(&mut self, id: ChildId) {
+        if let Some(event) = self.processes.on_notify(id, &mut self.poller) {
+            self.tell(event);
+        }
+    }
+
+    /// Collects children that have ended. Returns whether a worker was among them, or more may be
+    /// left for the next turn.
+    fn reap(&mut self) -> bool {
+        let mut any = false;
+        self.has_more_dead = false;
+        for _ in 0..DEATHS {
+            let Some(pid) = self.processes.next_dead(&mut self.poller) else {
+                self.give_up_uncollectable();
+                return any;
+            };
+            // Its last words are read while its pid is still its own.
+            let (_, by_pid) = self.processes.alive();
+            if let Some(id) = by_pid.get(&pid).copied() {
+                any = true;
+                self.on_notify(id);
+                let (control, view, poller) = self.control();
+                let acks = control.read_last_acks(&view, poller);
+                self.on_acks(acks);
+                self.on_report(id);
+            }
+            let workers = self.core.policy().workers as usize;
+            let (poller, log) = (&mut self.poller, &mut self.log);
+            if let Some(death) = self.processes.collect(pid, workers, poller, log) {
+                self.on_death(death);
+            } else if self.processes.is_waitid_failing() {
+                return any;
+            }
+        }
+        self.has_more_dead = true;
+        true
+    }
+
+    fn on_death(&mut self, Death { id, pid, end }: Death) {
+        self.on_listeners_in_doubt();
+        self.control.on_worker_gone(id, pid, &self.core);
+        self.tell(Event::Gone(id, end));
+    }
+
+    /// A stop does not wait for ever for workers whose ends waitid(2) does not tell.
+    fn give_up_uncollectable(&mut self) {
+        if self.core.is_stopping() {
+            for id in self.processes.uncollectable(clock::now()) {
+                self.tell(Event::Lost(id));
+            }
+        }
+    }
+
+    // ---- the control socket ----
+
+    /// The control socket, and what it may know of the rest.
+    fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
+        let (processes, by_pid) = self.processes.alive();
+        let view = View {
+            config: &self.config,
+            core: &self.core,
+            processes,
+            by_pid,
+            listeners: &self.listeners,
+            level: self.log.level(),
+        };
+        (&mut self.control, view, &mut self.poller)
+    }
+
+    fn on_control(&mut self, number: u64) {
+        let (control, view, poller) = self.control();
+        let acks = control.on_ready_source(number, &view, poller);
+        self.on_acks(acks);
+    }
+
+    fn on_acks(&mut self, acks: Vec<ChildId>) {
+        for id in acks {
+            self.tell(Event::Ready(id));
+        }
+    }
+
+    /// Answers the clients' requests, and does what they ask for.
+    fn do_orders(&mut self) {
+        loop {
+            let (control, view, _) = self.control();
+            match control.next_order(&view) {
+                None => return,
+                Some(Order::Reload(style)) => self.tell(Event::Reload(style)),
+                Some(Order::Stop { name, signal }) => self.on_stop_signal(name, signal),
+                Some(Order::Resize(workers)) => self.tell(Event::Resize(workers)),
+                #[cfg(feature = "einhorn")]
+                Some(Order::Signal(signals)) => self.signal_all(&signals),
+                #[cfg(feature = "einhorn")]
+                Some(Order::SetLevel(level)) => self.log.set_level(level),
+            }
+        }
+    }
+
+    #[cfg(feature = "einhorn")]
+    fn signal_all(&self, signals: &[i32]) {
+        for signal in signals {
+            for (id, process) in self.processes.alive().0 {
+                if let Err(errno) = self.processes.signal(*id, *signal) {
+                    let (name, reason) = (signal_name(*signal), errno_text(errno as i32));
+                    let pid = process.pid;
+                    error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
+                }
+            }
         }
     }
 
@@ -511,20 +578,26 @@ impl Daemon {
                     id,
                     generation,
                     index,
-                } => {
-                    self.start(id, generation, index);
-                    self.control_started(id, index);
-                }
+                } => self.start(id, generation, index),
                 Action::Signal { id, signal } => {
-                    self.control_asks(id, signal);
-                    let result = self.signal(id, signal);
+                    let (control, view, _) = self.control();
+                    control.on_worker_asked(id, signal, &view);
+                    if self
+                        .core
+                        .workers()
+                        .find(id)
+                        .is_some_and(Worker::is_stopping)
+                    {
+                        self.processes.allow_drops(id);
+                    }
+                    let result = self.processes.signal(id, signal);
                     self.on_sent(id, signal, result);
                 }
                 Action::Kill { id } => {
-                    let result = self.kill_group(id);
+                    let result = self.processes.kill(id);
                     self.on_sent(id, libc::SIGKILL, result);
                 }
-                Action::GiveUp { id, why } => self.give_up(id, why),
+                Action::GiveUp { id, why } => self.processes.give_up(id, why, &mut self.poller),
                 Action::CloseListeners => self.close_listeners(),
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
@@ -532,10 +605,7 @@ impl Daemon {
             }
         }
         debug_assert!(
-            self.children
-                .alive
-                .keys()
-                .all(|id| self.core.workers().find(*id).is_some()),
+            (self.processes.alive().0.keys()).all(|id| self.core.workers().find(*id).is_some()),
             "every process is a worker that the core knows"
         );
     }
@@ -563,12 +633,12 @@ impl Daemon {
                 systemd.reloading(clock::now());
             }
         }
-        self.control_begins(generation, first);
+        self.control.on_begin(generation, first, &self.core);
     }
 
     fn on_verdict(&mut self, verdict: &supervisor::Verdict) {
         let worker = verdict.failure.as_ref().and_then(|failure| failure.worker);
-        let failed = worker.map_or_else(FailedWorker::default, |id| self.children.failed(id));
+        let failed = worker.map_or_else(FailedWorker::default, |id| self.processes.failed(id));
         let report = ReloadReport::new(verdict, failed);
         let text = report.line();
         let is_whole = verdict.failure.is_none() && verdict.unreached.is_none();
@@ -577,11 +647,10 @@ impl Daemon {
             (Outcome::Live, false) | (Outcome::Superseded, _) => warn!(self.logger, "{text}"),
             _ => error!(self.logger, "{text}"),
         }
-        self.last_verdict = text;
         if let Some(systemd) = self.systemd.as_mut().filter(|_| self.core.has_been_up()) {
             systemd.ready();
         }
-        self.control_verdict(report);
+        self.control.on_verdict(report);
     }
 
     fn on_note(&mut self, note: &supervisor::Note) {
@@ -592,7 +661,7 @@ impl Daemon {
             | Note::Refused { id, .. }
             | Note::LeftAlone { id, .. }
             | Note::Replacing { id, .. }
-            | Note::NotReplaced { id, .. } => self.children.pid(*id),
+            | Note::NotReplaced { id, .. } => self.processes.pid(*id),
             _ => None,
         };
         let mut text = verdict::note_text(note, pid);
@@ -604,7 +673,8 @@ impl Daemon {
             _ => warn!(self.logger, "{text}"),
         }
         if let Note::Ready { id } = note {
-            self.control_ready(*id);
+            let (control, view, _) = self.control();
+            control.on_worker_ready(*id, &view);
         }
     }
 
@@ -627,7 +697,7 @@ impl Daemon {
         let mut pids = Vec::new();
         for (id, worker) in self.core.workers().iter() {
             if coming.is_none() || worker.is_unready() {
-                pids.extend(self.children.pid(id).map(|pid| pid.to_string()));
+                pids.extend(self.processes.pid(id).map(|pid| pid.to_string()));
             }
         }
         let (workers, pids) = (counted(pids.len(), "worker"), pids.join(", "));
@@ -659,7 +729,7 @@ impl Daemon {
         if self.core.is_stopping() {
             systemd.stopping();
         }
-        let status = crate::control::status::summary(&self.core, &self.last_verdict);
+        let status = summary(&self.core, &self.control.last_verdict());
         systemd.tell(now, &status, self.core.gate_deadline());
         if let Err(reason) = systemd.flush(now) {
             warn!(self.logger, "{reason}; will try again");
@@ -697,17 +767,23 @@ impl Daemon {
         }
     }
 
-    // ---- the log ----
+    // ---- the end ----
 
-    /// The last lines, for a second at most.
-    fn finish(&mut self) {
-        let limit = clock::now() + FINAL_FLUSH;
-        while !self.children.outputs.all_announced() && clock::now() < limit {
-            let outputs = &mut self.children.outputs;
-            let events = outputs.read_all(&mut self.log, clock::now());
-            self.on_output_events(events);
-            self.log.finish(Duration::from_millis(20));
+    fn end(&mut self, status: i32) {
+        self.control.end(status);
+        let why = match (self.asked_to_stop, self.core.has_given_up()) {
+            (true, false) => "stopped",
+            (true, true) => "stopped without the workers that were given up",
+            (false, false) => "the workers left",
+            (false, true) => "the workers left, but for those that were given up",
+        };
+        if let Some(Err(reason)) = self.pidfile.as_ref().map(PidFile::remove) {
+            warn!(self.logger, "{reason}; it stays behind");
         }
+        info!(self.logger, "{why}: exiting with status {status}");
+        let limit = clock::now() + FINAL_FLUSH;
+        let (poller, log) = (&mut self.poller, &mut self.log);
+        self.processes.finish_outputs(poller, log, limit);
         self.log.finish(limit - clock::now());
     }
 }
