@@ -226,14 +226,9 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             "SIGQUIT: no worker to forward it to (SIGTERM stops socketmaster)".to_owned()
         }
         Note::Killed { .. } => format!("{who} did not stop in time: SIGKILL to its process group"),
-        Note::Refused {
-            signal,
-            errno,
-            then,
-            ..
-        } => {
-            let (signal, errno) = (signal_name(*signal), errno_text(*errno));
-            let then = match then {
+        Note::Refused { refusal, .. } => {
+            let (signal, errno) = (signal_name(refusal.signal), errno_text(refusal.errno));
+            let then = match refusal.then {
                 AfterRefusal::Nothing => "",
                 AfterRefusal::RunsOn => "; trying for 10 s more, then it is left to run on",
                 AfterRefusal::GivenUp => "; trying for 10 s more, then we end without it",

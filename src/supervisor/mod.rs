@@ -37,16 +37,15 @@
 //!   older worker serves, its workers go on: they may still become something to go back to.
 //! * *abandoned*: a stop came, and a stop wins at any moment.
 //!
-//! A reload asked for meanwhile is remembered, once. A reload for which our descriptors do not
-//! suffice has its verdict without having begun.
+//! A reload asked for meanwhile is remembered, once. One that never begins has a verdict all the
+//! same: a stop came, or our descriptors do not suffice.
 //!
 //! # The live set
 //!
 //! Outside of a rollout, N workers are ready or on their way. With `-respawn`, a worker that dies
 //! leaves a `PendingStart` behind, which becomes a worker when its back-off is over. The rollout
-//! has pending starts of its own, which share its fate. A rolling reload replaces the old workers
-//! itself; when it ends before it has, the live set needs a refill, and surplus workers are asked
-//! to stop.
+//! has pending starts of its own. A rolling reload replaces the old workers itself; when it ends
+//! before it has, the live set needs a refill, and surplus workers are asked to stop.
 //!
 //! A new worker takes the place of others only by `Event::PromotionConfirmed`: the loop sends it
 //! when `awaits_confirmation` says so and a last poll of the kernel has brought no death.
@@ -63,9 +62,9 @@ mod workers;
 
 pub use types::{
     AfterRefusal, Cause, ChildId, End, Failure, Gate, GivenUp, Instant, Note, Outcome, Pace,
-    Policy, Style, Unreached, Verdict,
+    Policy, SignalRefusal, Style, Unreached, Verdict,
 };
-pub use workers::{Phase, SignalRefusal, Worker, Workers};
+pub use workers::{Phase, Worker, Workers};
 
 use respawn::PendingStart;
 use rollout::{PendingReload, Rollout};
@@ -118,34 +117,25 @@ pub enum Event {
 /// What has to be done, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
-    /// A generation starts to come up; `first`: it is no reload. Exactly one verdict follows. (A
-    /// reload that never begins has only that: a stop came, or our descriptors do not suffice.)
-    Begin {
-        generation: u64,
-        first: bool,
-    },
+    /// A generation starts to come up; `first`: it is no reload. Exactly one verdict follows.
+    Begin { generation: u64, first: bool },
+    /// Start a worker.
     Spawn {
         id: ChildId,
         generation: u64,
         index: u32,
     },
     /// Send `signal` to the worker itself; `Event::Sent` says what became of it.
-    Signal {
-        id: ChildId,
-        signal: i32,
-    },
+    Signal { id: ChildId, signal: i32 },
     /// SIGKILL to the worker's process group; `Event::Sent` says what became of it.
-    Kill {
-        id: ChildId,
-    },
+    Kill { id: ChildId },
     /// We do not wait for this worker any more: it is to be named as left behind.
-    GiveUp {
-        id: ChildId,
-        why: GivenUp,
-    },
+    GiveUp { id: ChildId, why: GivenUp },
     /// Close our copies of the sockets and remove our unix paths.
     CloseListeners,
+    /// Tell what became of a reload.
     Verdict(Verdict),
+    /// Log this.
     Note(Note),
     /// End with this status.
     Exit(i32),
@@ -293,8 +283,7 @@ impl Supervisor {
         self.live > 0
     }
 
-    /// The workers that were to be asked to stop, or killed, and run on because they cannot be
-    /// signalled.
+    /// The workers that were to be stopped and run on because they cannot be signalled.
     pub fn unreached(&self) -> Option<Unreached> {
         let stopping = self.workers.iter().filter(|(_, it)| it.is_stopping());
         let mut errnos = stopping.filter_map(|(_, worker)| Some(worker.refusal?.errno));
@@ -320,9 +309,8 @@ impl Supervisor {
         starts.map(|start| start.due)
     }
 
-    /// The latest moment at which a worker that is coming up has to run or be ready; `None` when
-    /// none is coming up or `-start` sets no limit. Those that replace one that died do not
-    /// count: a back-off can go on for ever.
+    /// The latest moment at which a worker that is coming up has to run or be ready; `None`: no
+    /// limit. Those that replace one that died do not count: a back-off can go on for ever.
     pub fn gate_deadline(&self) -> Option<Instant> {
         self.policy.start_limit()?;
         let unready = self.workers.unready_of(self.rolling_out()?);
@@ -395,14 +383,11 @@ impl Supervisor {
         let Some(worker) = self.workers.remove(id).filter(|it| !it.is_stopping()) else {
             return;
         };
-        let may_be_by_quit = matches!(
-            end,
-            End::Exited(0)
-                | End::Signaled {
-                    signal: SIGQUIT,
-                    ..
-                }
-        );
+        let may_be_by_quit = match end {
+            End::Exec { .. } => false,
+            End::Exited(status) => status == 0,
+            End::Signaled { signal, .. } => signal == SIGQUIT,
+        };
         self.left_by_quit = worker.told_to_quit && may_be_by_quit;
         if !self.left_by_quit {
             self.last_status = end.status().or(self.last_status);
@@ -452,23 +437,25 @@ impl Supervisor {
             self.abandon(now);
             self.leave(now);
         }
-        for id in self.workers.staying_of(|_| true) {
-            self.enter_stopping(now, id, self.policy.stop);
+        let limit = self.policy.stop.map(|stop| now + stop);
+        for worker in self.workers.iter_mut().filter(|it| !it.is_stopping()) {
+            worker.phase = Phase::Stopping { limit };
         }
-        let ids = self.workers.ids().into_iter();
-        self.outbox
-            .extend(ids.map(|id| Action::Signal { id, signal }));
+        self.signal_all(signal);
     }
 
     fn on_quit(&mut self) {
         if self.workers.is_empty() {
             self.note(Note::NobodyToQuit);
         }
+        for worker in self.workers.iter_mut() {
+            worker.told_to_quit = true;
+        }
+        self.signal_all(SIGQUIT);
+    }
+
+    fn signal_all(&mut self, signal: i32) {
         for id in self.workers.ids() {
-            if let Some(worker) = self.workers.get_mut(id) {
-                worker.told_to_quit = true;
-            }
-            let signal = SIGQUIT;
             self.outbox.push_back(Action::Signal { id, signal });
         }
     }
@@ -525,38 +512,34 @@ impl Supervisor {
             true => AfterRefusal::GivenUp,
         };
         let before = worker.refusal;
-        if then != AfterRefusal::Nothing {
-            // Signals that come in between put off neither the next try nor the end of all tries.
-            let retry = before.and_then(|it| it.retry).filter(|at| *at > now);
-            let was_kill = before.is_some_and(|it| it.signal == SIGKILL);
-            worker.refusal = Some(SignalRefusal {
-                errno,
-                signal: if was_kill { SIGKILL } else { signal },
-                then,
-                since: before.map_or(now, |it| it.since),
-                retry: Some(retry.unwrap_or(now + RETRY)),
-            });
+        // Signals that come in between put off neither the next try nor the end of all tries.
+        let retry = before.and_then(|it| it.retry).filter(|at| *at > now);
+        let refusal = SignalRefusal {
+            errno,
+            signal,
+            then,
+            since: before.map_or(now, |it| it.since),
+            retry: Some(retry.unwrap_or(now + RETRY)),
+        };
+        if worker.is_stopping() {
+            let kill = before.map(|it| it.signal).filter(|it| *it == SIGKILL);
+            let signal = kill.unwrap_or(signal);
+            worker.refusal = Some(SignalRefusal { signal, ..refusal });
         }
         if before.is_none_or(|it| (it.errno, it.then) != (errno, then)) {
-            self.note(Note::Refused {
-                id,
-                signal,
-                errno,
-                then,
-            });
+            self.note(Note::Refused { id, refusal });
         }
     }
 
-    fn on_resize(&mut self, now: Instant, workers: u32) {
+    fn on_resize(&mut self, now: Instant, wanted: u32) {
         let capacity = self.policy.capacity;
-        if self.mode != Mode::Serving || workers == 0 {
+        if self.mode != Mode::Serving || wanted == 0 {
             return;
         }
-        if workers > capacity {
-            let wanted = workers;
+        if wanted > capacity {
             return self.note(Note::ResizeRefused { wanted, capacity });
         }
-        self.policy.workers = workers;
+        self.policy.workers = wanted;
         match self.rolling_out() {
             Some(generation) => self.resize_rollout(now, generation),
             None if self.has_begun() => {
@@ -610,10 +593,7 @@ impl Supervisor {
     fn leave(&mut self, now: Instant) {
         self.pending_starts.clear();
         self.outbox.push_back(Action::CloseListeners);
-        for id in self.workers.ids() {
-            let Some(worker) = self.workers.get_mut(id) else {
-                continue;
-            };
+        for worker in self.workers.iter_mut() {
             if let Phase::Killed { limit } = &mut worker.phase {
                 *limit = limit.or(Some(now + GIVE_UP_AFTER));
             }
@@ -627,16 +607,12 @@ impl Supervisor {
     /// Asks workers that have not been asked before to stop; SIGKILL follows after `limit`.
     fn ask_to_stop(&mut self, now: Instant, ids: &[ChildId], limit: Option<Duration>) {
         let signal = self.policy.stop_signal;
+        let limit = limit.map(|limit| now + limit);
         for &id in ids {
-            self.enter_stopping(now, id, limit);
+            if let Some(worker) = self.workers.get_mut(id) {
+                worker.phase = Phase::Stopping { limit };
+            }
             self.outbox.push_back(Action::Signal { id, signal });
-        }
-    }
-
-    fn enter_stopping(&mut self, now: Instant, id: ChildId, limit: Option<Duration>) {
-        if let Some(worker) = self.workers.get_mut(id) {
-            let limit = limit.map(|limit| now + limit);
-            worker.phase = Phase::Stopping { limit };
         }
     }
 

@@ -21,28 +21,15 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// A worker that is to be started when it is due.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct PendingStart {
     pub due: Instant,
     generation: u64,
     /// How many workers it replaces, one after the other.
-    #[serde(default)]
     restarts: u32,
     /// How many deaths in a row led to it.
-    #[serde(default)]
     deaths_in_row: u32,
-}
-
-impl PendingStart {
-    /// The start of a worker that replaces nobody.
-    fn fresh(due: Instant, generation: u64) -> PendingStart {
-        PendingStart {
-            due,
-            generation,
-            restarts: 0,
-            deaths_in_row: 0,
-        }
-    }
 }
 
 /// Where the next start is taken from.
@@ -71,13 +58,16 @@ impl Supervisor {
         let missing = self.policy.workers.saturating_sub(staying) as usize;
         self.pending_starts.truncate(missing);
         while self.pending_starts.len() < missing {
-            let start = PendingStart::fresh(now, self.live);
+            let start = PendingStart {
+                due: now,
+                generation: self.live,
+                ..PendingStart::default()
+            };
             add(&mut self.pending_starts, start);
         }
     }
 
-    /// Asks the workers of `group` that exceed N to stop: first those that are not ready, then the
-    /// oldest.
+    /// Asks the workers of `group` that exceed N to stop.
     pub(super) fn stop_surplus(&mut self, now: Instant, group: impl Fn(&Worker) -> bool) {
         let mut ids = self.workers.staying_of(group);
         ids.truncate(ids.len().saturating_sub(self.policy.workers as usize));
@@ -153,7 +143,11 @@ impl Supervisor {
             StartSource::Quota => {
                 let rollout = self.rollout.as_mut()?;
                 rollout.quota -= 1;
-                Some(PendingStart::fresh(now, rollout.generation))
+                Some(PendingStart {
+                    due: now,
+                    generation: rollout.generation,
+                    ..PendingStart::default()
+                })
             }
         }
     }
@@ -176,7 +170,7 @@ impl Supervisor {
     /// A worker died: adds a pending start for it, if it is to be replaced.
     pub(super) fn replace(&mut self, now: Instant, id: ChildId, worker: &Worker) {
         let is_member = self.rolling_out() == Some(worker.generation);
-        // The rollout brings up N workers anyway: what it need not replace is not replaced here.
+        // These workers are replaced by the rollout, or by the refill when it is over.
         let by_rollout = self.rollout.as_ref().is_some_and(|rollout| {
             worker.superseded && worker.is_unready() || !is_member && rollout.is_rolling()
         });

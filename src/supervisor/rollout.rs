@@ -79,7 +79,7 @@ impl Supervisor {
         })
     }
 
-    /// Starts the remembered reload, if nothing is in its way.
+    /// Begins the remembered reload, if nothing is in its way.
     pub(super) fn start_pending_reload(&mut self, now: Instant) {
         let Some(PendingReload { style }) = self.pending_reload.filter(|_| self.has_begun()) else {
             return;
@@ -109,15 +109,14 @@ impl Supervisor {
         };
         let has_no_limit = self.policy.gate == Gate::Report && self.policy.start.is_zero();
         let is_running = |worker: &Worker| matches!(worker.phase, Phase::Running { .. });
-        let mut unready = self.workers.unready_of(rollout.generation);
-        if has_no_limit && unready.any(is_running) {
+        let unready = || self.workers.unready_of(rollout.generation);
+        if has_no_limit && unready().any(is_running) {
             return true;
         }
         let has_ready = self.workers.tally(rollout.generation).ready > 0;
-        let mut unready = self.workers.unready_of(rollout.generation);
         !has_ready
             && !rollout.pending_starts.is_empty()
-            && unready.all(|worker| worker.deaths_in_row > 0)
+            && unready().all(|worker| worker.deaths_in_row > 0)
     }
 
     /// Whether an older generation serves, so that there is something to go back to.
@@ -220,8 +219,7 @@ impl Supervisor {
         self.conclude(now, outcome, Some(failure));
     }
 
-    /// Asks the workers of a failed generation to stop, those that are ready only if not
-    /// `keep_ready`.
+    /// Asks the workers of a failed generation to stop, ready ones only if not `keep_ready`.
     fn stop_generation(&mut self, now: Instant, generation: u64, keep_ready: bool) {
         let is_meant = |it: &Worker| it.generation == generation && !(keep_ready && it.is_ready());
         let ids = self.workers.staying_of(is_meant);
@@ -260,10 +258,8 @@ impl Supervisor {
                 self.stop_generation(now, generation, true);
             }
             self.pending_starts.clear();
-            for id in self.workers.staying_of(Worker::is_unready) {
-                if let Some(worker) = self.workers.get_mut(id) {
-                    worker.superseded = true;
-                }
+            for worker in self.workers.iter_mut().filter(|it| it.is_unready()) {
+                worker.superseded = true;
             }
         }
         self.needs_refill |= self.policy.respawn;

@@ -158,16 +158,14 @@ impl End {
 /// Why a worker failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
+    /// It ended without having been asked to stop.
     Ended(End),
     /// It did not say that it is ready within `-start`.
     Silent,
     /// Its exec did not come to an end.
     ExecHung,
     /// No worker was started: `wanted` would have existed, `capacity` are possible.
-    NoRoom {
-        wanted: u32,
-        capacity: u32,
-    },
+    NoRoom { wanted: u32, capacity: u32 },
 }
 
 /// Which worker failed, why, and how long after its start.
@@ -243,48 +241,40 @@ pub enum AfterRefusal {
     GivenUp,
 }
 
+/// The kernel does not let us signal a worker (kill(2), EPERM as a rule).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalRefusal {
+    pub errno: i32,
+    pub signal: i32,
+    pub then: AfterRefusal,
+    pub(super) since: Instant,
+    /// When the signal is sent again; `None`: the worker is left alone.
+    pub(super) retry: Option<Instant>,
+}
+
 /// What is worth a line in the log, besides verdicts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Note {
-    Ready {
-        id: ChildId,
-    },
+    /// The worker has passed its gate.
+    Ready { id: ChildId },
     /// `again`: a reload was remembered already, and this request is part of it.
-    ReloadRemembered {
-        again: bool,
-    },
+    ReloadRemembered { again: bool },
+    /// No reload begins any more: we are about to end.
     ReloadRefused,
     /// A listener was bound anew a second time within one generation: no second reload.
     ReboundAgain,
     /// There is no worker to forward a SIGQUIT to.
     NobodyToQuit,
     /// The worker did not stop in time, and SIGKILL has been sent.
-    Killed {
-        id: ChildId,
-    },
+    Killed { id: ChildId },
     /// The kernel refused a signal to the worker.
-    Refused {
-        id: ChildId,
-        signal: i32,
-        errno: i32,
-        then: AfterRefusal,
-    },
+    Refused { id: ChildId, refusal: SignalRefusal },
     /// The kernel has refused signals for long enough: the worker runs on until a stop tries again.
-    LeftAlone {
-        id: ChildId,
-        errno: i32,
-    },
-    Replacing {
-        id: ChildId,
-        delay: Duration,
-    },
-    NotReplaced {
-        id: ChildId,
-        ready: u32,
-    },
+    LeftAlone { id: ChildId, errno: i32 },
+    /// The worker died, and another one is started after `delay`.
+    Replacing { id: ChildId, delay: Duration },
+    /// The worker died and is not replaced; `ready` workers remain.
+    NotReplaced { id: ChildId, ready: u32 },
     /// More workers are wanted than descriptors suffice for: N stays what it is.
-    ResizeRefused {
-        wanted: u32,
-        capacity: u32,
-    },
+    ResizeRefused { wanted: u32, capacity: u32 },
 }

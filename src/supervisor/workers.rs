@@ -1,7 +1,7 @@
 //! The workers that exist, by `ChildId`. It knows phases and counts; it must never decide what
 //! follows from them.
 
-use super::types::{AfterRefusal, ChildId, Instant};
+use super::types::{ChildId, Instant, SignalRefusal};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,18 +27,6 @@ pub enum Phase {
     Killed {
         limit: Option<Instant>,
     },
-}
-
-/// The kernel does not let us signal a worker (kill(2), EPERM as a rule).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SignalRefusal {
-    pub errno: i32,
-    pub(super) signal: i32,
-    /// What we said would follow.
-    pub(super) then: AfterRefusal,
-    pub(super) since: Instant,
-    /// When the signal is sent again; `None`: the worker is left alone.
-    pub(super) retry: Option<Instant>,
 }
 
 /// A process of the service.
@@ -206,6 +194,10 @@ impl Workers {
         let taken: BTreeSet<u32> = self.map.values().map(|worker| worker.index).collect();
         let free = (0..).find(|index| !taken.contains(index));
         free.expect("there are fewer workers than numbers")
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {
+        self.map.values_mut()
     }
 
     pub(super) fn get_mut(&mut self, id: ChildId) -> Option<&mut Worker> {

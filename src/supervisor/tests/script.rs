@@ -362,9 +362,10 @@ fn note(it: &Note) -> String {
         Note::ReboundAgain => "no second rebound".into(),
         Note::NobodyToQuit => "nobody to quit".into(),
         Note::Killed { id } => format!("killed {}", id.0),
-        Note::Refused {
-            id, signal, then, ..
-        } => format!("{} refused by {}, {then:?}", name(*signal), id.0),
+        Note::Refused { id, refusal } => {
+            let (signal, then) = (name(refusal.signal), refusal.then);
+            format!("{signal} refused by {}, {then:?}", id.0)
+        }
         Note::LeftAlone { id, .. } => format!("leaving {} alone", id.0),
         Note::Replacing { id, delay } => format!("replacing {} in {}", id.0, delay.as_millis()),
         Note::NotReplaced { id, ready } => format!("not replacing {}, {ready} ready", id.0),
