@@ -150,7 +150,7 @@ fn one_that_hangs_after_a_quit_does_not_spoil_the_exit_status() {
     s.at(13_010).killed(2, 15).does("exit 0", "-");
 }
 
-/// What becomes of a service of one worker, and the status that we exit with.
+/// Each row: what happens to a service of one worker, and the status that we exit with.
 #[track_caller]
 fn exits_with(status: i32, live: impl Fn(&mut Script)) {
     let mut s = Script::new(policy());
@@ -196,7 +196,7 @@ fn the_table_of_exit_statuses() {
             s.feed(event.clone());
         }
     };
-    // Asked to stop after we had been up, and the workers left: however they did.
+    // We were asked to stop after the service had been up: how the workers ended does not matter.
     for end in [gone(0), gone(3), killed(15), killed(9)] {
         exits_with(0, |s| {
             up(s);

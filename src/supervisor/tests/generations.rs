@@ -1,4 +1,4 @@
-//! The first generation, the gates, reloads of whole fleets and what they fall back to.
+//! The first generation, the gates, reloads of whole fleets, and their rollbacks.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Gate, Phase, Policy};

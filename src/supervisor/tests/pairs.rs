@@ -1,5 +1,5 @@
-//! Every pair of what is under way and what can happen to it: one worker, `-start` 3 s, `-stop`
-//! 5 s. A row is one fresh world, one event, what it does and what it leaves.
+//! Every pair of a situation and an event that can happen in it: one worker, `-start` 3 s, `-stop`
+//! 5 s. A row is a situation built anew, one event, its actions, and the next deadline.
 
 use super::script::{Script, Step, policy};
 use crate::supervisor::Policy;
@@ -19,7 +19,7 @@ fn respawning() -> Policy {
     }
 }
 
-/// In that situation, that event.
+/// In a new `situation`, `event` leads to these actions and this deadline.
 #[track_caller]
 fn pair(situation: fn() -> Script, event: fn(&mut Script) -> Step<'_>, actions: &str, left: &str) {
     event(&mut situation()).does(actions, left);
@@ -157,7 +157,7 @@ fn while_the_first_generation_boots() {
     pair(booting, |s| s.ready(1), "", "5000"); // the gate is the timer
 }
 
-/// The first generation is ready, and its promotion awaits the last look.
+/// The first generation is ready, and its promotion is not confirmed.
 fn unconfirmed() -> Script {
     let mut s = booting();
     s.at(5000).tick().does("ready 1", "confirm");
@@ -458,7 +458,7 @@ fn while_the_last_ones_drain() {
     pair(leaving, |s| s.resize(2), "", "18100");
 }
 
-/// The only worker has died twice: its place waits until 10110.
+/// The only worker has died twice: the next start is due at 10110.
 fn in_backoff() -> Script {
     let mut s = Script::up(respawning());
     s.at(10_000)
@@ -486,7 +486,7 @@ fn while_a_place_is_in_back_off() {
     );
 }
 
-/// The first generation has died twice: its place waits until 1120.
+/// The first generation has died twice: the next start is due at 1120.
 fn first_in_backoff() -> Script {
     let mut s = Script::new(respawning());
     s.at(1000)

@@ -1,5 +1,5 @@
 //! Workers that the kernel does not let us signal (another user's, where we have no CAP_KILL), and
-//! workers that not even SIGKILL ends: a stop ends all the same, and everything is said.
+//! workers that SIGKILL does not end: a stop ends all the same, and a note names each of them.
 
 use super::script::{Script, fleet, policy};
 use crate::supervisor::Policy;
@@ -131,7 +131,7 @@ fn a_reload_whose_old_workers_cannot_be_asked_is_live_and_says_so() {
         "TERM to 6; rolled back 3 0/2 (5 exited 3 after 0) keeping 2 but 1 unreached",
         "40000",
     );
-    // And a stop tries again, and ends.
+    // A stop tries the signals again, and ends.
     s.at(35_000).term().does(
         "close; TERM to 2; TERM to 3; TERM to 4; TERM to 6; TERM refused by 2, GivenUp",
         "36000",

@@ -1,4 +1,5 @@
-//! Reloads that are asked for while one is running: remembered once, superseding, abandoned.
+//! Reloads that are asked for while one is running: they are remembered once, supersede the
+//! running one, or are abandoned.
 
 use super::script::{Script, fleet, policy};
 use crate::supervisor::{Gate, Policy, Style};

@@ -1,4 +1,4 @@
-//! Places that are filled again: the back-off, einhorn's pace, and the bounds of descriptors.
+//! Workers that replace dead ones: the back-off, einhorn's pace, and the limit of descriptors.
 
 use super::script::{Script, at_ms, fleet, policy, rolling};
 use crate::supervisor::{End, Event, Gate, Pace, Policy};
@@ -11,7 +11,7 @@ fn respawning(workers: u32) -> Policy {
     }
 }
 
-/// einhorn's: at least `seconds` apart, one on its way at a time.
+/// einhorn's pace: starts are at least `seconds` apart, and one worker is unready at a time.
 fn paced(policy: Policy, seconds: u64) -> Policy {
     let interval = Duration::from_secs(seconds);
     let max_unready = 1;
@@ -27,8 +27,8 @@ fn paced(policy: Policy, seconds: u64) -> Policy {
     }
 }
 
-/// All workers die as soon as they are there, for a minute: how many were started, and the delays
-/// that were announced.
+/// For a minute, each worker dies as soon as it is started. Returns how many were started, and the
+/// delays that were announced.
 fn crash_loop(s: &mut Script) -> (usize, Vec<String>) {
     let end = at_ms(70_000);
     let mut did = Vec::new();

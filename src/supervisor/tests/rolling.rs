@@ -1,4 +1,5 @@
-//! Rolling reloads: one ready, one asked; half-way; and resizes in the middle of anything.
+//! Rolling reloads: an old worker is asked for each new one that is ready; half-way ends; and
+//! resizes in the middle of other things.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Event, Gate, Policy, Style};

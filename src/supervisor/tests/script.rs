@@ -6,7 +6,7 @@
 //! s.confirm().does("live 1 1/1", "-");
 //! ```
 //!
-//! Actions are words, `; ` between them. What is left is the next deadline in milliseconds (`-`:
+//! Actions are words with `; ` between them. Then follows the next deadline in milliseconds (`-`:
 //! none), with `confirm` before it where `Event::PromotionConfirmed` is awaited.
 
 use super::kernel::{Kernel, Refuses};
@@ -50,7 +50,7 @@ pub struct Script {
     kernel: Kernel,
 }
 
-/// What an event has led to; it has to be looked at.
+/// The actions that followed from an event; [`Step::does`] has to check them.
 #[must_use]
 pub struct Step<'a> {
     script: &'a mut Script,
@@ -59,7 +59,7 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// These actions, no others, in this order; and this is left.
+    /// Checks that the event led to these actions, in this order, and what the core waits for.
     #[track_caller]
     pub fn does(self, actions: &str, left: &str) {
         let at = show(self.script.now);
@@ -79,7 +79,7 @@ impl Script {
         }
     }
 
-    /// In a world whose kernel refuses signals.
+    /// A script whose kernel refuses signals.
     pub fn under(policy: Policy, refuses: Refuses) -> Script {
         let kernel = Kernel::new(refuses);
         Script {
@@ -88,13 +88,13 @@ impl Script {
         }
     }
 
-    /// From now on signals to these workers are refused with EPERM, to others not.
+    /// From now on the kernel refuses signals to these workers with EPERM, and to no others.
     pub fn refuses(&mut self, ids: &[u64]) -> &mut Script {
         self.kernel.refuses = Refuses::These(ids.to_vec());
         self
     }
 
-    /// Up and serving since 3000 ms, workers 1 … N of generation 1.
+    /// A service that is up since 3000 ms, with workers 1 … N of generation 1.
     #[track_caller]
     pub fn up(policy: Policy) -> Script {
         let (workers, gate) = (policy.workers, policy.gate);
@@ -131,7 +131,7 @@ impl Script {
         }
     }
 
-    /// The events of a stretch whose actions are somebody else's concern.
+    /// Handles an event whose actions another test checks, and returns them.
     pub fn feed(&mut self, event: Event) -> Vec<String> {
         self.core.handle(self.now, event);
         let mut did = Vec::new();
@@ -150,12 +150,12 @@ impl Script {
         did
     }
 
-    /// All that was ever done.
+    /// All actions since the beginning.
     pub fn seen(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.seen.iter().map(String::as_str)
     }
 
-    /// The whole line of a script in which this happens.
+    /// Handles an event and returns the line of a script that checks what it led to.
     pub fn tell(&mut self, at: Instant, event: &Event) -> String {
         self.now = at;
         let (line, did) = (line(at, event), self.feed(event.clone()));
@@ -244,7 +244,7 @@ impl Script {
     }
 }
 
-/// An event as the line of a script, without what it leads to.
+/// An event as the line of a script, without the actions that follow.
 fn line(at: Instant, event: &Event) -> String {
     let call = match event {
         Event::Start => "start()".into(),
@@ -270,7 +270,7 @@ fn line(at: Instant, event: &Event) -> String {
     format!("s.at({}).{call}", show(at))
 }
 
-/// Whom an action sends which signal.
+/// The worker that an action signals, and the signal.
 pub fn sends(action: &Action) -> Option<(ChildId, i32)> {
     match action {
         Action::Signal { id, signal } => Some((*id, *signal)),
@@ -279,7 +279,7 @@ pub fn sends(action: &Action) -> Option<(ChildId, i32)> {
     }
 }
 
-/// Milliseconds.
+/// A moment in milliseconds.
 pub fn show(at: Instant) -> String {
     format!("{}", at.0 as f64 / 1e6)
 }

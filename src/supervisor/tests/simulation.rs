@@ -21,10 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use witness::Witness;
 use world::World;
 
-/// What was told to the core, and when.
+/// The events that the core handled, and when.
 type History = Vec<(Instant, Event)>;
 
-/// How often what was seen.
+/// How often each outcome was seen.
 type Seen = BTreeMap<String, u64>;
 
 #[test]
@@ -44,7 +44,7 @@ fn a_million_random_events_break_no_promise() {
     covers_all_outcomes(&seen, told);
 }
 
-/// A world in which something never happens proves nothing about it.
+/// A simulation in which an outcome never happens proves nothing about it.
 fn covers_all_outcomes(seen: &Seen, told: u64) {
     for outcome in [
         "Live",
@@ -66,7 +66,7 @@ fn from_environment(name: &str, default: u64) -> u64 {
     value.map_or(default, |it| it.parse().expect("a number"))
 }
 
-/// What does not change in a life.
+/// The configuration and the kernel of one life.
 #[derive(Debug, Clone)]
 struct Setting {
     policy: Policy,
@@ -75,7 +75,8 @@ struct Setting {
     copied_at: u64,
 }
 
-/// One life, from the start to the exit: the number of its events, or what went wrong.
+/// Simulates one life from the start to the exit. Returns the number of its events, or what went
+/// wrong.
 fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (History, String)>) {
     let mut chance = Chance::new(seed);
     let setting = Setting {
@@ -98,7 +99,7 @@ fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (History, S
     (setting, Err((told, objection)))
 }
 
-/// What the witness objects to when `told` happens and everybody is reasonable after that.
+/// The witness's objection when the events of `told` happen and everybody behaves well after that.
 fn objection(setting: &Setting, told: &History) -> Option<String> {
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut witness = Witness::new(setting);
@@ -113,7 +114,7 @@ fn objection(setting: &Setting, told: &History) -> Option<String> {
     }
 }
 
-/// The smallest script that is left when events are dropped as long as somebody objects.
+/// Drops events as long as the witness still objects to the remaining ones.
 fn shrink(setting: &Setting, mut told: History) -> History {
     let mut chunk = told.len() / 2;
     while chunk > 0 {

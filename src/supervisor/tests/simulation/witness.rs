@@ -1,5 +1,5 @@
-//! Watches the core: keeps the books after each event, and objects to each single action that was
-//! not allowed. The promises about the whole are in `promises`.
+//! Watches the core: it keeps the books after each event, and objects to each action that was not
+//! allowed. What must hold for all workers together is in `promises`.
 
 use super::Setting;
 use super::books::{Books, Current, Seen, State};
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 pub struct Witness {
     pub core: Supervisor,
-    /// How often which outcome was seen.
+    /// How often each outcome was seen.
     pub seen: super::Seen,
     pub(super) books: Books,
-    /// What this event has led to.
+    /// The actions that followed from this event.
     pub(super) turn: Turn,
     events: u64,
     copied_at: u64,
@@ -29,7 +29,7 @@ pub struct Witness {
 #[derive(Default)]
 pub struct Turn {
     pub event: Option<Event>,
-    /// Those that we asked, as they were before.
+    /// The workers that were asked to stop, as they were before.
     pub asked: Vec<(ChildId, Seen)>,
     pub forwarded: Vec<ChildId>,
     pub verdicts: Vec<Verdict>,
@@ -37,12 +37,12 @@ pub struct Turn {
     pub current_before: Option<Current>,
 }
 
-/// How long whom nothing ends is waited for at a stop.
+/// How long a stop waits for a worker that nothing ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub type Result = std::result::Result<(), String>;
 
-/// Objects if it is not so.
+/// Objects if the condition does not hold.
 macro_rules! promise {
     ($holds:expr, $($word:tt)+) => {
         if !$holds {
@@ -83,7 +83,7 @@ impl Witness {
         seen.is_some_and(|it| it.killed_at.is_some())
     }
 
-    /// Whether no signal has come through to it since it was to be asked.
+    /// Whether the kernel has refused every signal to it since it was to be asked to stop.
     pub fn is_unreached(&self, id: ChildId) -> bool {
         let seen = self.books.workers.get(&id);
         seen.is_some_and(|it| it.refused.is_some())
@@ -163,13 +163,14 @@ impl Witness {
         promise!(generation == books.last_generation + 1, "numbers go on");
         promise!(first == (generation == 1), "only one is the first");
         promise!(first || books.owed.is_some(), "nobody asked for a reload");
-        let style = if first { None } else { books.owed.take() };
+        let owed = if first { None } else { books.owed.take() };
+        let style = owed.and_then(|owed| owed.style);
         let policy = self.core.policy();
         let default = match policy.max_extra() < policy.workers {
             true => Style::Rolling,
             false => Style::Fleet,
         };
-        let style = style.flatten().or(policy.style).unwrap_or(default);
+        let style = style.or(policy.style).unwrap_or(default);
         books.last_generation = generation;
         books.current = Some(Current {
             generation,
@@ -179,7 +180,7 @@ impl Witness {
         Ok(())
     }
 
-    /// How many workers that nobody has asked may be there.
+    /// How many workers that have not been asked to stop there may be.
     pub(super) fn bound(&self) -> u32 {
         let policy = self.core.policy();
         let is_fleet = self.books.current.as_ref().is_some_and(|it| !it.rolling);
@@ -251,7 +252,7 @@ impl Witness {
         self.see_kill_deadline(id)
     }
 
-    /// How long a worker that was asked may take.
+    /// Checks how long a worker that was asked to stop may take.
     fn see_kill_deadline(&mut self, id: ChildId) -> Result {
         let stop = self.core.policy().stop;
         let phase = self.core.workers().find(id).map(|worker| worker.phase);

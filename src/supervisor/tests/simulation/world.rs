@@ -1,12 +1,12 @@
-//! The world around the core: what workers and people do, in an order that chance makes, and
-//! the reasonable end that every story comes to.
+//! The world around the core: what workers and people do, in a random order, and an end in which
+//! everybody behaves well.
 
 use super::{History, Seen, Setting, chance::Chance, witness::Witness};
 use crate::supervisor::tests::kernel::Refuses;
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Pace, Phase, Policy, Style};
 use std::time::Duration;
 
-/// Turns after which everybody who behaves must have come to rest.
+/// After this many turns in which everybody behaves well, nothing may be under way.
 const PATIENCE: u32 = 2000;
 
 fn ms(ms: u64) -> Duration {
@@ -33,7 +33,7 @@ pub fn policy(chance: &mut Chance) -> Policy {
     }
 }
 
-/// Most kernels let us signal our workers.
+/// Which signals the kernel refuses: in most worlds none.
 pub fn refuses(chance: &mut Chance) -> Refuses {
     let rare = chance.one_of(&[0, 1, 2]);
     match (chance.permille(200), rare) {
@@ -44,7 +44,7 @@ pub fn refuses(chance: &mut Chance) -> Refuses {
     }
 }
 
-/// How often what happens, per thousand steps of a worker's life.
+/// How often each event happens, per thousand steps of a worker's life.
 struct Temper {
     crash: u64,
     exec_fails: u64,
@@ -93,7 +93,7 @@ impl<'a> World<'a> {
         come_to_an_end(&mut self.witness, self.told)
     }
 
-    /// What has happened in this world.
+    /// Adds the outcomes of this world to `seen`.
     pub fn add_to(&self, seen: &mut Seen) {
         for (what, times) in &self.witness.seen {
             *seen.entry(what.clone()).or_default() += times;
@@ -227,7 +227,7 @@ impl<'a> World<'a> {
         self.tell(event)
     }
 
-    /// What the loop would not say, or not now.
+    /// An event that the loop would not send, or not now.
     fn nonsense(&mut self) -> Result {
         let id = ChildId(self.chance.below(2000));
         let stranger = self.witness.core.workers().find(id).is_none();
@@ -255,7 +255,7 @@ fn killed(id: ChildId, signal: i32) -> Event {
     )
 }
 
-/// In a sleep that nothing interrupts, not even SIGKILL.
+/// Whether the worker is in a sleep that not even SIGKILL interrupts.
 fn is_unbreakable(id: ChildId) -> bool {
     id.0 % 23 == 0
 }
@@ -264,7 +264,7 @@ fn in_whole_ms(at: Instant) -> Instant {
     Instant(at.0.div_ceil(1_000_000) * 1_000_000)
 }
 
-/// From here on everybody behaves: what was under way ends, then a stop ends everything.
+/// From here on everybody behaves well: what was under way ends, then a stop ends everything.
 pub fn come_to_an_end(witness: &mut Witness, told: &mut History) -> Result {
     let mut now = witness.now();
     if !witness.has_exited() {
@@ -293,7 +293,7 @@ pub fn come_to_an_end(witness: &mut Witness, told: &mut History) -> Result {
     tell(witness, told, now, Event::Tick)?;
     let stop = witness.policy().stop;
     if stop.is_none() {
-        // Who has been asked may take for ever; what cannot be asked, or killed, may not.
+        // Without a limit, only workers that were asked and not killed may take for ever.
         for id in witness.core.workers().ids() {
             if !witness.is_unreached(id) && !witness.was_killed(id) {
                 tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
@@ -326,7 +326,7 @@ fn tell(witness: &mut Witness, told: &mut History, now: Instant, event: Event) -
     witness.tell(now, event)
 }
 
-/// One turn in which each worker does what it should; whether there was nothing to do.
+/// A turn in which each worker does what it should. Returns whether there was nothing to do.
 fn behave(
     witness: &mut Witness,
     told: &mut History,
