@@ -5,15 +5,18 @@
 
 use crate::text::errno_text;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
-use nix::unistd::{Whence, ftruncate, geteuid, lseek, read, unlink, write};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, stat};
+use nix::unistd::{UnlinkatFlags, Whence, ftruncate, geteuid, lseek, read, unlinkat, write};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Each round is lost only to another instance that came or went in the same instant.
 const ROUNDS: u32 = 100;
+/// As many as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// Why a file is not to be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +54,8 @@ impl From<Errno> for Refusal {
 #[derive(Debug)]
 pub struct OwnFile {
     path: PathBuf,
+    /// The directory that the path led to when it was opened.
+    folder: OwnedFd,
     fd: OwnedFd,
     is_new: bool,
 }
@@ -67,10 +72,13 @@ impl OwnFile {
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
+        let name = path.file_name().unwrap_or_default();
         for _ in 0..ROUNDS {
-            let (fd, is_new) = match open(path, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode) {
+            let folder = open_folder(path)?;
+            let exclusive = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+            let (fd, is_new) = match openat(&folder, name, exclusive, mode) {
                 Ok(fd) => (fd, true),
-                Err(Errno::EEXIST) => match open(path, flags, Mode::empty()) {
+                Err(Errno::EEXIST) => match openat(&folder, name, flags, Mode::empty()) {
                     Ok(fd) => (fd, false),
                     // It was removed between the two.
                     Err(Errno::ENOENT) => continue,
@@ -82,8 +90,12 @@ impl OwnFile {
                 },
                 Err(errno) => return Err(errno.into()),
             };
-            let path = path.to_owned();
-            let file = OwnFile { path, fd, is_new };
+            let file = OwnFile {
+                path: path.to_owned(),
+                folder,
+                fd,
+                is_new,
+            };
             let found = match fstat(&file.fd) {
                 Ok(found) => found,
                 Err(errno) => return Err(file.give_up(errno.into())),
@@ -98,8 +110,9 @@ impl OwnFile {
         Err(foreign("others keep replacing it"))
     }
 
-    /// The same, locked. The lock belongs to the open file and needs the right to write it, so
-    /// that nobody who may only read the file can hold it (F_OFD_SETLK, fcntl(2)).
+    /// The same, locked for writing (F_OFD_SETLK, fcntl(2)). Whoever may read the file can lock it
+    /// for reading, and wait for that moment while we run: such a lock is not another instance's,
+    /// and the file gives way to a new one.
     ///
     /// Errors: as `open`, and another process holds the lock.
     pub fn lock(path: &Path, mode: u32) -> Result<OwnFile, Refusal> {
@@ -108,7 +121,17 @@ impl OwnFile {
             match fcntl(&file.fd, FcntlArg::F_OFD_SETLK(&whole_file())) {
                 Ok(_) => {}
                 Err(Errno::EAGAIN | Errno::EACCES) => {
-                    return Err(Refusal::Locked(file.pid().ok().flatten()));
+                    let mut found = whole_file();
+                    fcntl(&file.fd, FcntlArg::F_OFD_GETLK(&mut found))?;
+                    match i32::from(found.l_type) {
+                        libc::F_WRLCK => {
+                            return Err(Refusal::Locked(file.pid().ok().flatten()));
+                        }
+                        libc::F_RDLCK => file.replace_read_locked()?,
+                        // It was given back in between.
+                        _ => {}
+                    }
+                    continue;
                 }
                 Err(errno) => return Err(file.give_up(errno.into())),
             }
@@ -122,8 +145,25 @@ impl OwnFile {
         Err(foreign("others keep replacing it"))
     }
 
+    /// Removes the file, so that a new one can be made and locked. Of two instances that start now
+    /// only one may do so at a time: the other could remove the new file. A lock that nobody else
+    /// can read decides.
+    fn replace_read_locked(&self) -> Result<(), Refusal> {
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or_default());
+        name.push(".lock.socketmaster");
+        let lock = OwnFile::lock(&self.path.with_file_name(name), 0o600)?;
+        let removed = self.remove();
+        let cleaned = lock.remove();
+        Ok(removed.and(cleaned)?)
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    fn name(&self) -> &OsStr {
+        self.path.file_name().unwrap_or_default()
     }
 
     /// What is in it is this text alone, from now on.
@@ -154,14 +194,14 @@ impl OwnFile {
     /// Errors: unlink(2)'s.
     pub fn remove(&self) -> Result<(), Errno> {
         match self.is_at_its_path()? {
-            true => unlink(&self.path),
+            true => unlinkat(&self.folder, self.name(), UnlinkatFlags::NoRemoveDir),
             false => Ok(()),
         }
     }
 
     fn is_at_its_path(&self) -> Result<bool, Errno> {
         let ours = fstat(&self.fd)?;
-        match lstat(&self.path) {
+        match fstatat(&self.folder, self.name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
@@ -172,9 +212,58 @@ impl OwnFile {
     fn give_up(&self, refusal: Refusal) -> Refusal {
         if self.is_new {
             // The refusal is what matters; the file is empty.
-            let _ = unlink(&self.path);
+            let _ = unlinkat(&self.folder, self.name(), UnlinkatFlags::NoRemoveDir);
         }
         refusal
+    }
+}
+
+/// Opens the directory of a path (O_PATH, open(2)). A symbolic link on the way that another user
+/// made may lead to a directory of that user, and nowhere else: we could be led to write where that
+/// user may not.
+///
+/// Errors: open(2)'s, and "/srv/run leads through a symbolic link of user 1000 to a directory of
+/// user 0".
+pub fn open_folder(path: &Path) -> Result<OwnedFd, Refusal> {
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let start = |path: &Path| if path.is_absolute() { "/" } else { "." };
+    let mut folder = open(start(parent), flags, Mode::empty())?;
+    let steps = |path: &Path| -> Vec<OsString> {
+        let names = path.components().rev();
+        let names = names.filter(|it| !matches!(it, Component::RootDir | Component::CurDir));
+        names.map(|it| it.as_os_str().to_owned()).collect()
+    };
+    let mut left = steps(parent);
+    let mut link_owners = Vec::new();
+    while let Some(step) = left.pop() {
+        let next = openat(&folder, step.as_os_str(), flags, Mode::empty())?;
+        let found = fstat(&next)?;
+        match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => folder = next,
+            SFlag::S_IFLNK => {
+                link_owners.push(found.st_uid);
+                if link_owners.len() > MAX_LINKS {
+                    return Err(Errno::ELOOP.into());
+                }
+                let target = PathBuf::from(readlinkat(&next, "")?);
+                if target.is_absolute() {
+                    folder = open("/", flags, Mode::empty())?;
+                }
+                left.extend(steps(&target));
+            }
+            _ => return Err(Errno::ENOTDIR.into()),
+        }
+    }
+    let owner = fstat(&folder)?.st_uid;
+    let trusted = [0, geteuid().as_raw(), owner];
+    match link_owners.iter().find(|uid| !trusted.contains(uid)) {
+        None => Ok(folder),
+        Some(uid) => Err(Refusal::Foreign(format!(
+            "{} leads through a symbolic link of user {uid} to a directory of user {owner}",
+            parent.display()
+        ))),
     }
 }
 

@@ -4,16 +4,15 @@
 #![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
 
 mod args;
+mod clock;
 mod config;
 mod control;
 mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
 mod files;
-mod guard;
 mod listen;
 mod log;
-mod notify;
 mod pidfile;
 mod poller;
 mod startup;

@@ -249,7 +249,7 @@ fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, Stri
         let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
         if let Err(errno) = fcntl(listener, flags) {
             let address = listener.address();
-            opened.abandon();
+            listen::abandon(opened.listeners);
             return Err(format!(
                 "cannot set O_NONBLOCK on {address}: {}",
                 errno.desc()

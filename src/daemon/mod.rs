@@ -5,19 +5,20 @@
 
 mod processes;
 mod signals;
-mod sockets;
 
+use crate::clock;
 use crate::config::{Config, SignalAction};
 use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
 use crate::control::{MAX_CLIENTS, Order, Server, View};
-use crate::listen::{Listener, Opened};
+use crate::listen::{Listeners, Opened};
 use crate::log::Log;
 use crate::pidfile::PidFile;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{self, Action, ChildId, End, Event, Instant, Outcome, Supervisor, Worker};
-use crate::sys::clock;
-use crate::sys::process::{self, probe_pidfd};
+use crate::supervisor::{
+    self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,
+};
+use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
@@ -67,9 +68,7 @@ pub struct Daemon {
     log: Log,
     logger: slog::Logger,
     processes: Processes,
-    listeners: Vec<Listener>,
-    sockets: Vec<sockets::Texts>,
-    guard: sockets::GuardState,
+    listeners: Listeners,
     systemd: Option<Systemd>,
     control: Server,
     pidfile: Option<PidFile>,
@@ -104,6 +103,7 @@ impl Daemon {
             pidfile,
         } = setup;
         let (config, logger) = (Rc::new(config), log.logger());
+        let mut listeners = Listeners::new(opened.listeners, logger.clone());
         let register = || {
             let refused = |error: io::Error| {
                 let reason = error_text(&error);
@@ -116,24 +116,22 @@ impl Daemon {
             })?;
             let mut poller = Poller::new().map_err(refused)?;
             signals.register(&mut poller).map_err(refused)?;
-            let listeners = &opened.listeners;
-            let guard = sockets::GuardState::new(&mut poller, listeners).map_err(refused)?;
+            listeners.register(&mut poller).map_err(refused)?;
             if let Some(systemd) = &systemd {
                 let added = poller.add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE);
                 added.map_err(refused)?;
             }
             control.register(&mut poller).map_err(refused)?;
             let processes = Processes::new(config.clone(), user, nofile, logger.clone())?;
-            Ok((poller, guard, processes))
+            Ok((poller, processes))
         };
-        let (poller, guard, processes) = match register() {
+        let (poller, processes) = match register() {
             Ok(registered) => registered,
             Err(reason) => {
-                opened.abandon();
+                listeners.abandon();
                 return Err(Box::new((reason, log)));
             }
         };
-        let listeners = opened.listeners;
         let capacity = capacity(nofile.1, listeners.len(), &config);
         let mut daemon = Daemon {
             core: Supervisor::new(config.policy(capacity)),
@@ -143,9 +141,7 @@ impl Daemon {
             log,
             logger,
             processes,
-            sockets: listeners.iter().map(sockets::Texts::new).collect(),
             listeners,
-            guard,
             systemd,
             control,
             pidfile,
@@ -162,7 +158,7 @@ impl Daemon {
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !probe_pidfd() {
+        if process::pidfd_open(std::process::id() as i32).is_err() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
@@ -196,10 +192,12 @@ impl Daemon {
         self.tell_at(now, Event::Tick);
         self.confirm_promotion();
         self.dispatch_the_rest();
-        self.retry_to_mend(now);
+        let (listeners, poller, suspects) = self.listeners();
+        let rebound = listeners.on_deadline(now, poller, suspects);
+        self.on_rebound(rebound);
         self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
-        self.processes.resume_outputs(&self.log);
+        self.processes.resume_outputs(&mut self.poller, &self.log);
         self.poller.watch_log(self.log.wait_fd());
         self.tell_systemd();
     }
@@ -212,7 +210,7 @@ impl Daemon {
             self.processes.deadline(),
             self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
-            self.guard.retry_at(),
+            self.listeners.deadline(),
             self.reminder,
             self.signals.deadline(),
         ];
@@ -274,10 +272,19 @@ impl Daemon {
             }
         }
         let is_death = |source: &Source| matches!(source, Source::Death(_));
-        let has_died = !self.poller.take_ready(is_death).is_empty();
+        let died = self.poller.take_ready(is_death);
         let has_signal = !self.signals.take(|signal| signal == SIGCHLD).is_empty();
         let again = self.has_more_dead || self.processes.is_waitid_failing();
-        let ended = (has_died || has_signal || again) && self.reap();
+        let mut ended = (!died.is_empty() || has_signal || again) && self.reap();
+        for source in died {
+            let Source::Death(id) = source else { continue };
+            let workers = self.core.policy().workers as usize;
+            let (poller, log) = (&mut self.poller, &mut self.log);
+            if let Some(death) = (self.processes).collect_unexplained(id, workers, poller, log) {
+                self.on_death(death);
+                ended = true;
+            }
+        }
         for signal in self.signals.take(|_| true) {
             self.on_signal(signal);
         }
@@ -291,6 +298,9 @@ impl Daemon {
         while self.core.awaits_confirmation() {
             self.wait(None, true);
             let ended = self.dispatch();
+            if self.processes.has_unexplained() {
+                return;
+            }
             if !(self.reap() || ended) {
                 self.tell(Event::PromotionConfirmed);
             }
@@ -305,7 +315,11 @@ impl Daemon {
         {
             match source {
                 Source::Terminal => self.look_at_terminal(),
-                Source::Listener(_) | Source::Paths => self.on_listener_event(),
+                Source::Listener(_) | Source::Paths => {
+                    let (listeners, poller, suspects) = self.listeners();
+                    let rebound = listeners.on_event(poller, suspects);
+                    self.on_rebound(rebound);
+                }
                 // They are flushed at the end of each turn, and read at its beginning.
                 Source::Log | Source::Systemd | Source::Signals | Source::Timer => {}
                 // These were found ready since: the next turn begins with them.
@@ -418,20 +432,21 @@ impl Daemon {
             errno: error.raw_os_error().unwrap_or(0),
         };
         let started = control.map_err(failed).and_then(|control| {
+            let (sockets, listeners) = self.listeners.for_worker();
             let start = Start {
                 id,
                 generation,
                 index,
-                sockets: self.sockets.iter().map(|it| it.as_socket()).collect(),
-                listeners: self.listeners.iter().map(AsFd::as_fd).collect(),
+                sockets,
+                listeners,
                 control,
             };
             self.processes.start(&start, &mut self.poller)
         });
         match started {
             Ok(pid) => {
-                if let Some(generation) = self.core.rolling_out() {
-                    self.control.on_started(generation, pid, index);
+                if self.core.rolling_out().is_some() {
+                    self.control.on_started(pid, index);
                 }
             }
             Err(end) => {
@@ -487,7 +502,9 @@ impl Daemon {
     }
 
     fn on_death(&mut self, Death { id, pid, end }: Death) {
-        self.on_listeners_in_doubt();
+        let (listeners, poller, suspects) = self.listeners();
+        let rebound = listeners.check(poller, suspects);
+        self.on_rebound(rebound);
         self.control.on_worker_gone(id, pid, &self.core);
         self.tell(Event::Gone(id, end));
     }
@@ -501,12 +518,52 @@ impl Daemon {
         }
     }
 
+    // ---- the listeners ----
+
+    /// The listeners, and a text that names the workers that are starting or stopping.
+    fn listeners(&mut self) -> (&mut Listeners, &mut Poller, impl Fn() -> String) {
+        let (core, processes) = (&self.core, &self.processes);
+        let suspects = || {
+            let mut pids = Vec::new();
+            for (id, worker) in core.workers().iter() {
+                let verb = match worker.phase {
+                    Phase::Ready { .. } => continue,
+                    Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
+                    _ => "starting",
+                };
+                if pids.len() < 8 {
+                    pids.extend(processes.pid(id).map(|pid| format!("{pid} ({verb})")));
+                }
+            }
+            match pids.is_empty() {
+                true => " while no worker was starting or stopping".to_owned(),
+                false => format!(" while these workers came or went: {}", pids.join(", ")),
+            }
+        };
+        (&mut self.listeners, &mut self.poller, suspects)
+    }
+
+    /// New sockets stand at the addresses of these listeners.
+    fn on_rebound(&mut self, indexes: Vec<usize>) {
+        for index in indexes {
+            let listener = &self.listeners[index];
+            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name.as_deref())
+            {
+                if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
+                    warn!(self.logger, "cannot use systemd's fd store: {reason}");
+                }
+            }
+            self.tell(Event::Rebound);
+        }
+    }
+
     // ---- the control socket ----
 
     /// The control socket, and what it may know of the rest.
     fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
         let (processes, by_pid) = self.processes.alive();
         let view = View {
+            now: clock::now(),
             config: &self.config,
             core: &self.core,
             processes,
@@ -598,7 +655,12 @@ impl Daemon {
                     self.on_sent(id, libc::SIGKILL, result);
                 }
                 Action::GiveUp { id, why } => self.processes.give_up(id, why, &mut self.poller),
-                Action::CloseListeners => self.close_listeners(),
+                Action::CloseListeners => {
+                    self.listeners.close(&mut self.poller);
+                    if let Some(systemd) = &mut self.systemd {
+                        systemd.forget_sockets();
+                    }
+                }
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
                 Action::Exit(status) => self.exit = Some(self.exit_status(status)),
@@ -742,12 +804,12 @@ impl Daemon {
             return;
         };
         let (mut sockets, mut found) = (Vec::new(), Vec::new());
-        for listener in &self.listeners {
-            let Some(name) = listener.store_name() else {
+        for listener in self.listeners.iter() {
+            let Some(name) = listener.store_name.as_deref() else {
                 continue;
             };
             sockets.push((name, listener.as_fd()));
-            if listener.is_stored() {
+            if listener.is_stored {
                 found.push(name);
             }
         }

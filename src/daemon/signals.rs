@@ -4,6 +4,7 @@
 
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::Instant;
+use crate::sys::interrupt;
 use crate::sys::process::unblock_signals;
 use crate::sys::signals::{self, Hangups};
 use nix::errno::Errno;
@@ -49,6 +50,7 @@ impl Signals {
     pub fn install(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
         signals::ignore_signals_of_writing()?;
         signals::watch_hangups()?;
+        interrupt::handle_alarms()?;
         Ok(Signals {
             pipe: SignalPipe::new(signals.chain([SIGCHLD]))?,
             waiting: BTreeSet::new(),

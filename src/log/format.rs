@@ -86,7 +86,13 @@ impl Formatter {
         let t = local_time(second as i64);
         self.plain = format!(
             "socketmaster[{}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
-            self.syslog.pid, t.year, t.month, t.day, t.hour, t.minute, t.second
+            self.syslog.pid,
+            t.tm_year + 1900,
+            t.tm_mon + 1,
+            t.tm_mday,
+            t.tm_hour,
+            t.tm_min,
+            t.tm_sec
         );
     }
 

@@ -18,9 +18,9 @@ mod syslog;
 pub use limit::RateLimit;
 pub use queue::Unwritten;
 
+use crate::clock;
 use crate::config::LogTarget;
 use crate::supervisor::Instant;
-use crate::sys::clock;
 use crate::sys::io::trim_heap;
 use format::Format;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

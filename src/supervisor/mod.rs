@@ -266,10 +266,11 @@ impl Supervisor {
         self.live
     }
 
-    /// The generation that a reload asked for now would begin at once; `None`: it would be
-    /// remembered, or refused.
+    /// The generation that a reload would begin now; `None`: it would be remembered, or refused.
     pub fn reload_would_begin(&self) -> Option<u64> {
-        let begins = self.mode == Mode::Serving && self.rollout.is_none() && self.has_begun();
+        let supersedes = !self.awaits_confirmation() && self.may_block_for_ever();
+        let is_free = self.rollout.is_none() || supersedes;
+        let begins = self.mode == Mode::Serving && self.has_begun() && is_free;
         begins.then_some(self.last_generation + 1)
     }
 
@@ -384,7 +385,7 @@ impl Supervisor {
             return;
         };
         let may_be_by_quit = match end {
-            End::Exec { .. } => false,
+            End::Exec { .. } | End::Untold => false,
             End::Exited(status) => status == 0,
             End::Signaled { signal, .. } => signal == SIGQUIT,
         };

@@ -81,18 +81,15 @@ impl Supervisor {
 
     /// Begins the remembered reload, if nothing is in its way.
     pub(super) fn start_pending_reload(&mut self, now: Instant) {
-        let Some(PendingReload { style }) = self.pending_reload.filter(|_| self.has_begun()) else {
+        let (Some(PendingReload { style }), Some(generation)) =
+            (self.pending_reload, self.reload_would_begin())
+        else {
             return;
         };
         let asked = self.policy.style(style);
-        if self.rollout.is_some() {
-            if self.awaits_confirmation() || !self.may_block_for_ever() {
-                return;
-            }
-            // A reload that cannot begin must not end a rollout that may still succeed.
-            if self.lack_of_room(asked, self.last_generation + 1).is_none() {
-                self.supersede(now);
-            }
+        // A reload that cannot begin must not end a rollout that may still succeed.
+        if self.rollout.is_some() && self.lack_of_room(asked, generation).is_none() {
+            self.supersede(now);
         }
         self.pending_reload = None;
         if self.needs_refill && self.rollout.is_none() && asked == Style::Fleet {
@@ -103,7 +100,7 @@ impl Supervisor {
 
     /// Whether the rollout may never come to an end: a worker may take as long as it likes, or
     /// each that is on its way follows one that died, and others have died again.
-    fn may_block_for_ever(&self) -> bool {
+    pub(super) fn may_block_for_ever(&self) -> bool {
         let Some(rollout) = &self.rollout else {
             return false;
         };

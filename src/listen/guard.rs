@@ -3,10 +3,10 @@
 //! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
 //! socket that answers, and closes nothing that the loop still has registered.
 
-use crate::listen::file::{self, Place, SocketFile};
 use crate::listen::open::{bind_abstract, bind_path};
+use crate::listen::unix_path::{self, Place, SocketFile};
 use crate::listen::{Bound, Error, Listener, cannot};
-use crate::sys::socket::{hung_up, listen};
+use crate::sys::socket::{disconnect, hung_up, listen};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What is wrong with a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Harm {
+pub enum Fault {
     None,
     /// shutdown(2) on the shared socket: clients are refused.
     ShutDown,
@@ -27,7 +27,7 @@ pub enum Harm {
 
 /// What was done about it.
 #[derive(Debug)]
-pub enum Healing {
+pub enum Repair {
     /// There was nothing to do, or nothing new to say of what cannot be done.
     Nothing,
     /// The path was linked back: the same socket for clients and running workers.
@@ -43,13 +43,13 @@ pub enum Healing {
 
 /// Looks at a listener; changes nothing, waits for nothing. For the end of every worker, and for
 /// every event on the listener (it is registered WRITABLE) or on the `Guard`.
-pub fn check(listener: &Listener) -> Harm {
+pub fn check(listener: &Listener) -> Fault {
     if listener.kind.listens() && is_shut_down(listener) {
-        return Harm::ShutDown;
+        return Fault::ShutDown;
     }
     match listener.file.as_ref().map(|file| file.place()) {
-        None | Some(Ok(Place::Ours)) => Harm::None,
-        Some(_) => Harm::PathLost,
+        None | Some(Ok(Place::Ours)) => Fault::None,
+        Some(_) => Fault::PathLost,
     }
 }
 
@@ -63,27 +63,27 @@ fn is_shut_down(listener: &Listener) -> bool {
 }
 
 /// Restores what `check` finds wrong.
-pub fn heal(listener: &mut Listener) -> Healing {
+pub fn repair(listener: &mut Listener) -> Repair {
     let healed = match (check(listener), &listener.bound) {
-        (Harm::None, _) => {
+        (Fault::None, _) => {
             listener.trouble = None;
             listener.file.iter_mut().for_each(SocketFile::keep_link);
-            return Healing::Nothing;
+            return Repair::Nothing;
         }
-        (Harm::ShutDown, Bound::Inet(address)) => revive(listener, *address),
-        (Harm::ShutDown, _) => rebind(listener),
-        (Harm::PathLost, _) => relink(listener),
+        (Fault::ShutDown, Bound::Inet(address)) => revive(listener, *address),
+        (Fault::ShutDown, _) => rebind(listener),
+        (Fault::PathLost, _) => relink(listener),
     };
     match healed {
         Ok(healing) => {
             listener.trouble = None;
             healing
         }
-        Err(error) if listener.trouble.as_ref() == Some(&error) => Healing::Nothing,
+        Err(error) if listener.trouble.as_ref() == Some(&error) => Repair::Nothing,
         Err(error) => {
             listener.trouble = Some(error.clone());
             let hopeless = is_hopeless(listener);
-            Healing::Failed { error, hopeless }
+            Repair::Failed { error, hopeless }
         }
     }
 }
@@ -91,29 +91,32 @@ pub fn heal(listener: &mut Listener) -> Healing {
 /// Whether only a new socket could help, and that is not ours to make.
 pub fn is_hopeless(listener: &Listener) -> bool {
     let is_inet = matches!(listener.bound, Bound::Inet(_));
-    listener.is_inherited() && !is_inet && check(listener) == Harm::ShutDown
+    listener.is_inherited() && !is_inet && check(listener) == Fault::ShutDown
 }
 
-/// EINVAL: the socket still has its port, as it has after a shutdown when we had asked for one.
-fn revive(listener: &Listener, address: SocketAddr) -> Result<Healing, Error> {
+fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, Error> {
     let failed = |errno: Errno| cannot("revive", &listener.uri, errno.desc());
+    // A second shutdown(2), or a connect(2), has left the socket in a state that every connection
+    // accepted from it would inherit.
+    disconnect(listener.as_fd()).map_err(failed)?;
+    // EINVAL: the socket still has its port, as it has when we had asked for one.
     match bind(listener.fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(errno) => return Err(failed(errno)),
     }
     listen(listener.as_fd(), listener.backlog()).map_err(failed)?;
-    Ok(Healing::Revived)
+    Ok(Repair::Revived)
 }
 
 /// From the hidden link; when that is gone as well, so is the inode, and a new one must do.
-fn relink(listener: &mut Listener) -> Result<Healing, Error> {
+fn relink(listener: &mut Listener) -> Result<Repair, Error> {
     let Some(file) = &mut listener.file else {
-        return Ok(Healing::Nothing);
+        return Ok(Repair::Nothing);
     };
     match file.restore(listener.kind) {
         Ok(()) => {
             file.keep_link();
-            Ok(Healing::Relinked)
+            Ok(Repair::Relinked)
         }
         Err(Errno::ENOENT) => rebind(listener),
         Err(errno) => Err(cannot("link back", &listener.uri, errno.desc())),
@@ -121,7 +124,7 @@ fn relink(listener: &mut Listener) -> Result<Healing, Error> {
 }
 
 /// A unix socket that was shut down stays so, whatever listen(2) says: a new one takes its place.
-fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
+fn rebind(listener: &mut Listener) -> Result<Repair, Error> {
     if listener.is_inherited() {
         return Err(cannot(
             "restore",
@@ -131,7 +134,7 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
     }
     let fd = match &listener.bound {
         Bound::Path(path) => {
-            let bound = bind_path(&listener.uri, path, listener.kind, file::ONCE)?;
+            let bound = bind_path(&listener.uri, path, listener.kind, unix_path::ONCE)?;
             let file = SocketFile::bound(path, bound.id, listener.kind);
             listener.file = Some(file);
             bound.fd
@@ -140,7 +143,7 @@ fn rebind(listener: &mut Listener) -> Result<Healing, Error> {
         _ => bind_abstract(&listener.uri, listener.kind)?,
     };
     listener.is_stored = false;
-    Ok(Healing::Rebound(std::mem::replace(&mut listener.fd, fd)))
+    Ok(Repair::Rebound(std::mem::replace(&mut listener.fd, fd)))
 }
 
 /// Tells when the name of a unix socket was removed, renamed or replaced. It watches the file, not
@@ -195,7 +198,7 @@ impl Guard {
         indexes.into_iter().for_each(|index| self.unwatch(index));
     }
 
-    /// Takes the events away until there is none, and forgets them: `heal` every listener now.
+    /// Takes the events away until there is none, and forgets them: `repair` every listener now.
     /// Says whether there was any.
     pub fn drain(&self) -> bool {
         let mut events = [0; 4096];

@@ -13,9 +13,9 @@ fn shut_down(listener: &Listener, how: Shutdown) {
     shutdown(listener.fd.as_raw_fd(), how).unwrap();
 }
 
-fn failure(healing: Healing) -> String {
-    match healing {
-        Healing::Failed { error, .. } => error.to_string(),
+fn failure(repair: Repair) -> String {
+    match repair {
+        Repair::Failed { error, .. } => error.to_string(),
         other => panic!("{other:?} instead of a failure"),
     }
 }
@@ -31,11 +31,11 @@ fn a_tcp_socket_that_was_shut_down_accepts_again() {
         let port = port(&listener);
         shut_down(&listener, how);
         TcpStream::connect(("127.0.0.1", port)).expect_err("it was shut down");
-        assert_eq!(check(&listener), Harm::ShutDown);
-        assert!(matches!(heal(&mut listener), Healing::Revived));
+        assert_eq!(check(&listener), Fault::ShutDown);
+        assert!(matches!(repair(&mut listener), Repair::Revived));
         TcpStream::connect(("127.0.0.1", port)).unwrap();
         accepts(&listener);
-        assert!(matches!(heal(&mut listener), Healing::Nothing));
+        assert!(matches!(repair(&mut listener), Repair::Nothing));
     }
 }
 
@@ -43,9 +43,45 @@ fn a_tcp_socket_that_was_shut_down_accepts_again() {
 fn a_tcp_socket_with_a_port_of_its_own_choice_is_revived_too() {
     let mut listener = open(&free_address());
     shut_down(&listener, Shutdown::Both);
-    assert!(matches!(heal(&mut listener), Healing::Revived));
+    assert!(matches!(repair(&mut listener), Repair::Revived));
     TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
     accepts(&listener);
+}
+
+/// The server's first bytes reach a client: no connection is at its end from the beginning.
+fn serves(listener: &Listener) {
+    let port = port(listener);
+    let client = std::thread::spawn(move || {
+        let mut byte = [0];
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::io::Read::read(&mut stream, &mut byte).map(|length| (length, byte[0]))
+    });
+    let server = std::net::TcpListener::from(listener.fd.try_clone().unwrap());
+    let (mut stream, _) = server.accept().unwrap();
+    let _ = std::io::Write::write(&mut stream, b"x");
+    assert_eq!(client.join().unwrap().unwrap(), (1, b'x'));
+}
+
+#[test]
+fn a_tcp_socket_that_was_shut_down_twice_has_no_connections_that_are_at_their_end() {
+    let mut listener = open("tcp://127.0.0.1:0");
+    shut_down(&listener, Shutdown::Both);
+    // ENOTCONN, and it has left its mark.
+    let _ = shutdown(listener.fd.as_raw_fd(), Shutdown::Both);
+    assert!(matches!(repair(&mut listener), Repair::Revived));
+    serves(&listener);
+}
+
+#[test]
+fn a_tcp_socket_that_was_connected_elsewhere_listens_again() {
+    let other = open("tcp://127.0.0.1:0");
+    let mut listener = open(&free_address());
+    shut_down(&listener, Shutdown::Both);
+    let elsewhere = std::net::SocketAddr::from(([127, 0, 0, 1], port(&other)));
+    let elsewhere = SockaddrStorage::from(elsewhere);
+    nix::sys::socket::connect(listener.fd.as_raw_fd(), &elsewhere).unwrap();
+    assert!(matches!(repair(&mut listener), Repair::Revived));
+    serves(&listener);
 }
 
 #[test]
@@ -54,7 +90,7 @@ fn running_workers_have_the_revived_socket() {
     let workers = std::net::TcpListener::from(listener.fd.try_clone().unwrap());
     workers.set_nonblocking(true).unwrap();
     shut_down(&listener, Shutdown::Both);
-    heal(&mut listener);
+    repair(&mut listener);
     let _client = TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
     workers.accept().unwrap();
 }
@@ -63,7 +99,7 @@ fn running_workers_have_the_revived_socket() {
 fn a_half_closed_tcp_listener_still_serves_and_is_left_alone() {
     let listener = open("tcp://127.0.0.1:0");
     shut_down(&listener, Shutdown::Write);
-    assert_eq!(check(&listener), Harm::None);
+    assert_eq!(check(&listener), Fault::None);
     TcpStream::connect(("127.0.0.1", port(&listener))).unwrap();
 }
 
@@ -74,12 +110,12 @@ fn a_removed_path_is_linked_back_and_the_queue_is_kept() {
     let mut listener = open_unix(&path);
     let _early = UnixStream::connect(&path).unwrap();
     fs::remove_file(&path).unwrap();
-    assert_eq!(check(&listener), Harm::PathLost);
-    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    assert_eq!(check(&listener), Fault::PathLost);
+    assert!(matches!(repair(&mut listener), Repair::Relinked));
     let _late = UnixStream::connect(&path).unwrap();
     accepts(&listener);
     accepts(&listener);
-    assert!(matches!(heal(&mut listener), Healing::Nothing));
+    assert!(matches!(repair(&mut listener), Repair::Nothing));
     listener.remove();
     assert_eq!(folder.names(), [""; 0]);
 }
@@ -90,7 +126,7 @@ fn the_path_of_a_datagram_socket_is_linked_back_too() {
     let path = folder.join("d");
     let mut listener = open(&format!("unixgram://{}", path.display()));
     fs::remove_file(&path).unwrap();
-    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    assert!(matches!(repair(&mut listener), Repair::Relinked));
     UnixDatagram::unbound()
         .unwrap()
         .send_to(b"x", &path)
@@ -104,7 +140,7 @@ fn a_renamed_path_and_a_stale_socket_in_its_place_are_healed() {
     let mut listener = open_unix(&path);
     fs::rename(&path, folder.join("elsewhere")).unwrap();
     leave_stale(&path);
-    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    assert!(matches!(repair(&mut listener), Repair::Relinked));
     UnixStream::connect(&path).unwrap();
     accepts(&listener);
 }
@@ -120,14 +156,14 @@ fn a_path_with_a_socket_that_answers_is_not_taken_and_said_once() {
         "cannot link back unix://{}: Address already in use",
         path.display()
     );
-    assert_eq!(failure(heal(&mut listener)), wanted);
+    assert_eq!(failure(repair(&mut listener)), wanted);
     assert!(
-        matches!(heal(&mut listener), Healing::Nothing),
+        matches!(repair(&mut listener), Repair::Nothing),
         "it is said already"
     );
     close(theirs);
     assert!(
-        matches!(heal(&mut listener), Healing::Relinked),
+        matches!(repair(&mut listener), Repair::Relinked),
         "the other one is gone"
     );
 }
@@ -141,14 +177,14 @@ fn a_unix_socket_that_was_shut_down_is_bound_anew() {
         let before = listener.fd.as_raw_fd();
         shut_down(&listener, how);
         UnixStream::connect(&path).expect_err("it was shut down");
-        assert_eq!(check(&listener), Harm::ShutDown);
-        let Healing::Rebound(old) = heal(&mut listener) else {
+        assert_eq!(check(&listener), Fault::ShutDown);
+        let Repair::Rebound(old) = repair(&mut listener) else {
             panic!("not bound anew")
         };
         assert_eq!(old.as_raw_fd(), before);
         UnixStream::connect(&path).unwrap();
         accepts(&listener);
-        assert!(matches!(heal(&mut listener), Healing::Nothing));
+        assert!(matches!(repair(&mut listener), Repair::Nothing));
         listener.remove();
         assert_eq!(folder.names(), [""; 0]);
     }
@@ -163,7 +199,7 @@ fn a_path_is_bound_anew_when_both_names_are_gone() {
         .names()
         .iter()
         .for_each(|name| fs::remove_file(folder.join(name)).unwrap());
-    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    assert!(matches!(repair(&mut listener), Repair::Rebound(_)));
     UnixStream::connect(&path).unwrap();
     accepts(&listener);
 }
@@ -175,17 +211,17 @@ fn a_directory_that_vanished_is_said_and_healed_when_it_is_back() {
     fs::create_dir(&inner).unwrap();
     let mut listener = open_unix(&inner.join("s"));
     fs::remove_dir_all(&inner).unwrap();
-    let error = failure(heal(&mut listener));
+    let error = failure(repair(&mut listener));
     assert!(
         error.ends_with("run/s: No such file or directory"),
         "{error}"
     );
     assert!(
-        matches!(heal(&mut listener), Healing::Nothing),
+        matches!(repair(&mut listener), Repair::Nothing),
         "it is said already"
     );
     fs::create_dir(&inner).unwrap();
-    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    assert!(matches!(repair(&mut listener), Repair::Rebound(_)));
     UnixStream::connect(inner.join("s")).unwrap();
 }
 
@@ -194,7 +230,7 @@ fn an_abstract_name_is_bound_anew_when_the_last_worker_has_let_go() {
     let name = format!("unix://@socketmaster-test-{}-guard", std::process::id());
     let mut listener = open(&name);
     shut_down(&listener, Shutdown::Both);
-    let error = failure(heal(&mut listener));
+    let error = failure(repair(&mut listener));
     assert_eq!(error, format!("cannot bind {name}: Address already in use"));
 }
 
@@ -206,9 +242,9 @@ fn an_inherited_unix_socket_that_was_shut_down_is_not_ours_to_replace() {
     let mut opened = open_all(&[uri(&format!("fd://{number}"))], &Inherited::default()).unwrap();
     let listener = &mut opened.listeners[0];
     fs::remove_file(&path).unwrap();
-    assert!(matches!(heal(listener), Healing::Relinked));
+    assert!(matches!(repair(listener), Repair::Relinked));
     shut_down(listener, Shutdown::Both);
-    let error = failure(heal(listener));
+    let error = failure(repair(listener));
     assert!(
         error.ends_with("it belongs to whoever passed it to us"),
         "{error}"
@@ -236,10 +272,10 @@ fn the_guard_hears_of_a_removed_renamed_or_replaced_path_and_of_nothing_else() {
     for harm in harms {
         harm();
         assert!(guard.drain());
-        assert!(matches!(heal(&mut listener), Healing::Relinked));
+        assert!(matches!(repair(&mut listener), Repair::Relinked));
         guard.drain();
         assert!(
-            matches!(heal(&mut listener), Healing::Nothing),
+            matches!(repair(&mut listener), Repair::Nothing),
             "our own repair is no news"
         );
     }
@@ -253,12 +289,12 @@ fn the_guard_watches_what_was_bound_anew() {
     let mut guard = Guard::new().unwrap();
     guard.watch(0, &listener).unwrap();
     shut_down(&listener, Shutdown::Both);
-    assert!(matches!(heal(&mut listener), Healing::Rebound(_)));
+    assert!(matches!(repair(&mut listener), Repair::Rebound(_)));
     guard.watch(0, &listener).unwrap();
     guard.drain();
     fs::remove_file(&path).unwrap();
     assert!(guard.drain());
-    assert!(matches!(heal(&mut listener), Healing::Relinked));
+    assert!(matches!(repair(&mut listener), Repair::Relinked));
 }
 
 #[test]

@@ -1,0 +1,243 @@
+//! All listening sockets while we serve: they are registered with the poller, looked at when
+//! something may have happened to them, repaired by the guard, and closed at the end.
+
+use super::guard::{self, Guard, Repair};
+use super::{Listener, open};
+use crate::clock;
+use crate::log::RateLimit;
+use crate::poller::{Interest, Poller, Source};
+use crate::supervisor::Instant;
+use crate::sys::interrupt::Interruptible;
+use crate::text::error_text;
+use crate::worker::env::Socket;
+use slog::{error, info, warn};
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// How long after a failed attempt to repair a listener the next one follows.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often in a second an event makes us look at the listeners.
+const LOOKS: u32 = 50;
+
+/// The owner of all listeners.
+pub struct Listeners {
+    listeners: Vec<Listener>,
+    guard: Option<Guard>,
+    /// When to look again at a listener that could not be repaired, or at all of them.
+    retry_at: Option<Instant>,
+    /// How many events made us look in the second that ends at `looks_until`.
+    looks: u32,
+    looks_until: Instant,
+    /// What was wrong with a listener is one line a second.
+    lines: RateLimit,
+    logger: slog::Logger,
+}
+
+impl Deref for Listeners {
+    type Target = [Listener];
+
+    fn deref(&self) -> &[Listener] {
+        &self.listeners
+    }
+}
+
+impl Listeners {
+    pub fn new(listeners: Vec<Listener>, logger: slog::Logger) -> Listeners {
+        Listeners {
+            listeners,
+            // Without inotify the look at each worker's end remains.
+            guard: Guard::new().ok(),
+            // Somebody may have taken a path between our bind and our watch.
+            retry_at: Some(clock::now()),
+            looks: 0,
+            looks_until: Instant(0),
+            lines: RateLimit::default(),
+            logger,
+        }
+    }
+
+    /// Registers the listeners and the watch on their paths. Errors: epoll_ctl(2) is refused.
+    pub fn register(&mut self, poller: &mut Poller) -> io::Result<()> {
+        if let Some(guard) = &self.guard {
+            poller.add(guard, Source::Paths, Interest::READABLE)?;
+        }
+        self.watch_paths();
+        self.register_sockets(poller)
+    }
+
+    /// A path that we may not watch, or that is lost at this moment, is looked at later.
+    fn watch_paths(&mut self) {
+        if let Some(guard) = &mut self.guard {
+            for (index, listener) in self.listeners.iter().enumerate() {
+                let _ = guard.watch(index, listener);
+            }
+        }
+    }
+
+    fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            let source = Source::Listener(index);
+            if listener.kind.listens() && !poller.has(source) {
+                // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
+                poller.add(listener, source, Interest::WRITABLE)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For a start that fails after all.
+    pub fn abandon(self) {
+        open::abandon(self.listeners);
+    }
+
+    /// The sockets as a worker finds them: what its environment says of them, and the descriptors.
+    pub fn for_worker(&self) -> (Vec<Socket<'_>>, Vec<BorrowedFd<'_>>) {
+        let sockets = self.listeners.iter().map(Listener::as_socket).collect();
+        let descriptors = self.listeners.iter().map(AsFd::as_fd).collect();
+        (sockets, descriptors)
+    }
+
+    /// When the listeners are to be looked at although nothing happened.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    /// Something happened to a listener or its path. Who makes events as fast as possible makes us
+    /// look a bounded number of times, and is not heard again until the second is over.
+    ///
+    /// `suspects` names the workers that were starting or stopping. Returns the indexes of listeners
+    /// that were bound anew: the running workers do not have these.
+    pub fn on_event(&mut self, poller: &mut Poller, suspects: impl Fn() -> String) -> Vec<usize> {
+        let now = clock::now();
+        if now >= self.looks_until {
+            (self.looks_until, self.looks) = (now + RETRY, 0);
+        }
+        self.looks += 1;
+        if self.looks <= LOOKS {
+            return self.check(poller, suspects);
+        }
+        self.retry_at = Some(self.looks_until);
+        if let Some(guard) = &mut self.guard {
+            guard.pause();
+        }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            poller.remove(listener, Source::Listener(index));
+        }
+        Vec::new()
+    }
+
+    /// Looks at what could not be repaired when its time has come: the reason may be gone. Sockets
+    /// and paths that were left alone because of too many events are watched again.
+    pub fn on_deadline(
+        &mut self,
+        now: Instant,
+        poller: &mut Poller,
+        suspects: impl Fn() -> String,
+    ) -> Vec<usize> {
+        if self.retry_at.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
+        self.watch_paths();
+        // Where that is refused the look at each worker's end remains.
+        let _ = self.register_sockets(poller);
+        self.check(poller, suspects)
+    }
+
+    /// Looks at all listeners, and repairs those that are cut off. This is also done at the end of
+    /// every worker.
+    pub fn check(&mut self, poller: &mut Poller, suspects: impl Fn() -> String) -> Vec<usize> {
+        if let Some(guard) = &mut self.guard {
+            guard.drain();
+        }
+        self.retry_at = self.retry_at.filter(|at| *at > clock::now());
+        let mut rebound = Vec::new();
+        for index in 0..self.listeners.len() {
+            let repair = guard::repair(&mut self.listeners[index]);
+            if matches!(repair, Repair::Nothing) {
+                continue;
+            }
+            // More than one line a second would help nobody.
+            let line = self.lines.allow_with_count(clock::now());
+            self.log(index, &repair, line, &suspects);
+            if let Repair::Rebound(old) = repair {
+                self.on_rebound(index, &old, poller);
+                rebound.push(index);
+            }
+        }
+        let can_be_repaired = |it: &Listener| it.trouble.is_some() && !guard::is_hopeless(it);
+        if self.listeners.iter().any(can_be_repaired) {
+            self.retry_at.get_or_insert(clock::now() + RETRY);
+        }
+        rebound
+    }
+
+    fn log(
+        &self,
+        index: usize,
+        repair: &Repair,
+        line: Option<String>,
+        suspects: impl Fn() -> String,
+    ) {
+        let Some(count) = line else { return };
+        let (address, suspects) = (self.listeners[index].address(), suspects());
+        match repair {
+            Repair::Nothing => {}
+            Repair::Relinked => info!(
+                self.logger,
+                "{address} was removed{suspects}: linked back{count}"
+            ),
+            Repair::Revived => warn!(
+                self.logger,
+                "{address} was shut down{suspects}: listening again{count}"
+            ),
+            Repair::Rebound(_) => warn!(
+                self.logger,
+                "{address} was cut off{suspects}: bound anew, reloading so that the workers get \
+                 it{count}"
+            ),
+            Repair::Failed { error, hopeless } => {
+                let next = match hopeless {
+                    true => "clients are refused until whoever passed it makes it anew",
+                    false => "clients are refused, trying again every second",
+                };
+                error!(self.logger, "{error}{suspects}; {next}{count}");
+            }
+        }
+    }
+
+    /// A new socket stands at a listener's address.
+    fn on_rebound(&mut self, index: usize, old: &OwnedFd, poller: &mut Poller) {
+        let source = Source::Listener(index);
+        poller.remove(old, source);
+        let listener = &self.listeners[index];
+        if let Err(error) = poller.add(listener, source, Interest::WRITABLE) {
+            let (address, reason) = (listener.address(), error_text(&error));
+            warn!(
+                self.logger,
+                "cannot watch {address}: {reason}; looking at it when a worker ends"
+            );
+        }
+        if let Some(guard) = &mut self.guard {
+            let _ = guard.watch(index, listener);
+            // Its path may have been lost again before it was watched.
+            self.retry_at = Some(clock::now());
+        }
+    }
+
+    /// We serve no more: no path of ours stays, and clients are refused as soon as no worker holds
+    /// the sockets.
+    pub fn close(&mut self, poller: &mut Poller) {
+        self.guard = None;
+        self.retry_at = None;
+        // Clients that nobody accepted may have sent descriptors, which are closed with the socket.
+        let _bounded = Interruptible::begin();
+        for (index, mut listener) in self.listeners.drain(..).enumerate() {
+            poller.remove(&listener, Source::Listener(index));
+            for reason in listener.remove() {
+                warn!(self.logger, "{reason}; it stays behind");
+            }
+        }
+    }
+}

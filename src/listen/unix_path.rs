@@ -1,0 +1,498 @@
+//! The file of a unix socket. Clients know the path, the kernel knows the inode, and every process
+//! that may write the directory can take the two apart. So a hidden hard link is kept beside the
+//! path, and from it the path is restored with the same inode: the same socket for clients and
+//! workers. This file must never remove or change what is not ours. It looks at a name and acts on
+//! it in one directory that stays open meanwhile, follows no symbolic link at a path's end, and
+//! changes the owner and the mode of the inode that it looked at, not of a name.
+
+use super::{Kind, file_inode};
+use crate::files::{OwnFile, Refusal, open_folder};
+use crate::listen::uri::Options;
+use crate::text::errno_text;
+use crate::worker::user;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
+};
+use nix::unistd::{Gid, Pid, Uid, UnlinkatFlags, fchownat, geteuid, linkat, unlinkat};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+const SUFFIX: &str = "socketmaster";
+/// How often a start asks for a path's lock. Another instance holds it as long as a bind takes.
+pub(crate) const PATIENT: u32 = 200;
+/// How often the guard asks for it while we serve: it comes again.
+pub(crate) const ONCE: u32 = 1;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The file of a socket, whatever its names are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// `None`: it is no socket.
+    fn of(found: &FileStat) -> Option<FileId> {
+        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+        // The widths of the two numbers differ between architectures.
+        (kind == SFlag::S_IFSOCK).then_some(FileId {
+            device: found.st_dev as _,
+            inode: found.st_ino as _,
+        })
+    }
+
+    /// The socket that stands at a path now.
+    fn at(path: &Path) -> Option<FileId> {
+        FileId::of(&Name::of(path).and_then(|name| name.stat()).ok()?)
+    }
+}
+
+/// A name in a directory that is open: it is looked at and acted on in the same directory, whatever
+/// is done to the path that leads there.
+struct Name<'a> {
+    directory: OwnedFd,
+    name: &'a OsStr,
+}
+
+impl Name<'_> {
+    fn of(path: &Path) -> Result<Name<'_>, Errno> {
+        let directory = open_folder(path).map_err(|refusal| match refusal {
+            Refusal::System(errno) => errno,
+            // A start has said why before; the path was changed since.
+            _ => Errno::ELOOP,
+        })?;
+        Ok(Name {
+            directory,
+            name: path.file_name().unwrap_or_default(),
+        })
+    }
+
+    fn stat(&self) -> Result<FileStat, Errno> {
+        fstatat(&self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    fn unlink_if(&self, id: FileId) -> Result<(), Errno> {
+        // Another file may still get the name between the two calls: Linux cannot unlink an inode.
+        match self.stat() {
+            Ok(found) if FileId::of(&found) == Some(id) => {
+                unlinkat(&self.directory, self.name, UnlinkatFlags::NoRemoveDir)
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Opens this very socket, so that it can be changed without its name.
+    ///
+    /// Errors: ESTALE when another file has the name by now.
+    fn hold(&self, id: FileId) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(&self.directory, self.name, flags, Mode::empty())?;
+        match FileId::of(&fstat(&fd)?) == Some(id) {
+            true => Ok(fd),
+            false => Err(Errno::ESTALE),
+        }
+    }
+}
+
+/// Removes the path if it leads to this socket.
+pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
+    match Name::of(path) {
+        Ok(name) => name.unlink_if(id),
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes `target` another name of what stands at `source`, in the same directory.
+fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
+    let Name { directory, name } = Name::of(source)?;
+    let target = target.file_name().unwrap_or_default();
+    linkat(&directory, name, &directory, target, AtFlags::empty())
+}
+
+/// Whether nobody answers on a socket file. Only connecting tells, and only ECONNREFUSED says so: a
+/// full queue (EAGAIN), another kind of socket (EPROTOTYPE) and a lack of rights do not.
+///
+/// Errors: ENOENT when the file went away meanwhile.
+fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let probe = socket(AddressFamily::Unix, kind.sock_type(), flags, None)?;
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ENOENT) => Err(Errno::ENOENT),
+        answer => Ok(answer == Err(Errno::ECONNREFUSED)),
+    }
+}
+
+/// Makes room at a path for a socket: a stale one is removed. Returns whether there was one.
+///
+/// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when
+/// it is another user's in a directory where everybody may make names.
+pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
+    let name = Name::of(path)?;
+    let found = match name.stat() {
+        Err(Errno::ENOENT) => return Ok(false),
+        found => found?,
+    };
+    let id = FileId::of(&found).ok_or(Errno::EEXIST)?;
+    match is_stale(path, kind) {
+        Ok(true) => {}
+        Ok(false) => return Err(Errno::EADDRINUSE),
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    let its_owner = Uid::from_raw(found.st_uid);
+    let is_ours = its_owner.is_root() || its_owner == geteuid() || owner == Some(its_owner);
+    // In a sticky directory everybody may make names, and nobody takes away another user's.
+    if !is_ours && fstat(&name.directory).is_ok_and(|found| found.st_mode & 0o1000 != 0) {
+        return Err(Errno::EPERM);
+    }
+    // Another socket may have come since we looked: only the one that we looked at is removed.
+    name.unlink_if(id).map(|()| true)
+}
+
+/// Keeps other instances from a path between the look at what stands there and listen(2): a socket
+/// that is bound and does not listen yet looks like a stale one.
+///
+/// Errors: EADDRINUSE when another instance has it; the reason in words when what stands at the
+/// lock's own name is not ours.
+pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
+    let lock = hidden(path, "lock");
+    for round in 0..rounds {
+        if round > 0 {
+            thread::sleep(LOCK_PAUSE);
+        }
+        match OwnFile::lock(&lock, 0o600) {
+            Ok(file) => return Ok(PathLock(file)),
+            Err(Refusal::Locked(_)) => {}
+            Err(Refusal::Foreign(reason)) => {
+                return Err(Refusal::Foreign(format!("{}: {reason}", lock.display())));
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    }
+    Err(Refusal::System(Errno::EADDRINUSE))
+}
+
+/// The lock beside a path. Dropped, it removes its file.
+pub(crate) struct PathLock(OwnFile);
+
+impl Drop for PathLock {
+    fn drop(&mut self) {
+        // An empty file that stays does no harm.
+        let _ = self.0.remove();
+    }
+}
+
+/// Who may connect: the `mode`, `owner` and `group` of a `-listen` address.
+#[derive(Debug, Default)]
+pub(crate) struct Rights {
+    mode: Option<Mode>,
+    pub owner: Option<Uid>,
+    group: Option<Gid>,
+}
+
+impl Rights {
+    /// Looks the names up; numbers need not exist.
+    pub(crate) fn of(options: &Options) -> Result<Rights, String> {
+        Ok(Rights {
+            mode: options.mode.map(Mode::from_bits_truncate),
+            owner: options.owner.as_deref().map(user::uid).transpose()?,
+            group: options.group.as_deref().map(user::gid).transpose()?,
+        })
+    }
+
+    /// bind(2), and these rights before anybody can connect: the caller listens afterwards.
+    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
+        let address = UnixAddr::new(path)?;
+        let name = Name::of(path)?;
+        match self.mode {
+            None => bind(socket.as_raw_fd(), &address)?,
+            Some(mode) => {
+                // Linux makes the file with the socket's own mode less the umask (unix_bind), so
+                // the name never has another mode. We have one thread: no file that is made
+                // meanwhile gets this umask.
+                fchmod(socket, mode)?;
+                let before = umask(Mode::empty());
+                let bound = bind(socket.as_raw_fd(), &address);
+                umask(before);
+                bound?;
+            }
+        }
+        // Another file may have the name by now: the owner is given to the one that was bound.
+        let bound = bound_file(socket, &name);
+        let owned = bound.and_then(|id| self.give_owner(&name.hold(id)?));
+        if owned.is_err() {
+            // A file without its owner is of no use, and nobody else would remove it.
+            let id = bound.or_else(|_| bound_file(socket, &name));
+            let _ = id.and_then(|id| name.unlink_if(id));
+        }
+        owned.and(bound)
+    }
+
+    /// Gives these rights to a socket that has its path already.
+    pub(crate) fn apply(&self, path: &Path, id: FileId) -> Result<(), Errno> {
+        let file = Name::of(path)?.hold(id)?;
+        self.give_owner(&file)?;
+        let found = fstat(&file)?.st_mode & 0o7777;
+        match self.mode.filter(|mode| mode.bits() != found) {
+            None => Ok(()),
+            // fchmod(2) refuses a descriptor that only names a file; this link leads to that file.
+            Some(mode) => {
+                let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+                fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)
+            }
+        }
+    }
+
+    fn give_owner(&self, file: &OwnedFd) -> Result<(), Errno> {
+        match (self.owner, self.group) {
+            (None, None) => Ok(()),
+            (owner, group) => fchownat(file, "", owner, group, AtFlags::AT_EMPTY_PATH),
+        }
+    }
+}
+
+/// The file that a socket was bound to a moment ago. The kernel says which it is (sock_diag(7));
+/// where it does not tell, it is a socket of ours with one name.
+///
+/// Errors: EADDRINUSE when another file stands there by now.
+fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
+    let found = name.stat()?;
+    let is_it = match file_inode(socket.as_fd()) {
+        Some(inode) => found.st_ino as u32 == inode,
+        None => found.st_uid == geteuid().as_raw() && found.st_nlink == 1,
+    };
+    let id = FileId::of(&found).filter(|_| is_it);
+    id.ok_or(Errno::EADDRINUSE)
+}
+
+/// Where a path leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To our socket.
+    Ours,
+    Empty,
+    Taken,
+}
+
+/// The file of one socket, and the hidden link to it.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// `None`: no file of this socket was found.
+    pub(crate) id: Option<FileId>,
+    link: Option<PathBuf>,
+    /// We remove the path at the end.
+    is_owned: bool,
+}
+
+impl SocketFile {
+    /// Of a socket that was bound a moment ago. There is no hidden link when the file system or the
+    /// rights do not allow one.
+    pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
+        let mut file = SocketFile::without_link(path, id);
+        file.keep_link();
+        file.sweep(kind);
+        file
+    }
+
+    /// The same, for a socket that nobody restores.
+    pub(crate) fn without_link(path: &Path, id: FileId) -> SocketFile {
+        SocketFile {
+            path: path.to_owned(),
+            id: Some(id),
+            link: None,
+            is_owned: true,
+        }
+    }
+
+    /// Of a socket of ours that comes back: after a crash, an exec, or out of another process. The
+    /// path is restored if it is gone. `inode` is what sock_diag(7) says, if it tells.
+    pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: Kind) -> SocketFile {
+        let Some((source, id)) = find(path, inode) else {
+            return SocketFile {
+                path: path.to_owned(),
+                id: None,
+                link: None,
+                is_owned: true,
+            };
+        };
+        let mut file = SocketFile::without_link(path, id);
+        file.link_from(&source);
+        // When this fails the guard tries again, and logs the reason.
+        if file.restore(kind).is_ok() {
+            file.sweep(kind);
+        }
+        file
+    }
+
+    /// Of an inherited socket: restored as far as our rights go, but never removed. `None` when the
+    /// path leads elsewhere, as a path relative to another directory may.
+    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: Kind) -> Option<SocketFile> {
+        let id = FileId::at(path)?;
+        if inode.is_some_and(|inode| inode != id.inode as u32) {
+            return None;
+        }
+        let mut file = SocketFile::bound(path, id, kind);
+        file.is_owned = false;
+        Some(file)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The hidden link, if there is one.
+    pub fn link(&self) -> Option<&Path> {
+        self.link.as_deref()
+    }
+
+    /// Where the path leads now.
+    pub fn place(&self) -> Result<Place, Errno> {
+        match Name::of(&self.path).and_then(|name| name.stat()) {
+            Err(Errno::ENOENT) => Ok(Place::Empty),
+            Err(errno) => Err(errno),
+            Ok(found) if self.id.is_some() && FileId::of(&found) == self.id => Ok(Place::Ours),
+            Ok(_) => Ok(Place::Taken),
+        }
+    }
+
+    /// Makes the hidden link, or makes it again if somebody removed it.
+    pub(crate) fn keep_link(&mut self) {
+        self.link_from(&self.path.clone());
+    }
+
+    fn link_from(&mut self, source: &Path) {
+        let Some(id) = self.id else { return };
+        let link = hidden(&self.path, &Pid::this().to_string());
+        if FileId::at(&link) != Some(id) && FileId::at(source) == Some(id) {
+            // An earlier process may have had our pid: pid 1 of a container comes again and again.
+            if let Some(old) = FileId::at(&link) {
+                let _ = unlink_if(&link, old);
+            }
+            // The source may be replaced before it is linked, so the link is looked at afterwards.
+            let _ = link_beside(source, &link);
+        }
+        self.link = (FileId::at(&link) == Some(id)).then_some(link);
+    }
+
+    /// Removes the hidden links that nobody needs: those to our own inode, which our own link has,
+    /// and those to sockets on which nobody answers. (A pid proves nothing: its process may live in
+    /// another PID namespace.)
+    fn sweep(&self, kind: Kind) {
+        if self.link.is_none() {
+            return;
+        }
+        for (link, id) in hidden_links(&self.path) {
+            let is_needless = Some(id) == self.id || is_stale(&link, kind) == Ok(true);
+            if is_needless && Some(&link) != self.link.as_ref() {
+                // A link that stays does no harm.
+                let _ = unlink_if(&link, id);
+            }
+        }
+    }
+
+    /// Brings our inode back to its path. A stale socket in its place is removed.
+    ///
+    /// Errors: ENOENT when the hidden link is gone too, or the directory; EADDRINUSE when somebody
+    /// answers there.
+    pub(crate) fn restore(&self, kind: Kind) -> Result<(), Errno> {
+        if self.place()? == Place::Ours {
+            return Ok(());
+        }
+        let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
+        clear(&self.path, kind, None)?;
+        // A socket that came since then stays: linkat(2) replaces nothing.
+        link_beside(link, &self.path)?;
+        match self.place()? {
+            Place::Ours => Ok(()),
+            // Somebody has put another file into the hidden link's place.
+            _ => Err(Errno::ESTALE),
+        }
+    }
+
+    /// Removes both names, the path only while it leads to our socket. For the final stop.
+    ///
+    /// Returns what stays behind and why: "cannot remove /run/x.sock: Read-only file system".
+    pub(crate) fn remove(&mut self) -> Vec<String> {
+        let id = self.id.filter(|_| self.is_owned);
+        let path = id.and_then(|id| remove_if(&self.path, id));
+        path.into_iter().chain(self.forget_link()).collect()
+    }
+
+    /// Removes the hidden link and leaves the path to whoever opens it next. Returns as `remove`.
+    pub(crate) fn forget_link(&mut self) -> Option<String> {
+        remove_if(&self.link.take()?, self.id?)
+    }
+}
+
+fn remove_if(path: &Path, id: FileId) -> Option<String> {
+    let errno = unlink_if(path, id).err()?;
+    let word = errno_text(errno as i32);
+    Some(format!("cannot remove {}: {word}", path.display()))
+}
+
+/// `.NAME.WHAT.socketmaster`, beside NAME. WHAT is `lock`, or for a link the pid, so that in a
+/// take-over two processes can hold the same socket.
+fn hidden(path: &Path, what: &str) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{what}.{SUFFIX}"));
+    path.with_file_name(name)
+}
+
+/// The hidden links beside a path that lead to sockets, of whatever process.
+fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
+    let name = path.file_name().unwrap_or_default();
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten();
+    // An error ends it: it could come again at each call.
+    let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
+    let links = entries.filter(|entry| is_link_of(entry, name));
+    let links = links.map(|link| path.with_file_name(link));
+    links
+        .filter_map(|link| FileId::at(&link).map(|id| (link, id)))
+        .collect()
+}
+
+fn is_link_of(entry: &OsStr, name: &OsStr) -> bool {
+    let parts: Vec<&[u8]> = entry.as_bytes().rsplitn(3, |byte| *byte == b'.').collect();
+    let [suffix, pid, rest] = parts[..] else {
+        return false;
+    };
+    let is_pid = std::str::from_utf8(pid).is_ok_and(|pid| pid.parse::<u32>().is_ok());
+    is_pid && suffix == SUFFIX.as_bytes() && rest.strip_prefix(b".") == Some(name.as_bytes())
+}
+
+/// The file of a socket that says it is bound to `path`: there, or at a hidden link beside it.
+fn find(path: &Path, inode: Option<u32>) -> Option<(PathBuf, FileId)> {
+    let mut links = hidden_links(path).into_iter();
+    let there = FileId::at(path).map(|id| (path.to_owned(), id));
+    match (inode, there) {
+        (Some(inode), there) => {
+            let mut all = there.into_iter().chain(links);
+            all.find(|(_, id)| id.inode as u32 == inode)
+        }
+        (None, None) => links.next(),
+        // Where hidden links stand beside the path, one of them must lead to the same file: else
+        // the path is somebody else's by now.
+        (None, Some(there)) => {
+            let is_known = links.len() == 0 || links.any(|(_, id)| id == there.1);
+            is_known.then_some(there)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
