@@ -9,11 +9,10 @@ mod control;
 mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
-mod files;
 mod listen;
 mod log;
 mod notify;
-mod pidfile;
+mod own_file;
 mod poller;
 mod startup;
 mod supervisor;

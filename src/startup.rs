@@ -10,10 +10,9 @@
 use crate::config::{Config, Dialect, SignalAction};
 use crate::control::{Access, Server};
 use crate::daemon::{self, Daemon, Setup, Signals};
-use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
-use crate::pidfile::PidFile;
+use crate::own_file::{FileRefusal, OwnFile, PidFile, replaceable_by_everybody};
 use crate::sys;
 use crate::systemd::Systemd;
 use crate::text::error_text;
@@ -165,7 +164,7 @@ fn set_up(
 fn take_lock(path: &OsStr) -> Result<OwnFile, String> {
     let path = Path::new(path);
     OwnFile::lock(path, 0o600).map_err(|refusal| match refusal {
-        Refusal::Locked(_) => format!(
+        FileRefusal::Locked(_) => format!(
             "File lock already acquired by another Einhorn process: {}. Were two started with the \
              same name?",
             path.display()

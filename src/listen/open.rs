@@ -5,8 +5,8 @@
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::unix_path::{self, FileId, Place, Rights, SocketFile, clear, word};
 use super::{Bound, Error, Kind, Listener, cannot};
-use crate::files::Refusal;
 use crate::listen::uri::{Address, Scheme, Uri};
+use crate::own_file::FileRefusal;
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
 use nix::errno::Errno;
@@ -507,7 +507,7 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     let _lock = unix_path::lock(path, rounds).map_err(|refusal| match refusal {
-        Refusal::System(errno) => failed(errno),
+        FileRefusal::System(errno) => failed(errno),
         refusal => cannot("bind", uri, &refusal.to_string()),
     })?;
     let replaced = clear(path, kind, rights.owner).map_err(unclear)?;

@@ -6,7 +6,7 @@
 //! is followed, and the owner is set on the inode that was looked at and not on its name.
 
 use super::Kind;
-use crate::files::{OwnFile, Refusal};
+use crate::own_file::{FileRefusal, OwnFile};
 use crate::sys::socket::unix_diag;
 use crate::text::errno_text;
 use crate::worker::user;
@@ -205,7 +205,7 @@ pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool,
 ///
 /// Errors: EADDRINUSE when another instance keeps it; the reason in words when what stands at the
 /// lock's own name is not ours.
-pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
+pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".lock.{LINK_SUFFIX}"));
@@ -216,14 +216,17 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
         }
         match OwnFile::lock(&lock, 0o600) {
             Ok(file) => return Ok(PathLock(file)),
-            Err(Refusal::Locked(_)) => {}
-            Err(Refusal::Foreign(reason)) => {
-                return Err(Refusal::Foreign(format!("{}: {reason}", lock.display())));
+            Err(FileRefusal::Locked(_)) => {}
+            Err(FileRefusal::Foreign(reason)) => {
+                return Err(FileRefusal::Foreign(format!(
+                    "{}: {reason}",
+                    lock.display()
+                )));
             }
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(Refusal::System(Errno::EADDRINUSE))
+    Err(FileRefusal::System(Errno::EADDRINUSE))
 }
 
 /// The lock beside a path; its file goes with it.
