@@ -5,18 +5,22 @@
 
 use crate::text::{errno_text, error_text};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, lstat, stat};
-use nix::unistd::{geteuid, unlink};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat, readlinkat};
+use nix::sys::stat::{FileStat, Mode, SFlag, fchmod, fstat, fstatat, stat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// How often to try for a lock: an attempt fails only if another instance comes or goes in the same
 /// instant.
 const ROUNDS: u32 = 100;
+/// As many symbolic links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// Why a file cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +56,8 @@ impl From<Errno> for FileRefusal {
 #[derive(Debug)]
 pub struct OwnFile {
     path: PathBuf,
+    /// The directory that the path led to when it was opened.
+    folder: OwnedFd,
     file: File,
 }
 
@@ -67,10 +73,14 @@ impl OwnFile {
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
+        let (folder, name) = (open_folder(path)?, name_of(path));
         // In two steps: with O_CREAT the kernel may refuse another user's file below /tmp before we
         // have seen whose it is (fs.protected_regular).
-        let opened = match open(path, flags, Mode::empty()) {
-            Err(Errno::ENOENT) => open(path, flags | OFlag::O_CREAT | OFlag::O_EXCL, mode),
+        let opened = match openat(&folder, name, flags, Mode::empty()) {
+            Err(Errno::ENOENT) => {
+                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+                openat(&folder, name, flags, mode)
+            }
             other => other,
         };
         let file = match opened {
@@ -86,11 +96,12 @@ impl OwnFile {
             fchmod(&file, Mode::from_bits_truncate(found.st_mode & 0o644))?;
         }
         let path = path.to_owned();
-        Ok(OwnFile { path, file })
+        Ok(OwnFile { path, folder, file })
     }
 
-    /// The same, locked. The lock belongs to the open file and needs the right to write it, so
-    /// that nobody who may only read the file can hold it (F_OFD_SETLK, fcntl(2)).
+    /// The same, locked for writing (F_OFD_SETLK, fcntl(2)). Whoever may read the file can lock it
+    /// for reading, and wait for that moment while we run: such a lock is not another instance's,
+    /// and the file is replaced by a new one.
     ///
     /// Errors: as `open`, and another process holds the lock.
     pub fn lock(path: &Path, mode: u32) -> Result<OwnFile, FileRefusal> {
@@ -111,7 +122,16 @@ impl OwnFile {
                 // Its owner may have removed it after we opened it: then the lock is worth nothing.
                 Ok(_) if own.is_at_its_path()? => return Ok(own),
                 Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EACCES) => return Err(FileRefusal::Locked(own.pid())),
+                Err(Errno::EAGAIN | Errno::EACCES) => {
+                    let mut found = whole_file;
+                    fcntl(&own.file, FcntlArg::F_OFD_GETLK(&mut found))?;
+                    match i32::from(found.l_type) {
+                        libc::F_WRLCK => return Err(FileRefusal::Locked(own.pid())),
+                        libc::F_RDLCK => own.remove_read_locked()?,
+                        // It was unlocked in between.
+                        _ => {}
+                    }
+                }
                 Err(errno) => {
                     // An empty file is one that we have just made.
                     if fstat(&own.file).is_ok_and(|found| found.st_size == 0) {
@@ -122,6 +142,19 @@ impl OwnFile {
             }
         }
         Err(foreign("others keep replacing it"))
+    }
+
+    /// Removes the file, so that a new one can be made and locked. Of two instances that start now
+    /// only one may do so at a time: the other could remove the new file. A lock that nobody else
+    /// can read decides.
+    fn remove_read_locked(&self) -> Result<(), FileRefusal> {
+        let mut name = OsString::from(".");
+        name.push(name_of(&self.path));
+        name.push(".lock.socketmaster");
+        let lock = OwnFile::lock(&self.path.with_file_name(name), 0o600)?;
+        let removed = self.remove();
+        let cleaned = lock.remove();
+        Ok(removed.and(cleaned)?)
     }
 
     /// Replaces what is in it by this text. Errors: write(2)'s.
@@ -141,18 +174,72 @@ impl OwnFile {
     /// Removes it, if its path still leads to it. Errors: unlink(2)'s.
     pub fn remove(&self) -> Result<(), Errno> {
         match self.is_at_its_path()? {
-            true => unlink(&self.path),
+            true => unlinkat(
+                &self.folder,
+                name_of(&self.path),
+                UnlinkatFlags::NoRemoveDir,
+            ),
             false => Ok(()),
         }
     }
 
     fn is_at_its_path(&self) -> Result<bool, Errno> {
         let ours = fstat(&self.file)?;
-        match lstat(&self.path) {
+        let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+        match fstatat(&self.folder, name_of(&self.path), flags) {
             Ok(there) => Ok((ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)),
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
         }
+    }
+}
+
+/// Opens the directory of a path (O_PATH, open(2)). A symbolic link on the way that another user
+/// made may lead to a directory of that user, and nowhere else: we could be led to write where that
+/// user may not.
+///
+/// Errors: open(2)'s, and "/srv/run leads through a symbolic link of user 1000 to a directory of
+/// user 0".
+pub fn open_folder(path: &Path) -> Result<OwnedFd, FileRefusal> {
+    let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let start = |path: &Path| if path.is_absolute() { "/" } else { "." };
+    let mut folder = open(start(parent), flags, Mode::empty())?;
+    let steps = |path: &Path| -> Vec<OsString> {
+        let names = path.components().rev();
+        let names = names.filter(|it| !matches!(it, Component::RootDir | Component::CurDir));
+        names.map(|it| it.as_os_str().to_owned()).collect()
+    };
+    let mut left = steps(parent);
+    let mut link_owners = Vec::new();
+    while let Some(step) = left.pop() {
+        let next = openat(&folder, step.as_os_str(), flags, Mode::empty())?;
+        let found = fstat(&next)?;
+        match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFDIR => folder = next,
+            SFlag::S_IFLNK => {
+                link_owners.push(found.st_uid);
+                if link_owners.len() > MAX_LINKS {
+                    return Err(Errno::ELOOP.into());
+                }
+                let target = PathBuf::from(readlinkat(&next, "")?);
+                if target.is_absolute() {
+                    folder = open("/", flags, Mode::empty())?;
+                }
+                left.extend(steps(&target));
+            }
+            _ => return Err(Errno::ENOTDIR.into()),
+        }
+    }
+    let owner = fstat(&folder)?.st_uid;
+    let trusted = [0, geteuid().as_raw(), owner];
+    match link_owners.iter().find(|uid| !trusted.contains(uid)) {
+        None => Ok(folder),
+        Some(uid) => Err(foreign(format!(
+            "{} leads through a symbolic link of user {uid} to a directory of user {owner}",
+            parent.display()
+        ))),
     }
 }
 
@@ -163,6 +250,10 @@ pub fn replaceable_by_everybody(path: &Path) -> Option<String> {
     let mode = stat(folder).ok()?.st_mode;
     let open = mode & 0o002 != 0 && mode & 0o1000 == 0;
     open.then(|| format!("{} can be written by everybody", folder.display()))
+}
+
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
 }
 
 fn foreign(reason: impl Into<String>) -> FileRefusal {

@@ -741,6 +741,6 @@ fn is_leaving(end: &End) -> bool {
     match end {
         End::Exited(status) => *status == 0,
         End::Signaled { signal, .. } => *signal == SIGQUIT,
-        End::Exec { .. } => false,
+        End::Exec { .. } | End::Untold => false,
     }
 }

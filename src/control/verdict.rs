@@ -148,6 +148,9 @@ pub fn failure_text(failure: &Failure, pid: Option<i32>) -> String {
             let words = signal_words(*signal);
             format!("{who} died of signal {signal} ({words}){dumped} after {after}")
         }
+        Cause::Ended(End::Untold) => format!(
+            "{who} ended after {after}, and a process that traces it keeps its status from us"
+        ),
         Cause::Silent => format!(
             "{who} did not say that it is ready within {after} (-ready=timer asks for no word)"
         ),
@@ -174,6 +177,7 @@ pub fn end_text(end: &End) -> String {
             let dumped = if *core_dumped { " (core dumped)" } else { "" };
             format!("signal: {}{dumped}", signal_words(*signal))
         }
+        End::Untold => "ended: a process that traces it keeps its status from us".to_owned(),
     }
 }
 

@@ -197,7 +197,7 @@ impl Daemon {
         self.on_rebound(rebound);
         self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
-        self.processes.resume_outputs(&self.log);
+        self.processes.resume_outputs(&mut self.poller, &self.log);
         self.poller.watch_log(self.log.wait_fd());
         self.tell_systemd();
     }
@@ -272,10 +272,19 @@ impl Daemon {
             }
         }
         let is_death = |source: &Source| matches!(source, Source::Death(_));
-        let has_died = !self.poller.take_ready(is_death).is_empty();
+        let died = self.poller.take_ready(is_death);
         let has_signal = !self.signals.take(|signal| signal == SIGCHLD).is_empty();
         let again = self.has_more_dead || self.processes.is_waitid_failing();
-        let ended = (has_died || has_signal || again) && self.reap();
+        let mut ended = (!died.is_empty() || has_signal || again) && self.reap();
+        for source in died {
+            let Source::Death(id) = source else { continue };
+            let workers = self.core.policy().workers as usize;
+            let (poller, log) = (&mut self.poller, &mut self.log);
+            if let Some(death) = (self.processes).collect_unexplained(id, workers, poller, log) {
+                self.on_death(death);
+                ended = true;
+            }
+        }
         for signal in self.signals.take(|_| true) {
             self.on_signal(signal);
         }
@@ -289,6 +298,9 @@ impl Daemon {
         while self.core.awaits_settling() {
             self.wait(None, true);
             let ended = self.dispatch();
+            if self.processes.has_unexplained() {
+                return;
+            }
             if !(self.reap() || ended) {
                 self.tell(Event::Settled);
             }

@@ -24,7 +24,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::rlim_t;
 use nix::unistd::getuid;
 use slog::{error, info, warn};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -55,6 +55,12 @@ struct Handles {
 }
 
 impl Handles {
+    /// Whether the process has ended; `None`: there is no pidfd that could tell.
+    fn has_ended(&self) -> Option<bool> {
+        let mut watched = [PollFd::new(self.pidfd.as_ref()?.as_fd(), PollFlags::POLLIN)];
+        Some(poll(&mut watched, PollTimeout::ZERO) != Ok(0))
+    }
+
     /// Everything but the output, which may outlive the worker, is deregistered and closed.
     fn close(self, id: ChildId, poller: &mut Poller) {
         if let Some(pidfd) = &self.pidfd {
@@ -111,6 +117,10 @@ pub struct Processes {
     by_pid: BTreeMap<i32, ChildId>,
     recently_dead: VecDeque<(ChildId, FailedWorker)>,
     outputs: Outputs,
+    /// Outputs that are paused and told of more all the same: the poller is not to hear of them.
+    muted: BTreeSet<ChildId>,
+    /// Workers whose processes have ended while waitid(2) does not say so.
+    unexplained: BTreeSet<ChildId>,
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
     /// Whether the workers' users have other processes.
@@ -141,6 +151,8 @@ impl Processes {
             by_pid: BTreeMap::new(),
             recently_dead: VecDeque::new(),
             outputs: Outputs::default(),
+            muted: BTreeSet::new(),
+            unexplained: BTreeSet::new(),
             refused: RateLimit::default(),
             others: Others::default(),
             waitid_trouble: None,
@@ -480,13 +492,10 @@ impl Processes {
         if since.is_none_or(|since| now - since < WAITID_PATIENCE) {
             return Vec::new();
         }
-        let has_ended = |handles: &Handles| {
-            handles.pidfd.as_ref().is_none_or(|pidfd| {
-                let mut watched = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-                poll(&mut watched, PollTimeout::ZERO) != Ok(0)
-            })
-        };
-        let ended = self.handles.iter().filter(|(_, it)| has_ended(it));
+        let ended = self
+            .handles
+            .iter()
+            .filter(|(_, it)| it.has_ended() != Some(false));
         ended.map(|(id, _)| *id).collect()
     }
 
@@ -504,11 +513,51 @@ impl Processes {
             Err(errno) => return self.on_waitid_error(errno, poller),
         };
         let id = *self.by_pid.get(&pid)?;
+        self.on_end(id, worker::end(exit), workers, poller, log)
+    }
+
+    /// The end of a worker whose pidfd says so, when there is one that waitid(2) keeps from us. A
+    /// process that traces the worker (ptrace(2)) hears of its end before we do, and decides when we
+    /// hear of it: a dead worker must not count as a living one meanwhile. An honest tracer needs a
+    /// moment, so this asks twice, a tenth of a second apart.
+    pub fn collect_unexplained(
+        &mut self,
+        id: ChildId,
+        workers: usize,
+        poller: &mut Poller,
+        log: &mut Log,
+    ) -> Option<Death> {
+        let pid = self.processes.get(&id)?.pid;
+        let has_ended = self.handles.get(&id)?.has_ended() == Some(true);
+        if !has_ended || process::is_collectable(pid) {
+            return None;
+        }
+        if self.unexplained.insert(id) {
+            poller.look_again_soon();
+            return None;
+        }
+        self.on_end(id, End::Untold, workers, poller, log)
+    }
+
+    /// Whether a worker has ended and it is not known how.
+    pub fn has_unexplained(&self) -> bool {
+        !self.unexplained.is_empty()
+    }
+
+    fn on_end(
+        &mut self,
+        id: ChildId,
+        end: End,
+        workers: usize,
+        poller: &mut Poller,
+        log: &mut Log,
+    ) -> Option<Death> {
         let last_lines = self.outputs.last_lines(id);
         let process = self.forget(id, poller)?;
+        let pid = process.pid;
         let end = match process.failure {
             Some(failure) => failure.end(&process.program, self.user.as_ref()),
-            None => worker::end(exit),
+            None => end,
         };
         let text = match &end {
             End::Exec { .. } => end_text(&end),
@@ -540,6 +589,7 @@ impl Processes {
     fn forget(&mut self, id: ChildId, poller: &mut Poller) -> Option<Process> {
         let process = self.processes.remove(&id)?;
         self.by_pid.remove(&process.pid);
+        self.unexplained.remove(&id);
         if let Some(handles) = self.handles.remove(&id) {
             handles.close(id, poller);
         }
@@ -558,6 +608,12 @@ impl Processes {
         for source in poller.take_ready(|source| matches!(source, Source::Output(_))) {
             if let Source::Output(id) = source {
                 self.outputs.mark_readable(id);
+                // A worker that writes to its full pipe again and again would wake us each time.
+                if self.outputs.is_paused(id) && self.muted.insert(id) {
+                    if let Some(pipe) = self.outputs.pipe(id) {
+                        poller.remove(pipe, source);
+                    }
+                }
             }
         }
         let events = self.outputs.read(log, clock::now());
@@ -565,8 +621,20 @@ impl Processes {
     }
 
     /// At the end of a turn, when the log has been flushed.
-    pub fn resume_outputs(&mut self, log: &Log) {
+    pub fn resume_outputs(&mut self, poller: &mut Poller, log: &Log) {
         self.outputs.resume(log, clock::now());
+        let outputs = &self.outputs;
+        self.muted.retain(|id| match outputs.pipe(*id) {
+            Some(_) if outputs.is_paused(*id) => true,
+            Some(pipe) => {
+                let added = poller.add(pipe, Source::Output(*id), Interest::READABLE);
+                if added.is_err() {
+                    poller.look_again_soon();
+                }
+                added.is_err()
+            }
+            None => false,
+        });
     }
 
     /// Whether an output is to be read in the next turn whatever the poller says.

@@ -6,7 +6,7 @@
 use crate::listen::open::{bind_abstract, bind_path};
 use crate::listen::unix_path::{self, Place, SocketFile};
 use crate::listen::{Bound, Error, Listener, cannot};
-use crate::sys::socket::{hung_up, listen};
+use crate::sys::socket::{disconnect, hung_up, listen};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
@@ -94,9 +94,12 @@ pub fn is_hopeless(listener: &Listener) -> bool {
     listener.is_inherited() && !is_inet && check(listener) == Fault::ShutDown
 }
 
-/// EINVAL: the socket still has its port, as it has after a shutdown when we had asked for one.
 fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, Error> {
     let failed = |errno: Errno| cannot("revive", &listener.uri, errno.desc());
+    // A second shutdown(2), or a connect(2), has left the socket in a state that every connection
+    // accepted from it would inherit.
+    disconnect(listener.as_fd()).map_err(failed)?;
+    // EINVAL: the socket still has its port, as it has when we had asked for one.
     match bind(listener.fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(errno) => return Err(failed(errno)),

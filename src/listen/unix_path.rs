@@ -6,13 +6,13 @@
 //! is followed, and the owner is set on the inode that was looked at and not on its name.
 
 use super::Kind;
-use crate::own_file::{FileRefusal, OwnFile};
+use crate::own_file::{FileRefusal, OwnFile, open_folder};
 use crate::sys::socket::unix_diag;
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
@@ -69,9 +69,13 @@ struct Name<'a> {
 
 impl Name<'_> {
     fn of(path: &Path) -> Result<Name<'_>, Errno> {
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory = open_folder(path).map_err(|refusal| match refusal {
+            FileRefusal::System(errno) => errno,
+            // A start has said why before; the path was changed since.
+            _ => Errno::ELOOP,
+        })?;
         Ok(Name {
-            directory: open(folder(path), flags, Mode::empty())?,
+            directory,
             name: path.file_name().unwrap_or_default(),
         })
     }

@@ -14,13 +14,15 @@ pub enum End {
     Exited(i32),
     /// Killed by a signal.
     Signaled { signal: i32, core_dumped: bool },
+    /// It has ended, and a process that traces it keeps from us how.
+    Untold,
 }
 
 impl End {
     /// As a shell shows it; `None` for a worker that never became the program.
     pub fn status(&self) -> Option<i32> {
         match self {
-            End::Exec { .. } => None,
+            End::Exec { .. } | End::Untold => None,
             End::Exited(status) => Some(*status),
             End::Signaled { signal, .. } => Some(128 + signal),
         }

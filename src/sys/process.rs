@@ -70,6 +70,14 @@ pub fn next_dead() -> Result<Option<i32>, Errno> {
     }
 }
 
+/// Whether this child of ours has ended and waits to be reaped.
+pub fn is_collectable(pid: i32) -> bool {
+    !matches!(
+        wait(libc::P_PID, pid as libc::id_t, libc::WNOWAIT),
+        Ok(None)
+    )
+}
+
 /// waitid(2) for children that ended, without blocking. Raw, because nix's `Signal` has no
 /// real-time signals and would lose the status of a worker that died of one.
 fn wait(of: libc::idtype_t, id: libc::id_t, more: i32) -> Result<Option<libc::siginfo_t>, Errno> {

@@ -143,6 +143,18 @@ pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// Brings a TCP socket back to the state before connect(2) or listen(2); it keeps an address that
+/// was asked for (connect(2), AF_UNSPEC).
+pub fn disconnect(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the address lives during the call and is as long as `length` says.
+    Errno::result(unsafe { libc::connect(fd.as_raw_fd(), &nowhere, length) }).map(drop)
+}
+
 /// How many clients wait in a TCP listener's queue, and how many may (TCP_INFO, tcp(7): of a
 /// listener, `tcpi_unacked` and `tcpi_sacked` say this).
 pub fn tcp_queue(fd: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {

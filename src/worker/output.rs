@@ -133,6 +133,15 @@ impl Outputs {
         }
     }
 
+    /// Whether this pipe is left alone for the moment.
+    pub fn is_paused(&self, id: ChildId) -> bool {
+        self.paused.contains_key(&id)
+    }
+
+    pub fn pipe(&self, id: ChildId) -> Option<BorrowedFd<'_>> {
+        self.pipes.get(&id).map(AsFd::as_fd)
+    }
+
     /// Whether a pipe is to be read in the next turn: the loop must not go to sleep.
     pub fn wants_turn(&self) -> bool {
         !self.ready.is_empty()

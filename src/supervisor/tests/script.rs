@@ -265,6 +265,7 @@ fn line(at: Instant, event: &Event) -> String {
         Event::Gone(id, End::Exec { step, errno }) => {
             format!("exec_fails({}, {step:?}, {errno})", id.0)
         }
+        Event::Gone(id, End::Untold) => format!("ends_untold({})", id.0),
         Event::Stop(2) => "int()".into(),
         Event::Stop(_) => "term()".into(),
         Event::Quit => "quit()".into(),
@@ -352,6 +353,7 @@ fn failure(it: &Failure) -> String {
         Cause::Ended(End::Exec { step, errno }) => format!("{step} {errno}"),
         Cause::Ended(End::Exited(status)) => format!("exited {status}"),
         Cause::Ended(End::Signaled { signal, .. }) => format!("killed {signal}"),
+        Cause::Ended(End::Untold) => "untold".into(),
         Cause::Silent => "silent".into(),
         Cause::ExecHung => "hung".into(),
         Cause::NoRoom { wanted, capacity } => return format!("no room, {wanted} of {capacity}"),

@@ -148,7 +148,7 @@ impl Books {
             _ if self.left_by_quit => self.last_status,
             End::Exited(status) => Some(*status),
             End::Signaled { signal, .. } => Some(128 + signal),
-            End::Exec { .. } => self.last_status,
+            End::Exec { .. } | End::Untold => self.last_status,
         };
         self.lose(&seen);
     }
