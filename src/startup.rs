@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::own_file::{FileRefusal, OwnFile, PidFile, replaceable_by_everybody};
 use crate::sys;
 use crate::systemd::Systemd;
-use crate::text::error_text;
+use crate::text::{errno_text, error_text};
 use crate::worker::command;
 use crate::worker::user::{self, User};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -42,7 +42,10 @@ pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, S
         signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
     match unblocked {
         Ok(()) => Ok(signals),
-        Err(errno) => Err(format!("cannot unblock signals: {}", errno.desc())),
+        Err(errno) => Err(format!(
+            "cannot unblock signals: {}",
+            errno_text(errno as i32)
+        )),
     }
 }
 
@@ -188,7 +191,7 @@ fn resolve(config: &Config) -> Result<String, String> {
     let directory = command::logical_directory(std::env::var_os("PWD"));
     let opened = directory.as_deref().map(command::open_directory);
     let directory = opened.transpose().map_err(|errno| {
-        let word = errno.desc();
+        let word = errno_text(errno as i32);
         format!("cannot open the working directory: {word}")
     })?;
     let directory = directory.flatten();
@@ -204,8 +207,12 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the
 /// limit as we found it and as it is now.
 fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
-    let nofile = sys::process::raise_nofile()
-        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let nofile = sys::process::raise_nofile().map_err(|errno| {
+        format!(
+            "cannot raise the limit of descriptors: {}",
+            errno_text(errno as i32)
+        )
+    })?;
     let capacity = daemon::capacity(nofile.1, config.listen.len(), config);
     match config.workers <= capacity {
         true => Ok(nofile),
@@ -251,7 +258,7 @@ fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, Stri
             opened.abandon();
             return Err(format!(
                 "cannot set O_NONBLOCK on {address}: {}",
-                errno.desc()
+                errno_text(errno as i32)
             ));
         }
     }

@@ -16,6 +16,7 @@ pub use open::{Opened, check, open_all};
 
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::socket::{self, UnixDiag};
+use crate::text::errno_text;
 use crate::worker::env::Socket;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -151,13 +152,14 @@ impl Listener {
     ///
     /// Errors: "cannot use URI: it is not a socket", "…: it is not listening", and the like.
     pub fn adopt(uri: Uri, fd: OwnedFd, name: Option<&str>) -> Result<Listener, Error> {
-        let kind = usable_kind(fd.as_fd()).map_err(|why| cannot("use", &uri, why))?;
-        let bound = Bound::of(fd.as_fd()).map_err(|errno| cannot("use", &uri, errno.desc()))?;
+        let kind = usable_kind(fd.as_fd()).map_err(|why| cannot("use", &uri, &why))?;
+        let bound = Bound::of(fd.as_fd())
+            .map_err(|errno| cannot("use", &uri, &errno_text(errno as i32)))?;
         if bound == Bound::Nowhere {
             return Err(cannot("use", &uri, "it has no address"));
         }
         fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-            .map_err(|errno| cannot("use", &uri, errno.desc()))?;
+            .map_err(|errno| cannot("use", &uri, &errno_text(errno as i32)))?;
         let mut listener = Listener::new(uri, fd, kind, bound, None);
         if !listener.is_inherited() {
             listener.store_name = Some(open::store_name(&listener.uri));
@@ -343,19 +345,21 @@ fn unix_diag(fd: BorrowedFd<'_>) -> Option<UnixDiag> {
 }
 
 /// Whether workers can do something with a socket that we did not open.
-fn usable_kind(fd: BorrowedFd<'_>) -> Result<Kind, &'static str> {
+fn usable_kind(fd: BorrowedFd<'_>) -> Result<Kind, String> {
     let kind = match getsockopt(&fd, sockopt::SockType) {
         Ok(SockType::Stream) => Kind::Stream,
         Ok(SockType::Datagram) => Kind::Datagram,
         Ok(SockType::SeqPacket) => Kind::SeqPacket,
-        Ok(_) | Err(Errno::EINVAL) => return Err("it is neither a stream nor a datagram socket"),
-        Err(Errno::ENOTSOCK) => return Err("it is not a socket"),
-        Err(errno) => return Err(errno.desc()),
+        Ok(_) | Err(Errno::EINVAL) => {
+            return Err("it is neither a stream nor a datagram socket".into());
+        }
+        Err(Errno::ENOTSOCK) => return Err("it is not a socket".into()),
+        Err(errno) => return Err(errno_text(errno as i32)),
     };
     match getsockopt(&fd, sockopt::AcceptConn) {
-        Ok(false) if kind.listens() => Err("it is not listening"),
+        Ok(false) if kind.listens() => Err("it is not listening".into()),
         Ok(_) => Ok(kind),
-        Err(errno) => Err(errno.desc()),
+        Err(errno) => Err(errno_text(errno as i32)),
     }
 }
 

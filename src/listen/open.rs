@@ -9,6 +9,7 @@ use crate::listen::uri::{Address, Scheme, Uri};
 use crate::own_file::FileRefusal;
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
+use crate::text::{errno_text, error_text};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
@@ -150,12 +151,12 @@ impl Opening<'_> {
         let fd = fd.map_err(|errno| match errno {
             Errno::EBADF => cannot("use", uri, "it is not open"),
             Errno::EBUSY => cannot("use", uri, "it was not inherited"),
-            errno => cannot("use", uri, errno.desc()),
+            errno => cannot("use", uri, &errno_text(errno as i32)),
         })?;
         self.taken.push(number);
         let listener = Listener::adopt(uri.clone(), fd, self.inherited.name_of(number))?;
         if number == 0 {
-            empty_stdin().map_err(|errno| cannot("use", uri, errno.desc()))?;
+            empty_stdin().map_err(|errno| cannot("use", uri, &errno_text(errno as i32)))?;
         }
         self.opened.listeners.push(listener);
         Ok(())
@@ -322,7 +323,7 @@ fn empty_stdin() -> Result<(), Errno> {
 /// and, if it is a unix one, can still be reached by its path.
 fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Listener, Error> {
     let cannot = |why: &str| cannot("take back", uri, why);
-    let fd = inherit(number).map_err(|errno| cannot(errno.desc()))?;
+    let fd = inherit(number).map_err(|errno| cannot(&errno_text(errno as i32)))?;
     let listener = Listener::adopt(uri.clone(), fd, None)?;
     if listener.kind != Kind::of(uri.scheme) || !is_at(&listener.bound, uri, candidates) {
         return Err(cannot(&format!(
@@ -337,10 +338,11 @@ fn restored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Liste
         let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
         let id = file.id().ok_or_else(|| cannot("its path is gone"))?;
         let applied = rights.apply(file.path(), id);
-        applied.map_err(|errno| cannot(errno.desc()))?;
+        applied.map_err(|errno| cannot(&errno_text(errno as i32)))?;
     }
     if listener.kind.listens() {
-        listen(listener.as_fd(), listener.backlog()).map_err(|errno| cannot(errno.desc()))?;
+        listen(listener.as_fd(), listener.backlog())
+            .map_err(|errno| cannot(&errno_text(errno as i32)))?;
     }
     Ok(listener)
 }
@@ -367,7 +369,7 @@ fn finish(
         Err(errno) => {
             // Why there is no address matters more than what cannot be removed.
             let _ = file.as_mut().map(SocketFile::remove);
-            Err(cannot("bind", uri, errno.desc()))
+            Err(cannot("bind", uri, &errno_text(errno as i32)))
         }
     }
 }
@@ -413,7 +415,7 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     let mut found = Vec::new();
     for family in families {
         let addresses = resolve(host, port, *family, kind.sock_type());
-        found.extend(addresses.map_err(|word| cannot("resolve", uri, &word))?);
+        found.extend(addresses.map_err(|error| cannot("resolve", uri, &error_text(&error)))?);
     }
     if families.len() == 1 {
         let best = found.iter().position(SocketAddr::is_ipv4).unwrap_or(0);
@@ -428,10 +430,10 @@ fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd
         match bind_inet_to(uri, kind, address) {
             // No IPv6 in this kernel, or none allowed in this sandbox: the next one is IPv4.
             Err(errno @ (Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => last = errno,
-            other => return other.map_err(|errno| cannot("bind", uri, errno.desc())),
+            other => return other.map_err(|errno| cannot("bind", uri, &errno_text(errno as i32))),
         }
     }
-    Err(cannot("bind", uri, last.desc()))
+    Err(cannot("bind", uri, &errno_text(last as i32)))
 }
 
 fn bind_inet_to(uri: &Uri, kind: Kind, address: &SocketAddr) -> Result<OwnedFd, Errno> {
@@ -477,7 +479,7 @@ pub(crate) fn bind_abstract(uri: &Uri, kind: Kind) -> Result<OwnedFd, Error> {
         start_listening(uri, kind, &fd)?;
         Ok(fd)
     };
-    bound().map_err(|errno: Errno| cannot("bind", uri, errno.desc()))
+    bound().map_err(|errno: Errno| cannot("bind", uri, &errno_text(errno as i32)))
 }
 
 fn unix_socket(kind: Kind) -> Result<OwnedFd, Errno> {
@@ -502,10 +504,10 @@ pub(crate) struct AtPath {
 ///
 /// `rounds`: how often the path's lock is asked for.
 pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Result<AtPath, Error> {
-    let failed = |errno: Errno| cannot("bind", uri, errno.desc());
-    let unclear = |errno| cannot("bind", uri, why_not_at(errno));
+    let failed = |errno: Errno| cannot("bind", uri, &errno_text(errno as i32));
+    let unclear = |errno| cannot("bind", uri, &why_not_at(errno));
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
-    check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
+    check_path(path).map_err(|error| cannot("bind", uri, &error_text(&error)))?;
     let _lock = unix_path::lock(path, rounds).map_err(|refusal| match refusal {
         FileRefusal::System(errno) => failed(errno),
         refusal => cannot("bind", uri, &refusal.to_string()),
@@ -524,11 +526,11 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Resu
 }
 
 /// Why there can be no socket at a path, where the system's word says too little.
-fn why_not_at(errno: Errno) -> &'static str {
+fn why_not_at(errno: Errno) -> String {
     match errno {
-        Errno::EEXIST => "File exists, and it is not a socket",
-        Errno::EPERM => "a stale socket of another user stands there, in a sticky directory",
-        errno => errno.desc(),
+        Errno::EEXIST => "File exists, and it is not a socket".into(),
+        Errno::EPERM => "a stale socket of another user stands there, in a sticky directory".into(),
+        errno => errno_text(errno as i32),
     }
 }
 

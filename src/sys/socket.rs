@@ -17,18 +17,15 @@ use std::ptr;
 /// The addresses of a host and a service, for a socket that is to be bound, in the resolver's
 /// order (getaddrinfo(3) with AI_PASSIVE). No host means all addresses, no family means both.
 ///
-/// Errors: the resolver's own words, as gai_strerror(3) has them.
+/// Errors: the system's, or the resolver's own words, as gai_strerror(3) has them.
 pub fn resolve(
     host: Option<&str>,
     service: &str,
     family: Option<AddressFamily>,
     kind: SockType,
-) -> Result<Vec<SocketAddr>, String> {
-    let host = host
-        .map(CString::new)
-        .transpose()
-        .map_err(|error| error.to_string())?;
-    let service = CString::new(service).map_err(|error| error.to_string())?;
+) -> io::Result<Vec<SocketAddr>> {
+    let host = host.map(CString::new).transpose()?;
+    let service = CString::new(service)?;
     // SAFETY: all zeroes is a valid addrinfo: integers, and pointers that may be null.
     let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
     hints.ai_flags = libc::AI_PASSIVE;
@@ -47,13 +44,13 @@ pub fn resolve(
     Ok(addresses)
 }
 
-fn resolver_error(code: i32) -> String {
+fn resolver_error(code: i32) -> io::Error {
     if code == libc::EAI_SYSTEM {
-        return Errno::last().desc().to_owned();
+        return io::Error::last_os_error();
     }
     // SAFETY: gai_strerror returns a static string that ends in NUL for every code.
     let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
-    text.to_string_lossy().into_owned()
+    io::Error::other(text.to_string_lossy())
 }
 
 fn addresses(list: *const libc::addrinfo) -> Vec<SocketAddr> {

@@ -2,6 +2,7 @@
 //! looked up once in the user database. Nothing is changed here: the change of user is a step of
 //! the forked child.
 
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid, getegid, geteuid};
 use std::ffi::CString;
@@ -60,7 +61,7 @@ fn find(text: &str) -> Result<User, String> {
     let name = CString::new(entry.name.as_str()).map_err(|_| Errno::EINVAL);
     let groups = name.and_then(|name| unistd::getgrouplist(&name, gid));
     let groups = groups.map_err(|errno| {
-        let (name, word) = (&entry.name, errno.desc());
+        let (name, word) = (&entry.name, errno_text(errno as i32));
         format!("cannot list the groups of {name}: {word}")
     })?;
     Ok(User {
@@ -82,7 +83,7 @@ pub fn uid(login: &str) -> Result<Uid, String> {
 /// The gid of a group, given by name or number.
 pub fn gid(group: &str) -> Result<Gid, String> {
     let entry = found(unistd::Group::from_name(group))
-        .map_err(|errno| format!("cannot look up group {group}: {}", errno.desc()))?;
+        .map_err(|errno| format!("cannot look up group {group}: {}", errno_text(errno as i32)))?;
     let id = entry.map(|entry| entry.gid);
     let id = id.or_else(|| number(group).map(Gid::from_raw));
     id.ok_or_else(|| format!("cannot find group {group}"))
@@ -94,7 +95,7 @@ fn find_entry(login: &str) -> Result<Option<unistd::User>, String> {
         (Ok(None), Some(id)) => found(unistd::User::from_uid(Uid::from_raw(id))),
         (by_name, _) => by_name,
     };
-    entry.map_err(|errno| format!("cannot look up user {login}: {}", errno.desc()))
+    entry.map_err(|errno| format!("cannot look up user {login}: {}", errno_text(errno as i32)))
 }
 
 /// These errors mean "no such entry" (getpwnam(3)). A container image that holds one program has
