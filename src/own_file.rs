@@ -11,7 +11,7 @@ use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
@@ -59,6 +59,7 @@ pub struct OwnFile {
     /// The directory that the path led to when it was opened.
     folder: OwnedFd,
     file: File,
+    is_new: bool,
 }
 
 impl OwnFile {
@@ -76,27 +77,31 @@ impl OwnFile {
         let (folder, name) = (open_folder(path)?, name_of(path));
         // In two steps: with O_CREAT the kernel may refuse another user's file below /tmp before we
         // have seen whose it is (fs.protected_regular).
-        let opened = match openat(&folder, name, flags, Mode::empty()) {
-            Err(Errno::ENOENT) => {
-                let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
-                openat(&folder, name, flags, mode)
-            }
-            other => other,
-        };
+        let mut opened = openat(&folder, name, flags, Mode::empty());
+        let is_new = matches!(opened, Err(Errno::ENOENT));
+        if is_new {
+            let flags = flags | OFlag::O_CREAT | OFlag::O_EXCL;
+            opened = openat(&folder, name, flags, mode);
+        }
         let file = match opened {
             Ok(fd) => File::from(fd),
             Err(Errno::ELOOP) => return Err(foreign("it is a symbolic link")),
             Err(Errno::EISDIR | Errno::ENXIO) => return Err(foreign("it is not a regular file")),
             Err(errno) => return Err(errno.into()),
         };
-        let found = fstat(&file)?;
+        let own = OwnFile {
+            path: path.to_owned(),
+            folder,
+            file,
+            is_new,
+        };
+        let found = fstat(&own.file).map_err(|errno| own.give_up(errno))?;
         check(&found)?;
         if found.st_mode & 0o022 != 0 {
             // Others could write it, and so hold the lock: from now on they cannot.
-            fchmod(&file, Mode::from_bits_truncate(found.st_mode & 0o644))?;
+            fchmod(&own.file, Mode::from_bits_truncate(found.st_mode & 0o644))?;
         }
-        let path = path.to_owned();
-        Ok(OwnFile { path, folder, file })
+        Ok(own)
     }
 
     /// The same, locked for writing (F_OFD_SETLK, fcntl(2)). Whoever may read the file can lock it
@@ -120,8 +125,11 @@ impl OwnFile {
             };
             match fcntl(&own.file, FcntlArg::F_OFD_SETLK(&whole_file)) {
                 // Its owner may have removed it after we opened it: then the lock is worth nothing.
-                Ok(_) if own.is_at_its_path()? => return Ok(own),
-                Ok(_) => {}
+                Ok(_) => match own.is_at_its_path() {
+                    Ok(true) => return Ok(own),
+                    Ok(false) => {}
+                    Err(errno) => return Err(own.give_up(errno)),
+                },
                 Err(Errno::EAGAIN | Errno::EACCES) => {
                     let mut found = whole_file;
                     fcntl(&own.file, FcntlArg::F_OFD_GETLK(&mut found))?;
@@ -132,13 +140,7 @@ impl OwnFile {
                         _ => {}
                     }
                 }
-                Err(errno) => {
-                    // An empty file is one that we have just made.
-                    if fstat(&own.file).is_ok_and(|found| found.st_size == 0) {
-                        let _ = own.remove();
-                    }
-                    return Err(errno.into());
-                }
+                Err(errno) => return Err(own.give_up(errno)),
             }
         }
         Err(foreign("others keep replacing it"))
@@ -160,7 +162,8 @@ impl OwnFile {
     /// Replaces what is in it by this text. Errors: write(2)'s.
     pub fn write(&self, text: &str) -> io::Result<()> {
         self.file.set_len(0)?;
-        self.file.write_all_at(text.as_bytes(), 0)
+        // Nothing else moves the position: it is at the start.
+        (&self.file).write_all(text.as_bytes())
     }
 
     /// The pid that is written in it; `None` if there is none, or it cannot be read.
@@ -191,6 +194,16 @@ impl OwnFile {
             Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
         }
+    }
+
+    /// Removes the file if we have just made it and cannot use it after all. The reason to report
+    /// is the first failure.
+    fn give_up(&self, errno: Errno) -> FileRefusal {
+        if self.is_new {
+            let name = name_of(&self.path);
+            let _ = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
+        }
+        errno.into()
     }
 }
 
