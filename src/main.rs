@@ -4,6 +4,7 @@
 #![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
 
 mod args;
+mod clock;
 mod config;
 mod control;
 mod daemon;
@@ -11,7 +12,6 @@ mod daemon;
 mod einhorn;
 mod listen;
 mod log;
-mod notify;
 mod own_file;
 mod poller;
 mod startup;

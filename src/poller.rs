@@ -2,8 +2,8 @@
 //! under the `Source` that it belongs to; what was found ready is kept as a set of sources until the
 //! loop takes them. It never reads from a descriptor of others and never decides what follows.
 
+use crate::clock;
 use crate::supervisor::{ChildId, Instant};
-use crate::sys::clock;
 pub use mio::Interest;
 use mio::event::Source as _;
 use mio::unix::SourceFd;

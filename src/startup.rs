@@ -131,7 +131,7 @@ fn set_up(
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
-    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|reason| {
+    let systemd = Systemd::from_env(variable, pid).unwrap_or_else(|reason| {
         slog::warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
@@ -255,7 +255,7 @@ fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, Stri
         let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
         if let Err(errno) = fcntl(listener, flags) {
             let address = listener.address();
-            opened.abandon();
+            listen::abandon(opened.listeners);
             return Err(format!(
                 "cannot set O_NONBLOCK on {address}: {}",
                 errno_text(errno as i32)

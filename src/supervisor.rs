@@ -301,7 +301,9 @@ impl Supervisor {
     /// The generation that a reload asked for now would begin at once; `None`: it would be
     /// remembered, or refused.
     pub fn reload_would_begin(&self) -> Option<u64> {
-        let begins = self.mode == Mode::Serving && self.rollout.is_none() && self.has_begun();
+        let supersedes = !self.awaits_settling() && self.may_block_for_ever();
+        let is_free = self.rollout.is_none() || supersedes;
+        let begins = self.mode == Mode::Serving && self.has_begun() && is_free;
         begins.then_some(self.next_generation)
     }
 

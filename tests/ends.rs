@@ -6,6 +6,7 @@ mod common;
 use common::control::{Place, assert_said};
 use common::strace::{Attached, injected, strace_or_skip};
 use common::{Daemon, Run, TempDir, facts, root_or_skip, skip, worker};
+use nix::sys::ptrace;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use std::fs;
@@ -313,4 +314,28 @@ fn a_directory_that_cannot_be_opened_for_want_of_descriptors_is_no_reason_to_sta
     let worker = daemon.worker_that_said("up");
     let cwd = fs::read_link(format!("/proc/{worker}/cwd")).expect("it is there");
     assert_eq!(cwd, dir.join("two"));
+}
+
+/// Keeps a worker's end from its parent until the test is over: who traces a process hears of its
+/// end first.
+fn trace(pid: i32) {
+    ptrace::seize(Pid::from_raw(pid), ptrace::Options::empty()).expect("it is ours to trace");
+}
+
+#[test]
+fn a_dead_worker_whose_tracer_hides_its_status_is_dead() {
+    let daemon = Run::worker(&["-start=0", "-respawn", "-stop=500"], &["up"]).start();
+    let first = daemon.worker_that_said("up");
+    daemon.wait_until_live();
+    trace(first);
+    signal::kill(Pid::from_raw(first), Signal::SIGKILL).expect("it is ours");
+    daemon.wait_for_line("ended: a process that traces it keeps its status from us");
+    daemon.wait_for_count("] up", 2);
+    let second = daemon.wait_for("the worker that replaces it", || {
+        let workers = daemon.workers();
+        workers.into_iter().find(|pid| *pid != first)
+    });
+    trace(second);
+    // A stop does not wait for the tracer either.
+    assert_eq!(daemon.stop(), 0);
 }

@@ -5,11 +5,14 @@ mod common;
 
 use common::control::{Client, Place};
 use common::{Daemon, Run, TempDir, facts, root_or_skip};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg, setsockopt,
+    socket, sockopt,
 };
 use std::fs::{self, File};
-use std::io::{IoSlice, Read};
+use std::io::{IoSlice, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -107,6 +110,108 @@ fn a_stdin_of_its_own_still_reaches_the_worker() {
     daemon.wait_for_line("] got hello");
 }
 
+/// Where its worker's messages go.
+fn notify_address(daemon: &Daemon) -> UnixAddr {
+    let worker = daemon.workers()[0];
+    let environment = fs::read(format!("/proc/{worker}/environ")).expect("we are root");
+    let environment = String::from_utf8_lossy(&environment).into_owned();
+    let name = environment
+        .split('\0')
+        .find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET=@"))
+        .expect("it has one");
+    UnixAddr::new_abstract(name.as_bytes()).expect("it is short")
+}
+
+/// A TCP socket with bytes that nobody reads, whose last close waits for hours (SO_LINGER), and its
+/// other end.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let mut stream =
+        TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+    let (other, _) = listener.accept().expect("a client");
+    stream.set_nonblocking(true).expect("a socket");
+    while stream.write(&[0; 65536]).is_ok() {}
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 30_000,
+    };
+    setsockopt(&stream, sockopt::Linger, &linger).expect("a socket");
+    (stream, other)
+}
+
+/// Sends five such sockets, one a message, and keeps no copy. The program is stopped meanwhile: it
+/// must be the one that closes the last copy.
+fn send_lingering(
+    daemon: &Daemon,
+    to: &impl AsRawFd,
+    bytes: &[u8],
+    address: Option<&UnixAddr>,
+) -> Vec<TcpStream> {
+    daemon.signal(Signal::SIGSTOP);
+    let send = |_| {
+        let (stream, other) = lingering();
+        let descriptors = [stream.as_raw_fd()];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let data = [IoSlice::new(bytes)];
+        sendmsg(to.as_raw_fd(), &data, &rights, MsgFlags::empty(), address).expect("it is taken");
+        other
+    };
+    let others = (0..5).map(send).collect();
+    daemon.signal(Signal::SIGCONT);
+    others
+}
+
+#[test]
+fn descriptors_that_linger_do_not_make_us_deaf_to_a_stop() {
+    if !root_or_skip() {
+        return;
+    }
+    let daemon = Run::worker(&["-ready=notify"], &["ready"]).start();
+    daemon.wait_until_live();
+    let address = notify_address(&daemon);
+    let (kind, flags) = (SockType::Datagram, SockFlag::SOCK_CLOEXEC);
+    let sender = socket(AddressFamily::Unix, kind, flags, None).expect("a socket");
+    let _others = send_lingering(&daemon, &sender, b"X_NOTHING=1\n", Some(&address));
+    daemon.wait_until_idle();
+    assert_eq!(daemon.stop(), 0);
+}
+
+#[test]
+fn descriptors_that_linger_do_not_keep_a_client_s_neighbour_waiting() {
+    let place = Place::of("up");
+    let daemon = place.live(&["-start=0"]);
+    place.wait_for_socket(&daemon);
+    let client = Client::connect(&place.socket());
+    let _others = send_lingering(
+        &daemon,
+        client.stream.get_ref(),
+        b"{\"command\": \"ping\"}\n",
+        None,
+    );
+    assert!(
+        place
+            .client()
+            .ask("{\"command\": \"ping\"}")
+            .contains("pid")
+    );
+    // What was not read when its connection closes is closed then.
+    let gone = Client::connect(&place.socket());
+    let _more = send_lingering(
+        &daemon,
+        gone.stream.get_ref(),
+        b"{\"command\": \"worker:ping\"}\n",
+        None,
+    );
+    drop((client, gone));
+    assert!(
+        place
+            .client()
+            .ask("{\"command\": \"ping\"}")
+            .contains("pid")
+    );
+    assert_eq!(daemon.stop(), 0);
+}
+
 /// Sends these bytes with as many copies of our stdin as a message can carry.
 fn send_with_descriptors(to: &impl AsRawFd, bytes: &[u8], address: Option<&UnixAddr>) {
     let null = File::open("/dev/null").expect("it is there");
@@ -139,14 +244,7 @@ fn descriptors_that_come_with_a_worker_s_messages_are_closed() {
     }
     let daemon = Run::worker(&["-ready=notify"], &["ready"]).start();
     daemon.wait_until_live();
-    let worker = daemon.workers()[0];
-    let environment = fs::read(format!("/proc/{worker}/environ")).expect("we are root");
-    let environment = String::from_utf8_lossy(&environment).into_owned();
-    let name = environment
-        .split('\0')
-        .find_map(|entry| entry.strip_prefix("NOTIFY_SOCKET=@"))
-        .expect("it has one");
-    let address = UnixAddr::new_abstract(name.as_bytes()).expect("it is short");
+    let address = notify_address(&daemon);
     let (kind, flags) = (SockType::Datagram, SockFlag::SOCK_CLOEXEC);
     let sender = socket(AddressFamily::Unix, kind, flags, None).expect("a socket");
     let before = facts::open_fds(daemon.real_pid());

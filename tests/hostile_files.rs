@@ -6,10 +6,11 @@ mod common;
 
 use common::inject::{injected, injected_at};
 use common::{Run, TempDir, root_or_skip, worker};
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -331,4 +332,84 @@ fn somebody_who_keeps_swapping_what_stands_at_the_path_never_gets_at_another_fil
         0o600
     );
     assert_eq!(elsewhere.names(), ["victim"]);
+}
+
+/// A lock on the whole file, asked for by a process that may only read it.
+fn read_lock() -> libc::flock {
+    libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    }
+}
+
+#[test]
+fn a_reader_of_the_pid_file_who_locks_it_does_not_keep_us_from_starting() {
+    let dir = TempDir::new();
+    let path = dir.write("pid", "1\n");
+    let reader = fs::File::open(&path).expect("it is there");
+    fcntl(&reader, FcntlArg::F_OFD_SETLK(&read_lock())).expect("nobody has it");
+    let flag = format!("-pidfile={}", path.display());
+    let daemon = Run::worker(&["-start=0", &flag], &["up"]).start();
+    daemon.wait_until_live();
+    let pid = fs::read_to_string(&path).expect("it is there");
+    assert_eq!(pid, format!("{}\n", daemon.real_pid()));
+    // The second instance is kept out all the same.
+    let second = with_pidfile(&path.display().to_string()).output();
+    is_refused(&second, &path, "another instance runs");
+    assert_eq!(daemon.stop(), 0);
+    assert_eq!(fs::read_dir(dir.path()).expect("it is ours").count(), 0);
+}
+
+#[test]
+fn a_directory_that_its_user_replaced_by_a_link_leads_us_nowhere() {
+    if !root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    for name in ["theirs", "ours", "own"] {
+        fs::create_dir(dir.join(name)).expect("it is ours");
+    }
+    chown(dir.join("theirs"), Some(NOBODY), None).expect("we are root");
+    chown(dir.join("own"), Some(NOBODY), None).expect("we are root");
+    fs::write(dir.join("ours/pid"), "precious").expect("it is ours");
+    let link = dir.join("theirs/run");
+    let lead_to = |name: &str| {
+        let _ = fs::remove_file(&link);
+        symlink(dir.join(name), &link).expect("it is ours");
+        lchown(&link, Some(NOBODY), None).expect("we are root");
+    };
+    lead_to("ours");
+    let pid = link.join("pid");
+    let refused = with_pidfile(&pid.display().to_string()).output();
+    is_refused(
+        &refused,
+        &pid,
+        "leads through a symbolic link of user 65534",
+    );
+    let listen = format!("-listen=unix://{}", link.join("socket").display());
+    let refused = Run::bare()
+        .args(&[&listen, "-start=0", "-command=true"])
+        .output();
+    is_refused(
+        &refused,
+        &link,
+        "leads through a symbolic link of user 65534",
+    );
+    let names: Vec<_> = fs::read_dir(dir.join("ours"))
+        .expect("it is ours")
+        .collect();
+    assert_eq!(names.len(), 1, "{names:?}");
+    let kept = fs::read_to_string(dir.join("ours/pid")).expect("it is there");
+    assert_eq!(kept, "precious");
+    // To a directory of its own it may lead, as a deploy's `current` does.
+    lead_to("own");
+    let daemon = Run::bare()
+        .args(&[&listen, "-start=0", &format!("-pidfile={}", pid.display())])
+        .args(&["-command=sleep", "100"])
+        .start();
+    daemon.wait_until_live();
+    assert_eq!(daemon.stop(), 0);
 }

@@ -77,6 +77,12 @@ fn unsafe_stands_only_in_sys_and_spawn() {
 }
 
 #[test]
+fn sys_and_text_import_nothing_of_ours() {
+    let may = |name: &str| !is_in(name, "sys") && !is_in(name, "text");
+    assert_eq!(offences("crate::", may), [""; 0]);
+}
+
+#[test]
 fn nothing_is_unwrapped_outside_of_tests() {
     assert_eq!(offences(".unwrap()", |_| false), [""; 0]);
 }

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
+use std::time::Duration;
 
 // ---- -output=lossy ----
 
@@ -50,6 +51,20 @@ fn lossy_lets_a_worker_finish_though_the_log_is_stuck_and_counts_each_lost_line(
         kept.iter().copied().eq(0..kept.len() as u64),
         "the oldest are kept"
     );
+}
+
+#[test]
+fn a_worker_that_writes_to_its_full_pipe_on_and_on_wakes_nobody_while_the_log_is_stuck() {
+    let mut daemon = Run::worker(&["-start=0"], &["hammer"]).start_unread();
+    let worker = first_worker(&daemon);
+    daemon.wait_until("the worker to be busy", || {
+        facts::processor(worker) > Duration::ZERO
+    });
+    rests(&daemon);
+    daemon.read_log();
+    daemon.wait_for_line("hammer");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_exit();
 }
 
 #[test]

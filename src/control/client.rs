@@ -135,7 +135,7 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
         let flag = flags.find(|(flag, _)| args::flag_name(flag) == name);
         flag.map(|(_, value)| value.as_os_str())
     };
-    let (command, flag) = find(operands.first())?;
+    let (command, flag, sent) = find(operands.first())?;
     let args = arguments(&operands, flag, value(flag))?;
     for name in ["wait", "json"] {
         if value(name).is_some() && name != flag {
@@ -151,33 +151,27 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
     }
     Ok(CtlCall::Send(CtlRequest {
         control: control.into(),
-        // `upgrade` is einhorn's word for a reload.
-        command: if command == "upgrade" {
-            "self-upgrade"
-        } else {
-            command
-        },
+        command: sent,
         args,
         timeout: value("timeout").map(timeout).transpose()?,
     }))
 }
 
-/// The command and the flag that it may have. The flag, given, is its argument on the wire.
-fn find(word: Option<&String>) -> Result<(&'static str, &'static str), UsageError> {
-    const COMMANDS: [(&str, &str); 6] = [
-        ("reload", "wait"),
-        ("status", "json"),
-        ("stop", "wait"),
-        ("ping", ""),
-        ("workers", ""),
-        ("upgrade", ""),
+/// The command, the flag that it may have, and its word on the wire. The flag is an argument there.
+fn find(word: Option<&String>) -> Result<(&'static str, &'static str, &'static str), UsageError> {
+    const COMMANDS: [(&str, &str, &str); 6] = [
+        ("reload", "wait", "reload"),
+        ("status", "json", "status"),
+        ("stop", "wait", "stop"),
+        ("ping", "", "ping"),
+        ("workers", "", "workers"),
+        // On the wire `upgrade` is einhorn's word for a reload.
+        ("upgrade", "", "self-upgrade"),
     ];
     let word = word.ok_or_else(|| UsageError::new("no command given"))?;
-    let known = COMMANDS.into_iter().find(|(command, _)| command == word);
-    known.ok_or_else(|| {
-        let word = printable(OsStr::new(word));
-        UsageError::new(format!("{word} is no command"))
-    })
+    let known = COMMANDS.into_iter().find(|(command, ..)| command == word);
+    let unknown = || format!("{} is no command", printable(OsStr::new(word)));
+    known.ok_or_else(|| UsageError::new(unknown()))
 }
 
 /// What goes with the command; `flag` and `value`: its flag, and what was given for it.
@@ -267,32 +261,38 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
     let waits = request.args.iter().any(|word| word == "wait");
     let limit = request.timeout.or((!waits).then_some(PROMPTLY));
     let path = request.control.display();
+    let failed = |error: io::Error| {
+        let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        if !is_late {
+            return (
+                format!("no answer from {path}: {}", error_text(&error)),
+                FAILED,
+            );
+        }
+        let goes_on = if waits { "; it goes on by itself" } else { "" };
+        let limit = duration_text(limit.unwrap_or_default());
+        let text = format!("{}: not over within {limit}{goes_on}", request.command);
+        (text, TIMED_OUT)
+    };
     let args: Vec<&str> = request.args.iter().map(String::as_str).collect();
     let line = encode_request(1, request.command, &args);
     let wire = Wire::connect(&request.control, limit);
     let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
     let mut wire = sent.map_err(|error| {
-        let hint = match error.raw_os_error() {
-            Some(_) => "; does a socketmaster run with it as its -control?",
-            None => "",
+        let is_system = error.raw_os_error().is_some();
+        let hint = if is_system {
+            "; does a socketmaster run with it as its -control?"
+        } else {
+            ""
         };
-        let word = error_text(&error);
-        (format!("cannot connect to {path}: {word}{hint}"), FAILED)
+        let text = format!("cannot connect to {path}: {}{hint}", error_text(&error));
+        (text, FAILED)
     })?;
-    let shows_progress = waits && stderr().is_terminal();
     loop {
-        let reply = next_reply(&mut wire).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                let goes_on = if waits { "; it goes on by itself" } else { "" };
-                let limit = duration_text(limit.unwrap_or_default());
-                let text = format!("{}: not over within {limit}{goes_on}", request.command);
-                (text, TIMED_OUT)
-            }
-            _ => (
-                format!("no answer from {path}: {}", error_text(&error)),
-                FAILED,
-            ),
-        })?;
+        let line = wire.next_line().map_err(failed)?;
+        let line = line.ok_or_else(|| failed(io::Error::other("the connection was closed")))?;
+        let reply: CtlReply = serde_json::from_slice(&line)
+            .map_err(|_| failed(io::Error::other("it speaks another language")))?;
         if !reply.wait {
             if request.command == "stop" && waits {
                 // The last answer comes just before the end.
@@ -300,17 +300,11 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
             }
             return Ok(conclusion(reply));
         }
-        if shows_progress {
+        if waits && stderr().is_terminal() {
             let message = printable_lines(&reply.message);
             let _ = write_all(stderr(), format!("{message}\n").as_bytes());
         }
     }
-}
-
-fn next_reply(wire: &mut Wire) -> io::Result<CtlReply> {
-    let line = wire.next_line()?;
-    let line = line.ok_or_else(|| io::Error::other("the connection was closed"))?;
-    serde_json::from_slice(&line).map_err(|_| io::Error::other("it speaks another language"))
 }
 
 /// What the last answer means.
@@ -349,7 +343,7 @@ impl Wire {
     pub fn connect(path: &Path, limit: Option<Duration>) -> io::Result<Wire> {
         Ok(Wire {
             stream: connect(path)?,
-            reader: LineReader::new(MAX_ANSWER),
+            reader: LineReader::default(),
             deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
         })
     }
@@ -362,7 +356,8 @@ impl Wire {
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut chunk = [0; 16 * 1024];
         loop {
-            let line = self.reader.next_line().map_err(io::Error::other)?;
+            let line = self.reader.next_line(MAX_ANSWER);
+            let line = line.map_err(io::Error::other)?;
             if line.is_some() {
                 return Ok(line);
             }

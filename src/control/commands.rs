@@ -1,66 +1,33 @@
-//! What a request asks for, and who may ask it: socketmaster's own commands and einhorn's. Nothing is
-//! done here; what can be answered at once is.
+//! What a request asks for, who may ask it, what it is answered and what the daemon shall do:
+//! socketmaster's own commands and einhorn's. Nothing is done here.
 
-use super::Rights;
-use super::protocol::Request;
-use crate::config::Dialect;
+use super::peer::Rights;
+use super::protocol::{Answer, Request};
+use super::server::ControlState;
+use super::status::{Status, summary};
+use super::waiters::WaitFor;
+use crate::config::Config;
+use crate::listen::Listener;
+use crate::supervisor::{ChildId, Instant, Outcome, Style, Supervisor};
 use crate::text::counted;
-use serde_json::Value;
+use crate::worker::Process;
+use serde_json::{Value, json};
+use signal_hook::consts::SIGTERM;
 use slog::Level;
+use std::collections::BTreeMap;
+
+#[cfg(feature = "einhorn")]
+use crate::config::Dialect;
+#[cfg(feature = "einhorn")]
+use crate::einhorn::commands::{self as einhorn, Verbosity};
+#[cfg(feature = "einhorn")]
+use crate::text::signal_name;
 
 /// The most workers that anybody may ask for, as for `-workers`.
 const WORKERS_MAX: u32 = 10_000;
+const CROWDED: &str = "too many clients wait already";
 
-/// A request that is understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// `worker:ack`: a worker is ready.
-    Ack,
-    /// `worker:ping`: a worker is there.
-    WorkerPing,
-    /// Nothing but this answer was asked for.
-    Say { answer: String, needs: Rights },
-    /// With `json`, as an object in the field `status`, else as a table in the message.
-    Status { json: bool },
-    /// With `wait`, there is an answer for each new worker that is ready, and one with the verdict.
-    Reload { wait: bool },
-    /// With `wait`, there is an answer when all workers have gone.
-    Stop { wait: bool },
-    /// Have this number of workers from now on; `answer` says that it will be so.
-    Resize { workers: u32, answer: String },
-    /// Another executable of socketmaster takes the place of this process.
-    SelfUpgrade,
-    /// Einhorn's upgrade, which is a reload.
-    #[cfg(feature = "einhorn")]
-    Upgrade { smooth: bool },
-    /// Einhorn's dump of what it knows.
-    #[cfg(feature = "einhorn")]
-    State,
-    /// Send these signals to all workers.
-    #[cfg(feature = "einhorn")]
-    Signal { signals: Vec<i32>, answer: String },
-    /// Stop with this signal; `None`: with the one that workers are asked to stop with.
-    #[cfg(feature = "einhorn")]
-    Die { signal: Option<i32> },
-    #[cfg(feature = "einhorn")]
-    SetLevel { level: Level, answer: String },
-}
-
-/// What an answer may depend on.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhorn's depend on more")
-)]
-pub struct Facts<'a> {
-    pub dialect: &'a Dialect,
-    pub pid: u32,
-    /// The number of workers that a generation has now.
-    pub workers: u32,
-    /// The least severe level that is logged now.
-    pub level: Level,
-}
-
-/// The command list, for `help` and for whoever says something else.
+/// The command list, for whoever says something else and for einhorn's `help`.
 const HELP: &str = "\
 reload [wait]: Start a new generation of workers and stop the old one when it is ready
 self-upgrade: Replace this process by the executable that is on disk now
@@ -70,66 +37,213 @@ workers N: Have N workers per generation
 ping: Say who is there
 ";
 
-impl Command {
-    /// Reads a request.
-    ///
-    /// Errors: the answer that says what is wrong with it.
-    pub fn parse(request: &Request, facts: &Facts) -> Result<Command, String> {
-        let flag = |allowed| flag(&request.args, allowed);
-        let word = request.command.as_deref().unwrap_or_default();
-        Ok(match word {
-            "worker:ack" => Command::Ack,
-            "worker:ping" => Command::WorkerPing,
-            #[cfg(feature = "einhorn")]
-            "reload" if is_einhorns_reload(request, facts) => Command::Say {
-                answer: crate::einhorn::commands::RELOADING.to_owned(),
-                needs: Rights::Everything,
-            },
-            // `now` says nothing, but that socketmaster's reload is meant and not einhorn's.
-            "reload" => Command::Reload {
-                wait: flag("now") != Ok(true) && flag("wait")?,
-            },
-            "status" => Command::Status {
-                json: flag("json")?,
-            },
-            "stop" => Command::Stop {
-                wait: flag("wait")?,
-            },
-            "workers" => {
-                let number = number(&request.args)?;
-                let (after, before) = (counted(number as usize, "worker"), facts.workers);
-                Command::Resize {
-                    workers: number,
-                    answer: format!("{after} per generation, {before} before"),
-                }
-            }
-            "ping" => Command::Say {
-                answer: format!(
-                    "socketmaster {}, pid {}",
-                    env!("CARGO_PKG_VERSION"),
-                    facts.pid
-                ),
-                needs: Rights::Questions,
-            },
-            "self-upgrade" => Command::SelfUpgrade,
-            #[cfg(feature = "einhorn")]
-            _ => return parse_einhorns(request, facts),
-            #[cfg(not(feature = "einhorn"))]
-            _ => return Err(format!("Unrecognized command: {word:?}\n\n{HELP}")),
-        })
-    }
+/// What an answer may depend on: the rest of the program as it is at this moment.
+pub struct View<'a> {
+    pub now: Instant,
+    pub config: &'a Config,
+    pub core: &'a Supervisor,
+    pub processes: &'a BTreeMap<ChildId, Process>,
+    /// The living workers by their pids.
+    pub by_pid: &'a BTreeMap<i32, ChildId>,
+    pub listeners: &'a [Listener],
+    /// The least severe level that is logged.
+    pub level: Level,
+}
 
-    /// What a client must be allowed for it.
-    pub fn needs(&self) -> Rights {
-        match self {
-            Command::Ack | Command::WorkerPing => Rights::Reports,
-            Command::Say { needs, .. } => *needs,
-            Command::Status { .. } => Rights::Questions,
-            #[cfg(feature = "einhorn")]
-            Command::State => Rights::Questions,
-            _ => Rights::Everything,
+impl View<'_> {
+    pub fn pid(&self, id: ChildId) -> Option<i32> {
+        self.processes.get(&id).map(|process| process.pid)
+    }
+}
+
+/// What a client wants the daemon to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// `None`: in the configured style.
+    Reload(Option<Style>),
+    /// Stop with this signal; `name` is what the client said.
+    Stop { name: &'static str, signal: i32 },
+    /// Have this number of workers per generation from now on.
+    Resize(u32),
+    /// Send these signals to all workers.
+    #[cfg(feature = "einhorn")]
+    Signal(Vec<i32>),
+    #[cfg(feature = "einhorn")]
+    SetLevel(Level),
+}
+
+/// What follows from a request.
+#[derive(Debug, Default)]
+pub struct Response {
+    pub answers: Vec<Answer>,
+    /// The client gets more answers when this happens.
+    pub wait_for: Option<WaitFor>,
+    pub order: Option<Order>,
+    /// What the log says was asked for.
+    pub log: Option<String>,
+}
+
+impl From<Answer> for Response {
+    fn from(answer: Answer) -> Response {
+        Response {
+            answers: vec![answer],
+            ..Response::default()
         }
     }
+}
+
+fn say(message: impl Into<String>) -> Response {
+    Answer::new(message).into()
+}
+
+/// What a client must be allowed for a request.
+pub fn needs(request: &Request) -> Rights {
+    match request.command.as_deref().unwrap_or_default() {
+        "worker:ack" | "worker:ping" => Rights::Reports,
+        "ping" | "status" | "help" | "ehlo" | "state" => Rights::Questions,
+        _ => Rights::Everything,
+    }
+}
+
+/// What follows from a request of a client with these rights.
+pub fn respond(request: &Request, rights: Rights, state: &ControlState, view: &View) -> Response {
+    let response = match rights {
+        _ if rights >= needs(request) => respond_to_permitted(request, state, view),
+        Rights::Questions => {
+            Err("You may only ask here: this is for root and the user that we run as.".to_owned())
+        }
+        _ => Err("You may say worker:ack and worker:ping here, and nothing else.".to_owned()),
+    };
+    response.unwrap_or_else(|reason| {
+        let failed = true;
+        Response::from(Answer {
+            failed,
+            ..Answer::new(reason)
+        })
+    })
+}
+
+/// Errors: the answer that says why nothing is done.
+fn respond_to_permitted(
+    request: &Request,
+    state: &ControlState,
+    view: &View,
+) -> Result<Response, String> {
+    let flag = |allowed| flag(&request.args, allowed);
+    let word = request.command.as_deref().unwrap_or_default();
+    match word {
+        // Einhorn's `reload` has no words after it, and reloads the master alone.
+        #[cfg(feature = "einhorn")]
+        "reload"
+            if matches!(view.config.dialect, Dialect::Einhorn(_))
+                && request.args.as_array().is_none_or(Vec::is_empty) =>
+        {
+            Ok(say(einhorn::RELOADING))
+        }
+        // `now` says nothing, but that socketmaster's reload is meant and not einhorn's.
+        "reload" => reload(flag("now") != Ok(true) && flag("wait")?, state, view),
+        "stop" => Ok(stop(flag("wait")?, state, view)),
+        "status" => {
+            let (json, status) = (flag("json")?, Status::new(state, view));
+            let answer = match json {
+                true => Answer::new(summary(view.core, "")),
+                false => Answer::new(status.table()),
+            };
+            let status = Some(status).filter(|_| json);
+            Ok(Answer { status, ..answer }.into())
+        }
+        "workers" => {
+            let (number, before) = (number(&request.args)?, view.core.policy().workers);
+            let after = counted(number as usize, "worker");
+            let answer = format!("{after} per generation, {before} before");
+            resize(number, answer, view)
+        }
+        "ping" => {
+            let (version, pid) = (env!("CARGO_PKG_VERSION"), state.pid);
+            Ok(say(format!("socketmaster {version}, pid {pid}")))
+        }
+        "self-upgrade" => Err("self-upgrade is not available".to_owned()),
+        #[cfg(feature = "einhorn")]
+        _ => respond_to_einhorns(request, state, view),
+        #[cfg(not(feature = "einhorn"))]
+        _ => Err(format!("Unrecognized command: {word:?}\n\n{HELP}")),
+    }
+}
+
+/// With `wait`, there is an answer for each new worker that is ready, and one with the verdict.
+fn reload(wait: bool, state: &ControlState, view: &View) -> Result<Response, String> {
+    if view.core.is_stopping() {
+        return Ok(Response::from(Answer {
+            verdict: Some(json!({"outcome": Outcome::Abandoned})),
+            ..Answer::new("stopping: no reload any more")
+        }));
+    }
+    if wait && state.waiters.is_crowded() {
+        return Err(CROWDED.to_owned());
+    }
+    let answer = match view.core.reload_would_begin() {
+        // Who waits is told when it begins.
+        Some(_) if wait => None,
+        Some(generation) => Some(Answer::new(format!("reload {generation} begins"))),
+        None => Some(Answer {
+            wait,
+            ..Answer::new("a reload is running: this one follows it")
+        }),
+    };
+    Ok(Response {
+        answers: answer.into_iter().collect(),
+        wait_for: wait.then_some(WaitFor::Reload),
+        order: Some(Order::Reload(None)),
+        log: Some("reload".to_owned()),
+    })
+}
+
+/// With `wait`, there is an answer when all workers have gone. A stop is obeyed whoever asks: only
+/// the wait needs room.
+fn stop(wait: bool, state: &ControlState, view: &View) -> Response {
+    let workers = counted(view.core.workers().len(), "worker");
+    let is_stopping = view.core.is_stopping();
+    let is_crowded = wait && state.waiters.is_crowded();
+    let wait = wait && !is_crowded;
+    let mut text = match is_stopping {
+        true => format!("stopping already, {workers} left"),
+        false => format!("stopping, {workers} asked to finish"),
+    };
+    if is_crowded {
+        text += &format!(" (not waiting for the end: {CROWDED})");
+    }
+    Response {
+        answers: vec![Answer {
+            wait,
+            ..Answer::new(text)
+        }],
+        wait_for: wait.then_some(WaitFor::Exit),
+        order: (!is_stopping).then_some(Order::Stop {
+            name: "stop",
+            signal: SIGTERM,
+        }),
+        log: (!is_stopping).then(|| "stop".to_owned()),
+    }
+}
+
+/// `answer` says that the number of workers is changed.
+fn resize(workers: u32, answer: String, view: &View) -> Result<Response, String> {
+    let (before, capacity) = (view.core.policy().workers, view.core.policy().capacity);
+    if view.core.is_stopping() {
+        return Err("stopping: no worker is started any more".to_owned());
+    }
+    if workers > capacity {
+        return Err(format!(
+            "cannot run {workers} workers: the limit of descriptors (RLIMIT_NOFILE) suffices for \
+             {capacity}"
+        ));
+    }
+    let counted = counted(workers as usize, "worker");
+    Ok(Response {
+        order: Some(Order::Resize(workers)),
+        log: Some(format!("{counted} instead of {before}")),
+        ..say(answer)
+    })
 }
 
 fn words(args: &Value) -> Result<Vec<&str>, String> {
@@ -159,66 +273,110 @@ fn number(args: &Value) -> Result<u32, String> {
     number.ok_or_else(|| format!("say how many workers: one number from 1 to {WORKERS_MAX}"))
 }
 
-/// Einhorn's `reload` has no words after it, and reloads the master alone.
 #[cfg(feature = "einhorn")]
-fn is_einhorns_reload(request: &Request, facts: &Facts) -> bool {
-    let bare = !matches!(&request.args, Value::Array(words) if !words.is_empty());
-    bare && matches!(facts.dialect, Dialect::Einhorn(_))
-}
-
-#[cfg(feature = "einhorn")]
-fn parse_einhorns(request: &Request, facts: &Facts) -> Result<Command, String> {
-    use crate::einhorn::commands::{self as einhorn, Verbosity};
-    let (args, old) = (&request.args, facts.workers);
-    let resize = |workers, answer| Command::Resize { workers, answer };
-    let set_level = |now: Verbosity, answer: fn(Verbosity) -> String| Command::SetLevel {
-        level: now.level(),
-        answer: answer(now),
+fn respond_to_einhorns(
+    request: &Request,
+    state: &ControlState,
+    view: &View,
+) -> Result<Response, String> {
+    let (args, old, pid) = (&request.args, view.core.policy().workers, state.pid);
+    let verbosity = Verbosity::of(view.level);
+    let set_level = |now: Verbosity, answer: fn(Verbosity) -> String| Response {
+        order: Some(Order::SetLevel(now.level())),
+        ..say(answer(now))
     };
-    let ask = |answer| Command::Say {
-        answer,
-        needs: Rights::Questions,
+    // Under our own command line both lists of commands are shown.
+    let (name, own) = match &view.config.dialect {
+        Dialect::Einhorn(name) => (name.as_deref(), None),
+        Dialect::Socketmaster => (None, Some(HELP)),
     };
-    let name = match facts.dialect {
-        Dialect::Einhorn(name) => Some(name.as_deref()),
-        Dialect::Socketmaster => None,
+    let list = |text: String| match own {
+        None => text,
+        Some(own) => einhorn::with_own_commands(&text, own),
     };
-    let list = |text: String| match name {
-        Some(_) => text,
-        None => einhorn::with_own_commands(&text, HELP),
-    };
-    let verbosity = Verbosity::of(facts.level);
     let Some(word) = request.command.as_deref() else {
         return Err(einhorn::NO_COMMAND.to_owned());
     };
     Ok(match word {
-        "help" => ask(list(einhorn::help())),
-        "ehlo" => ask(einhorn::ehlo(
-            request.user.as_deref(),
-            facts.pid,
-            name.flatten(),
-        )),
-        "state" => Command::State,
-        "upgrade" => Command::Upgrade { smooth: true },
-        "upgrade_fleet" => Command::Upgrade { smooth: false },
-        "inc" => resize(old + 1, einhorn::incremented(old)),
-        "dec" => resize(old - 1, einhorn::decremented(old, facts.pid)?),
+        "help" => say(list(einhorn::help())),
+        "ehlo" => say(einhorn::ehlo(request.user.as_deref(), pid, name)),
+        "state" => say(einhorn::state(view.core, |id| view.pid(id), verbosity)),
+        "upgrade" => upgrade(request, true, state, view)?,
+        "upgrade_fleet" => upgrade(request, false, state, view)?,
+        "inc" => resize(old + 1, einhorn::incremented(old), view)?,
+        "dec" => {
+            let answer = einhorn::decremented(old, pid)?;
+            resize(old - 1, answer, view)?
+        }
         "set_workers" => {
             let new = einhorn::wanted_workers(args)?;
-            resize(new, einhorn::altered(old, new))
+            resize(new, einhorn::altered(old, new), view)?
         }
         "signal" => {
             let signals = einhorn::wanted_signals(args)?;
-            let answer = einhorn::signalled(signals.len());
-            Command::Signal { signals, answer }
+            let names: Vec<_> = signals.iter().map(|it| signal_name(*it)).collect();
+            let log = format!("{} to all workers", names.join(", "));
+            Response {
+                log: Some(log).filter(|_| !names.is_empty()),
+                answers: vec![Answer::new(einhorn::signalled(signals.len()))],
+                order: Some(Order::Signal(signals)),
+                wait_for: None,
+            }
         }
-        "die" => Command::Die {
-            signal: einhorn::wanted_signals(args)?.first().copied(),
-        },
+        "die" => {
+            let signal = einhorn::wanted_signals(args)?.first().copied();
+            let signal = signal.unwrap_or(view.core.policy().stop_signal);
+            Response {
+                order: Some(Order::Stop {
+                    name: "die",
+                    signal,
+                }),
+                log: Some("die".to_owned()),
+                ..say(einhorn::GOING_DOWN)
+            }
+        }
         "quieter" => set_level(verbosity.quieter(), einhorn::verbosity_set),
         "louder" => set_level(verbosity.louder(), einhorn::verbosity_set),
         "config" => set_level(einhorn::wanted_config(args)?, einhorn::config_merged),
         _ => return Err(list(einhorn::unrecognized(word))),
+    })
+}
+
+/// Einhorn's upgrade, which is a reload: when the request has an id, every line about it and
+/// `Upgrade done` follow.
+#[cfg(feature = "einhorn")]
+fn upgrade(
+    request: &Request,
+    smooth: bool,
+    state: &ControlState,
+    view: &View,
+) -> Result<Response, String> {
+    if view.core.is_stopping() {
+        return Err(einhorn::upgrade_failed("stopping"));
+    }
+    let wait = request.id.is_some() && !state.waiters.is_crowded();
+    let answer = |text: String| Answer {
+        wait,
+        ..Answer::new(text)
+    };
+    let mut answers = vec![answer(einhorn::upgrading(smooth).to_owned())];
+    let is_remembered = view.core.reload_would_begin().is_none();
+    if let Some(running) = view.core.rolling_out().filter(|_| wait && is_remembered) {
+        let acked = view.core.workers().tally(running).ready;
+        let line = einhorn::upgrade_remembered(acked, view.core.policy().workers);
+        answers.push(answer(line));
+    }
+    let style = match (&view.config.dialect, smooth) {
+        // Under our own command line the administrator has said how reloads go.
+        (Dialect::Socketmaster, _) => None,
+        (Dialect::Einhorn(_), true) => Some(Style::Rolling),
+        (Dialect::Einhorn(_), false) => Some(Style::Fleet),
+    };
+    Ok(Response {
+        answers,
+        wait_for: wait.then_some(WaitFor::Upgrade { smooth }),
+        order: Some(Order::Reload(style)),
+        log: Some("upgrade".to_owned()),
     })
 }
 

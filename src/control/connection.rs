@@ -1,83 +1,59 @@
-//! One client: the line it is in the middle of, the answers it has not read, and how much of
-//! either it may have. It never waits, and takes the next request only when the client reads.
+//! One client: its unfinished request line, the answers that it has not read, and how much of either
+//! it may have. It is plain data beside its descriptor, never waits, and takes the next request only
+//! when the client reads its answers.
 
-use super::Rights;
-use super::connections::{GRACE, Incoming, Origin};
-use super::peer::Peer;
+use super::peer::{Origin, Peer, Rights};
 use super::protocol::{Answer, LineReader, MAX_REQUEST, Request, UNPARSABLE, parse_request};
 use crate::supervisor::Instant;
 use crate::sys::interrupt::Interruptible;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv, send};
+use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-/// Read at a time, and in a turn.
+/// A client that has been silent for so long may have to make room for another.
+pub const GRACE: Duration = Duration::from_millis(250);
+/// So many bytes are read at a time, and in a turn.
 const CHUNK: usize = 16 * 1024;
 /// With so many bytes of answers unread, a client's next request is not looked at.
 const CONGESTED: usize = 64 * 1024;
 /// With so many bytes unread, the next answer closes the connection.
 const OVERFLOW: usize = 256 * 1024;
 
-/// What a client's turn brought.
-#[derive(Debug, PartialEq)]
-pub enum Next {
-    /// And perhaps there is more.
-    Request(Box<Incoming>),
-    /// No request yet; look again in the next turn.
-    More,
-    /// Nothing until its descriptor says so.
-    Nothing,
-}
-
-/// The connection is of no use any more.
-#[derive(Debug)]
-pub(super) struct Gone;
-
-#[derive(Debug)]
-pub(super) struct Connection {
-    pub id: u64,
-    pub stream: UnixStream,
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connection {
     pub peer: Peer,
     pub rights: Rights,
-    /// Of those who are neither root nor ours, as it was when it came.
+    /// This is as it was when the client connected.
     pub origin: Origin,
     /// When it last said something.
     pub heard: Instant,
-    /// How many requests have answers to come.
+    /// How many of its requests have answers to come.
     pub waiting: u32,
-    /// There may be more to read although nothing will say so.
+    /// There may be more to read although the poller will not say so.
     pub has_more: bool,
+    /// It is of no use any more, and only its descriptor is still to be closed.
+    pub is_over: bool,
     reader: LineReader,
     /// It will send no more.
-    ended: bool,
+    has_ended: bool,
+    /// The answers that could not be written yet.
     out: Vec<u8>,
-    /// How much of `out` has been written.
-    written: usize,
 }
 
 impl Connection {
-    pub fn new(
-        id: u64,
-        stream: UnixStream,
-        peer: Peer,
-        rights: Rights,
-        now: Instant,
-    ) -> Connection {
+    pub fn new(peer: Peer, rights: Rights, origin: Origin, now: Instant) -> Connection {
         Connection {
-            id,
-            stream,
             peer,
             rights,
-            origin: Origin::Stranger,
+            origin,
             heard: now,
-            waiting: 0,
             has_more: true,
-            reader: LineReader::new(MAX_REQUEST),
-            ended: false,
-            out: Vec::new(),
-            written: 0,
+            ..Connection::default()
         }
     }
 
@@ -90,118 +66,120 @@ impl Connection {
         self.heard + GRACE <= now
     }
 
-    /// It has said all, and heard all.
+    /// It has sent its last request and read its last answer.
     pub fn is_finished(&self) -> bool {
-        let unheard = self.has_more || !self.reader.pending().is_empty();
-        self.ended && !unheard && self.waiting == 0 && self.unread() == 0
+        let is_read = !self.has_more && self.reader.is_empty();
+        self.has_ended && is_read && self.waiting == 0 && self.out.is_empty()
     }
 
-    /// It has so much to read that it is not listened to.
+    /// It has so much to read that its requests are not looked at.
     pub fn is_congested(&self) -> bool {
-        self.unread() > CONGESTED
+        self.out.len() > CONGESTED
     }
 
-    fn unread(&self) -> usize {
-        self.out.len() - self.written
-    }
-
-    /// How many bytes it makes us hold.
+    /// How many bytes of memory it makes us hold.
     pub fn held(&self) -> usize {
         self.out.capacity() + self.reader.held()
     }
 
-    /// At most one request, and at most one read, so that every client has its turn.
-    pub fn next_request(&mut self, now: Instant) -> Result<Option<Request>, Gone> {
-        self.flush()?;
+    /// Its answers that were not written yet are lost.
+    pub fn close(&mut self) {
+        self.is_over = true;
+        self.reader = LineReader::default();
+        self.out = Vec::new();
+    }
+
+    /// Writes what can be written, then looks for the next request: at most one, by at most one
+    /// read, so that every client gets its turn.
+    pub fn next_request(&mut self, stream: &UnixStream, now: Instant) -> Option<Request> {
+        self.flush(stream);
         self.has_more = false;
-        if self.is_congested() {
-            // Its reading makes the socket writable, and us come again.
-            return Ok(None);
+        if self.is_over || self.is_congested() {
+            // When the client reads, its socket becomes writable, and this is called again.
+            return None;
         }
-        let mut line = self.reader.next_line().map_err(|_| Gone)?;
-        if line.is_none() && !self.ended {
-            self.has_more = self.receive()?;
-            line = self.reader.next_line().map_err(|_| Gone)?;
+        let mut line = self.next_line();
+        if line.is_none() && !self.has_ended && !self.is_over {
+            self.receive(stream);
+            line = self.next_line();
         }
         let Some(line) = line else {
-            return if self.ended && self.waiting > 0 && self.is_hung_up() {
-                Err(Gone)
-            } else {
-                Ok(None)
-            };
+            if self.has_ended && self.waiting > 0 && is_hung_up(stream) {
+                self.close();
+            }
+            return None;
         };
         self.heard = now;
         self.has_more = true;
-        match parse_request(&line) {
-            Ok(request) => Ok(Some(request)),
-            Err(_) => {
-                let answer = Answer {
-                    message: UNPARSABLE,
-                    ..Answer::default()
-                };
-                self.push(&answer.encode()).map(|()| None)
-            }
+        let request = parse_request(&line);
+        if request.is_err() {
+            self.answer(stream, &Answer::new(UNPARSABLE));
         }
+        request.ok()
     }
 
-    /// Reads once. Returns whether there may be more.
-    fn receive(&mut self) -> Result<bool, Gone> {
+    /// A line that is too long closes the connection.
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let line = self.reader.next_line(MAX_REQUEST);
+        line.unwrap_or_else(|_| {
+            self.close();
+            None
+        })
+    }
+
+    /// Reads once.
+    fn receive(&mut self, stream: &UnixStream) {
         let mut chunk = [0; CHUNK];
         // Descriptors that come with the bytes are closed by the kernel, which may wait for that.
         let _bounded = Interruptible::begin();
-        match recv(self.stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
+        match recv(stream.as_raw_fd(), &mut chunk, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => {
-                self.ended = true;
-                // A last line may lack its end.
-                if !self.reader.pending().is_empty() {
+                self.has_ended = true;
+                // The last line may lack its LF.
+                if !self.reader.is_empty() {
                     self.reader.push(b"\n");
                 }
-                Ok(false)
             }
             Ok(count) => {
                 self.reader.push(&chunk[..count]);
-                Ok(true)
+                self.has_more = true;
             }
-            Err(Errno::EAGAIN) => Ok(false),
-            Err(Errno::EINTR) => Ok(true),
-            Err(_) => Err(Gone),
+            Err(Errno::EAGAIN) => {}
+            Err(Errno::EINTR) => self.has_more = true,
+            Err(_) => self.close(),
         }
     }
 
-    /// The other end is closed altogether, not only for writing.
-    fn is_hung_up(&self) -> bool {
-        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
-        poll(&mut fds, PollTimeout::ZERO).is_ok()
-            && fds[0]
-                .revents()
-                .is_some_and(|found| found.contains(PollFlags::POLLHUP))
-    }
-
-    /// Queues bytes and writes what can be written.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Gone> {
-        if self.unread() > OVERFLOW {
-            return Err(Gone);
+    /// Queues an answer and writes what can be written. A client that does not read what it asked
+    /// for is closed.
+    pub fn answer(&mut self, stream: &UnixStream, answer: &Answer) {
+        if self.out.len() > OVERFLOW {
+            self.close();
         }
-        self.out.extend_from_slice(bytes);
-        self.flush()
+        if !self.is_over {
+            self.out.extend(answer.encode());
+            self.flush(stream);
+        }
     }
 
-    fn flush(&mut self) -> Result<(), Gone> {
+    fn flush(&mut self, stream: &UnixStream) {
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        while self.unread() > 0 {
-            match send(self.stream.as_raw_fd(), &self.out[self.written..], flags) {
-                Ok(count) => self.written += count,
+        while !self.out.is_empty() {
+            match send(stream.as_raw_fd(), &self.out, flags) {
+                Ok(count) => drop(self.out.drain(..count)),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    self.out.drain(..self.written);
-                    self.written = 0;
-                    return Ok(());
-                }
-                Err(_) => return Err(Gone),
+                Err(Errno::EAGAIN) => return,
+                Err(_) => self.close(),
             }
         }
         self.out = Vec::new();
-        self.written = 0;
-        Ok(())
     }
+}
+
+/// The other end is closed altogether, not only for writing.
+fn is_hung_up(stream: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+    let polled = poll(&mut fds, PollTimeout::ZERO);
+    let found = fds[0].revents().unwrap_or(PollFlags::empty());
+    polled.is_ok() && found.contains(PollFlags::POLLHUP)
 }

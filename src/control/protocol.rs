@@ -3,10 +3,9 @@
 //! small multiple of the line's length.
 
 use super::status::Status;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::ser::{Formatter, Serializer};
 use serde_json::{Map, Value, json};
-use std::borrow::Cow;
 use std::io;
 use std::ops::Not;
 
@@ -21,27 +20,18 @@ pub const UNPARSABLE: &str = "Could not parse command";
 
 // ---- lines ----
 
-/// Splits what arrives into lines. It holds at most one unfinished line and what was pushed since
-/// the last `next_line` that gave `None`; without an unfinished line it holds no memory at all.
-#[derive(Debug)]
+/// Splits what arrives into lines. When it holds nothing, it holds no memory either.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LineReader {
     buffer: Vec<u8>,
-    /// The place in the buffer where the next line begins.
-    start: usize,
-    /// There is no LF between `start` and here: no byte is searched twice.
+    /// There is no LF before this place: no byte of an unfinished line is searched twice.
     searched: usize,
-    limit: usize,
 }
 
 impl LineReader {
-    /// A reader that refuses lines of more than `limit` bytes, the LF not counted.
-    pub fn new(limit: usize) -> LineReader {
-        LineReader {
-            buffer: Vec::new(),
-            start: 0,
-            searched: 0,
-            limit,
-        }
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
     }
 
     /// How many bytes of memory it holds.
@@ -51,47 +41,34 @@ impl LineReader {
 
     /// Takes in what was read. Call [`LineReader::next_line`] until it says `None` in between.
     pub fn push(&mut self, bytes: &[u8]) {
-        self.buffer.drain(..self.start);
-        self.searched -= self.start;
-        self.start = 0;
         self.buffer.extend_from_slice(bytes);
     }
 
     /// The next complete line, without its LF; `None` until more is pushed.
     ///
-    /// Errors: the line is too long, whether its LF has come or not. The reader is of no use then.
-    pub fn next_line(&mut self) -> Result<Option<Vec<u8>>, &'static str> {
+    /// Errors: the line has more than `limit` bytes, whether its LF has come or not. The reader is
+    /// of no use then.
+    pub fn next_line(&mut self, limit: usize) -> Result<Option<Vec<u8>>, &'static str> {
         let found = memchr::memchr(b'\n', &self.buffer[self.searched..]);
-        self.searched = found.map_or(self.buffer.len(), |offset| self.searched + offset);
-        let line = &self.buffer[self.start..self.searched];
-        if line.len() > self.limit {
+        let end = found.map_or(self.buffer.len(), |offset| self.searched + offset);
+        if end > limit {
             return Err("line too long");
         }
-        if found.is_some() {
-            let line = line.to_vec();
-            self.searched += 1;
-            self.start = self.searched;
-            return Ok(Some(line));
+        self.searched = end;
+        if found.is_none() {
+            return Ok(None);
         }
-        if line.is_empty() {
-            *self = LineReader::new(self.limit);
-        }
-        Ok(None)
-    }
-
-    /// What was pushed and not yet given out: a later image of the program must carry on with it.
-    pub fn pending(&self) -> &[u8] {
-        &self.buffer[self.start..]
+        let rest = self.buffer.split_off(end + 1);
+        let mut line = std::mem::replace(&mut self.buffer, rest);
+        line.truncate(end);
+        self.searched = 0;
+        Ok(Some(line))
     }
 }
 
 /// Undoes einhorn's `%25` and `%0A`, each once and nothing else: `%2525` is `%25`, and `%0a` stays.
-pub fn decode(line: &[u8]) -> Cow<'_, [u8]> {
-    if !line.contains(&b'%') {
-        return Cow::Borrowed(line);
-    }
-    let mut decoded = Vec::with_capacity(line.len());
-    let mut rest = line;
+pub fn decode(line: &[u8]) -> Vec<u8> {
+    let (mut decoded, mut rest) = (Vec::with_capacity(line.len()), line);
     while let Some((&byte, after)) = rest.split_first() {
         let (byte, after) = match rest {
             [b'%', b'2', b'5', after @ ..] => (b'%', after),
@@ -101,7 +78,7 @@ pub fn decode(line: &[u8]) -> Cow<'_, [u8]> {
         decoded.push(byte);
         rest = after;
     }
-    Cow::Owned(decoded)
+    decoded
 }
 
 // ---- what a line means ----
@@ -136,10 +113,7 @@ pub fn parse_request(line: &[u8]) -> Result<Request, &'static str> {
 }
 
 /// An answer in any dialect, as einhorn's shell reads it.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// Empty when the answer has none.
@@ -152,10 +126,7 @@ pub struct Reply {
 /// Reads one answer, without its LF: ours, or a real einhorn's (feature `einhorn`).
 ///
 /// Errors: it is not a mapping. Einhorn's own client then says so and reads on.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 pub fn parse_reply(line: &[u8]) -> Result<Reply, &'static str> {
     let mut fields = mapping(line, MAX_ANSWER)?;
     Ok(Reply {
@@ -189,7 +160,7 @@ fn mapping(line: &[u8], limit: usize) -> Result<Map<String, Value>, &'static str
         #[cfg(feature = "einhorn")]
         _ => crate::einhorn::yaml::parse(text, MAX_DEPTH)?,
         #[cfg(not(feature = "einhorn"))]
-        _ => return Err("not a JSON object"),
+        _ => return Err("not a mapping"),
     };
     match parsed {
         Value::Object(fields) if fields.values().all(|value| depth(value) < MAX_DEPTH) => {
@@ -214,10 +185,10 @@ fn depth(value: &Value) -> usize {
 
 /// One answer of ours. Einhorn's clients ignore the fields that they do not know.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Answer<'a> {
-    pub message: &'a str,
+pub struct Answer {
+    pub message: String,
     #[serde(rename = "request_id", skip_serializing_if = "Option::is_none")]
-    pub id: Option<&'a Value>,
+    pub id: Option<Value>,
     /// More answers for this id will follow.
     #[serde(skip_serializing_if = "Not::not")]
     pub wait: bool,
@@ -226,12 +197,19 @@ pub struct Answer<'a> {
     pub failed: bool,
     /// What became of a reload that the client waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub verdict: Option<&'a Value>,
+    pub verdict: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<&'a Status>,
+    pub status: Option<Status>,
 }
 
-impl Answer<'_> {
+impl Answer {
+    pub fn new(message: impl Into<String>) -> Answer {
+        Answer {
+            message: message.into(),
+            ..Answer::default()
+        }
+    }
+
     /// The answer as a line with its LF.
     pub fn encode(&self) -> Vec<u8> {
         line(self)
@@ -250,10 +228,7 @@ pub fn encode_request(id: u64, command: &str, args: &[&str]) -> Vec<u8> {
 }
 
 /// The greeting of an interactive client: it has no id, and null for an unknown user.
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhornsh needs it")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
 pub fn encode_ehlo(user: Option<&str>) -> Vec<u8> {
     line(&json!({"command": "ehlo", "user": user}))
 }

@@ -1,212 +1,286 @@
-//! The owner of the control socket: its connections, the requests that wait for their place in the
-//! turn, the clients that wait for a reload or for our end, and what they are told. It answers what
-//! can be answered at once, and turns the rest into orders for the loop. It does nothing to workers.
+//! The one owner of the control socket: the listening socket and its file, the connections with their
+//! quotas, the requests that wait for their place in the turn, the waiting clients and the last
+//! verdict. Without a socket the same calls do nothing, so that no caller has to ask. It never
+//! blocks, and what a request wants done is returned to the daemon.
+//!
+//! A worker's ack is its readiness and counts when it is read. Every other request waits until the
+//! deaths that we could know of are known.
 
-use super::commands::{Command, Facts};
-use super::connection::Next;
-use super::connections::{Connections, Incoming, Origin};
-use super::peer::Peer;
-use super::protocol::Answer;
-use super::status::{DaemonFacts, SocketStatus, Status};
+use super::commands::{Order, View, needs, respond};
+use super::connection::{Connection, GRACE};
+use super::peer::{Access, Origin, Peer, Rights};
+use super::protocol::{Answer, Request};
 use super::verdict::ReloadReport;
-use super::waiters::{ReloadStep, WaitFor, WaiterMessage, Waiters};
-use super::{Access, Rights};
-use crate::config::{Config, ReadyGate};
-use crate::listen::{self, Listener};
+use super::waiters::{ReloadStep, Waiters};
+use crate::clock;
+use crate::config::ReadyGate;
+use crate::listen::unix_path::{self, SocketFile};
+use crate::listen::uri::{Address, Options, Scheme, Uri};
+use crate::listen::{self, Kind, open};
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{ChildId, Instant, Outcome, Style, Supervisor};
-use crate::sys::clock;
+use crate::supervisor::{ChildId, Instant, Outcome, Supervisor};
 use crate::sys::interrupt::Interruptible;
-use crate::text::{counted, error_text};
-use crate::worker::Process;
-use serde_json::json;
-use signal_hook::consts::SIGTERM;
+use crate::text::error_text;
+use serde::{Deserialize, Serialize};
 use slog::{info, warn};
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
-use std::os::unix::net::UnixStream;
+use std::cmp::{Ordering, Reverse};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-/// How often one connection is read when a worker has died and its last words may count.
-const LAST_WORDS: usize = 8;
+/// At most so many clients at a time, those not counted whose connection a worker was started with.
+/// The daemon reserves descriptors for them.
+pub const MAX_CLIENTS: usize = 64;
+/// At most so many clients of one process of root's or our own.
+const MAX_OF_ONE: usize = 16;
+/// At most so many of other users: the remaining places are never theirs.
+const MAX_OTHERS: usize = 48;
+/// No user has more than a quarter of these, workers that are coming up not counted.
+const MAX_OF_A_USER: usize = MAX_OTHERS / 4;
+/// No worker has more than so many of these, its descendants' included.
+const MAX_OF_A_WORKER: usize = 4;
+/// At most so many bytes of requests and answers are held for all clients together.
+const MAX_HELD: usize = 2 * 1024 * 1024;
+/// How often one connection is read before its worker's death is handled.
+const LAST_READS: usize = 8;
 
-const NOT_PERMITTED: &str = "You may say worker:ack and worker:ping here, and nothing else.";
-const ONLY_ASK: &str = "You may only ask here: this is for root and the user that we run as.";
-const FOLLOWS: &str = "a reload is running: this one follows it";
-const CROWDED: &str = "too many clients wait already";
-const STOPPING: &str = "stopping: no reload any more";
-
-/// What the loop has to do for a client.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Order {
-    Reload(Option<Style>),
-    /// Stop with this signal; `name` is what the client said.
-    Stop {
-        name: &'static str,
-        signal: i32,
-    },
-    Resize(u32),
-    /// Send these signals to all workers.
-    #[cfg(feature = "einhorn")]
-    Signal(Vec<i32>),
-    #[cfg(feature = "einhorn")]
-    SetLevel(slog::Level),
+/// What a later image of the program must carry on with.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlState {
+    /// Our own pid, and when we were started.
+    pub pid: u32,
+    pub began: Instant,
+    /// The connections by their numbers, so that the oldest comes first.
+    pub connections: BTreeMap<u64, Connection>,
+    /// A number is never used twice; 0 is the listening socket.
+    pub last_number: u64,
+    pub waiters: Waiters,
+    pub last_verdict: Option<(ReloadReport, Instant)>,
 }
 
-/// What an answer may depend on: the rest of the program as it is at this moment.
-pub struct View<'a> {
-    pub config: &'a Config,
-    pub core: &'a Supervisor,
-    pub processes: &'a BTreeMap<ChildId, Process>,
-    /// The living workers by their pids.
-    pub by_pid: &'a BTreeMap<i32, ChildId>,
-    pub listeners: &'a [Listener],
-    /// The least severe level that is logged.
-    pub level: slog::Level,
-}
-
-impl View<'_> {
-    fn pid(&self, id: ChildId) -> Option<i32> {
-        self.processes.get(&id).map(|process| process.pid)
-    }
-
-    /// The living worker that a client is or descends from.
-    fn origin(&self, peer: &Peer) -> Origin {
-        let lineage = peer.lineage();
-        let worker = lineage.iter().find_map(|pid| self.by_pid.get(pid)).copied();
-        match worker.and_then(|id| Some((id, self.core.workers().find(id)?))) {
-            Some((id, worker)) if worker.is_unready() => Origin::StartingWorker(id),
-            Some((id, _)) => Origin::Worker(id),
-            None => Origin::Stranger,
-        }
-    }
-}
-
-/// The control socket and all its clients. Without a socket it has no clients, and remembers the
-/// last verdict all the same.
 pub struct Server {
-    connections: Option<Connections>,
-    /// Requests that wait for their place in the turn.
-    requests: VecDeque<Box<Incoming>>,
-    waiters: Waiters,
-    began: Instant,
-    last: Option<(ReloadReport, Instant)>,
-    /// What clients do wrong is one line a second.
-    complaints: RateLimit,
-    /// Clients that were turned away: the same.
-    refusals: RateLimit,
     logger: slog::Logger,
+    socket: Option<ControlSocket>,
+    state: ControlState,
+    /// The connections' descriptors, by the same numbers.
+    streams: BTreeMap<u64, UnixStream>,
+    /// Requests that wait for their place in the turn, with the connection's number.
+    requests: VecDeque<(u64, Request)>,
+    /// Workers that said that they are ready, until they are returned.
+    acks: Vec<ChildId>,
+    /// Connections that may have to be closed at the end of the turn.
+    touched: BTreeSet<u64>,
+    /// When to accept again although nothing tells of a client: one waits for room.
+    retry_at: Option<Instant>,
+    /// Limits the log lines about what clients do wrong.
+    complaints: RateLimit,
+    /// The same for clients that were turned away.
+    refusals: RateLimit,
+}
+
+struct ControlSocket {
+    listener: UnixListener,
+    file: SocketFile,
+    access: Access,
+}
+
+/// This is for a start that fails after all: `Server::end` removes the file earlier, and logs what
+/// stays behind.
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = self.file.remove();
+    }
+}
+
+impl ControlSocket {
+    fn open(path: &Path, access: Access) -> Result<ControlSocket, listen::Error> {
+        let uri = Uri {
+            scheme: Scheme::Unix,
+            address: Address::Path(path.to_owned()),
+            options: Options {
+                mode: access.mode,
+                group: access.group.map(|group| group.to_string()),
+                ..Options::default()
+            },
+        };
+        let bound = open::bind_path(&uri, path, Kind::Stream, unix_path::PATIENT)?;
+        let socket = ControlSocket {
+            listener: bound.fd.into(),
+            // The guard does not watch it: one name is enough.
+            file: SocketFile::without_link(path, bound.id),
+            access,
+        };
+        let set = socket.listener.set_nonblocking(true);
+        set.map_err(|error| {
+            listen::Error(format!("cannot set O_NONBLOCK: {}", error_text(&error)))
+        })?;
+        Ok(socket)
+    }
 }
 
 impl Server {
-    /// Opens the socket; a stale one at the path is replaced.
+    /// Opens the socket, if there is to be one. A stale one at the path is replaced.
     ///
     /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
     pub fn open(
-        socket: Option<(&Path, Access)>,
+        place: Option<(&Path, Access)>,
         logger: slog::Logger,
     ) -> Result<Server, listen::Error> {
-        let connections = socket.map(|(path, access)| Connections::open(path, access));
+        let socket = place.map(|(path, access)| ControlSocket::open(path, access));
+        let named = |error| listen::Error(format!("-control: {error}"));
         Ok(Server {
-            connections: connections.transpose()?,
+            logger,
+            socket: socket.transpose().map_err(named)?,
+            state: ControlState {
+                pid: std::process::id(),
+                began: clock::now(),
+                ..ControlState::default()
+            },
+            streams: BTreeMap::new(),
             requests: VecDeque::new(),
-            waiters: Waiters::default(),
-            began: clock::now(),
-            last: None,
+            acks: Vec::new(),
+            touched: BTreeSet::new(),
+            retry_at: None,
             complaints: RateLimit::default(),
             refusals: RateLimit::default(),
-            logger,
         })
     }
 
-    /// Registers the socket. Errors: epoll_ctl(2) is refused.
+    /// Errors: the system refuses to watch the socket.
     pub fn register(&self, poller: &mut Poller) -> io::Result<()> {
-        match &self.connections {
-            Some(connections) => {
-                let interest = Interest::READABLE;
-                poller.add(connections.listener(), Source::Control(0), interest)
-            }
+        match &self.socket {
+            Some(socket) => poller.add(&socket.listener, Source::Control(0), Interest::READABLE),
             None => Ok(()),
         }
     }
 
-    /// When a client may find a place that was not there before.
+    /// When `tidy` has to be called although nothing happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.connections.as_ref().and_then(Connections::deadline)
+        self.retry_at
     }
 
     /// The last verdict's line; empty before the first.
     pub fn last_verdict(&self) -> String {
-        let last = self.last.as_ref();
+        let last = self.state.last_verdict.as_ref();
         last.map(|(report, _)| report.line()).unwrap_or_default()
     }
 
     // ---- connections ----
 
     /// Somebody wants to connect (0), has something to say, or reads again. Returns the workers that
-    /// said that they are ready; other requests wait for their place in the turn.
+    /// said that they are ready; other requests wait for `next_order`.
     pub fn on_ready_source(
         &mut self,
         number: u64,
         view: &View,
         poller: &mut Poller,
     ) -> Vec<ChildId> {
-        let mut acks = Vec::new();
         match number {
-            0 => self.accept(view, poller, &mut acks),
-            id => _ = self.read(id, view, poller, &mut acks),
+            0 => self.accept(view, poller),
+            _ => _ = self.read(number, view, poller),
         }
-        acks
+        std::mem::take(&mut self.acks)
     }
 
-    fn accept(&mut self, view: &View, poller: &mut Poller, acks: &mut Vec<ChildId>) {
-        let Some(connections) = &mut self.connections else {
+    /// A worker has died, and the core does not know it yet: what the worker, or a helper of it, said
+    /// before counts. Returns the workers that said that they are ready.
+    pub fn read_last_acks(&mut self, view: &View, poller: &mut Poller) -> Vec<ChildId> {
+        if view.config.ready == ReadyGate::Ack {
+            self.accept(view, poller);
+            for number in self.numbers() {
+                let mut reads = 0..LAST_READS;
+                while reads.next().is_some() && self.read(number, view, poller) {}
+            }
+        }
+        std::mem::take(&mut self.acks)
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.streams.keys().copied().collect()
+    }
+
+    /// Accepts those who want to connect. A client that finds no room is closed, and not left waiting
+    /// in the kernel's queue, where others would wait behind it.
+    fn accept(&mut self, view: &View, poller: &mut Poller) {
+        self.retry_at = None;
+        for _ in 0..MAX_CLIENTS {
+            let Some(socket) = &self.socket else {
+                return;
+            };
+            self.retry_at = self.full_until(view.now);
+            if self.retry_at.is_some() {
+                return;
+            }
+            match socket.listener.accept() {
+                Ok((stream, _)) => self.take_in(stream, view, poller),
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_no_descriptor_is_free) => {
+                    self.retry_at = Some(view.now + GRACE);
+                    return;
+                }
+            }
+        }
+        poller.mark_ready(Source::Control(0));
+    }
+
+    fn take_in(&mut self, stream: UnixStream, view: &View, poller: &mut Poller) {
+        let (Ok(peer), Some(socket)) = (Peer::of(stream.as_fd()), &self.socket) else {
             return;
         };
-        let now = clock::now();
-        let accepted = connections.accept(now, |peer| view.origin(peer));
-        self.forget_closed(poller);
-        if accepted.again {
-            poller.mark_ready(Source::Control(0));
-        }
-        if let Some((Peer { pid, uid, .. }, why)) = accepted.refused {
-            if let Some(count) = self.refusals.allow_with_count(now) {
-                warn!(
-                    self.logger,
-                    "process {pid} of user {uid} {why}: turned away{count}"
-                );
+        let (pid, uid) = (peer.pid, peer.uid);
+        let rights = socket.access.rights(uid);
+        let origin = match rights {
+            Rights::Everything => Origin::Trusted,
+            _ => peer.origin(view),
+        };
+        let client = Connection::new(peer, rights, origin, view.now);
+        let refusal = if rights == Rights::Nothing {
+            "may not use the control socket"
+        } else if !self.make_room(&client, poller, view.now) {
+            "finds the places of its user taken"
+        } else {
+            match self.keep(stream, client, poller) {
+                // Its first request has often come with it.
+                Ok(number) => _ = self.read(number, view, poller),
+                Err(error) => {
+                    let reason = error_text(&error);
+                    let text = format!("cannot watch a client's connection: {reason}");
+                    self.complain(&text, view.now);
+                }
             }
-        }
-        for id in accepted.fresh {
-            if let Err(error) = self.watch(id, poller) {
-                let reason = error_text(&error);
-                self.complain(&format!("cannot watch a client's connection: {reason}"));
-                continue;
-            }
-            // What it sent with the connection is there already.
-            self.read(id, view, poller, acks);
+            return;
+        };
+        close_unread(stream);
+        if let Some(count) = self.refusals.allow_with_count(view.now) {
+            warn!(
+                self.logger,
+                "process {pid} of user {uid} {refusal}: turned away{count}"
+            );
         }
     }
 
-    /// Where a connection cannot be watched, it is closed.
-    fn watch(&mut self, id: u64, poller: &mut Poller) -> io::Result<()> {
-        let Some(connections) = &mut self.connections else {
-            return Ok(());
-        };
-        let Some(fd) = connections.fd(id) else {
-            return Ok(());
-        };
+    fn keep(
+        &mut self,
+        stream: UnixStream,
+        client: Connection,
+        poller: &mut Poller,
+    ) -> io::Result<u64> {
+        let number = self.state.last_number + 1;
         let both = Interest::READABLE | Interest::WRITABLE;
-        let added = poller.add(fd, Source::Control(id), both);
-        if added.is_err() {
-            connections.close(id);
-        }
-        added
+        poller.add(&stream, Source::Control(number), both)?;
+        self.state.last_number = number;
+        self.state.connections.insert(number, client);
+        self.streams.insert(number, stream);
+        Ok(number)
     }
 
-    /// Opens the connection that a worker is started with (einhorn's `-g`) and returns the worker's
-    /// end: what comes there is the worker's word.
+    /// Opens the connection that a worker is started with (einhorn's `-g`): what comes in there is
+    /// its word, whoever uses it. Returns the worker's end; `None`: there is no control socket.
     ///
     /// Errors: the verb of the step that failed, and why.
     pub fn open_for_worker(
@@ -214,418 +288,268 @@ impl Server {
         worker: ChildId,
         poller: &mut Poller,
     ) -> Result<Option<UnixStream>, (&'static str, io::Error)> {
-        let Some(connections) = &mut self.connections else {
+        if self.socket.is_none() {
             return Ok(None);
-        };
+        }
         let (ours, theirs) = UnixStream::pair().map_err(|error| ("opening", error))?;
-        let id = connections.adopt(ours, worker, clock::now());
-        let watched = self.watch(id, poller);
-        watched.map_err(|error| ("watching", error))?;
+        let (rights, peer) = (Rights::Reports, Peer::worker(worker));
+        let client = Connection::new(peer, rights, Origin::Stranger, clock::now());
+        let kept = self.keep(ours, client, poller);
+        kept.map_err(|error| ("watching", error))?;
         Ok(Some(theirs))
     }
 
-    /// A worker has gone, or never came to be: the connection that it was given is closed.
+    /// A worker has ended or could not be started: the connection that it was to be started with is
+    /// closed, whichever descendant of it still holds the other end.
     pub fn forget_worker(&mut self, worker: ChildId) {
-        if let Some(connections) = &mut self.connections {
-            connections.forget(worker);
+        for number in self.numbers() {
+            let is_its_own = |it: &Connection| it.peer.worker == Some(worker);
+            if self.state.connections.get(&number).is_some_and(is_its_own) {
+                self.close(number);
+            }
         }
     }
 
-    /// Reads a client once; returns whether there may be more.
-    fn read(&mut self, id: u64, view: &View, poller: &mut Poller, acks: &mut Vec<ChildId>) -> bool {
-        let Some(connections) = &mut self.connections else {
+    /// The connections that count against the quotas, oldest first.
+    fn guests(&self) -> impl Iterator<Item = (u64, &Connection)> {
+        let all = self.state.connections.iter();
+        let guests = all.filter(|(_, it)| it.peer.worker.is_none() && !it.is_over);
+        guests.map(|(number, client)| (*number, client))
+    }
+
+    /// When the next one may come, whoever it is, while root's and our own clients hold all places
+    /// and none has been silent for long enough to go: until then it waits.
+    fn full_until(&self, now: Instant) -> Option<Instant> {
+        let trusted = || self.guests().filter(|(_, it)| it.origin == Origin::Trusted);
+        let silent = trusted().filter(|(_, it)| it.may_be_evicted());
+        let heard = silent.map(|(_, it)| it.heard).min().unwrap_or(now);
+        let is_full = trusted().count() >= MAX_CLIENTS && heard + GRACE > now;
+        is_full.then_some(heard + GRACE)
+    }
+
+    /// Makes room for one more client: where a quota that it shares is used up, another client of
+    /// those who share it is closed. Returns whether there is room.
+    ///
+    /// A worker that is coming up may have to say that it is ready, so that other users' clients
+    /// make room for it; but neither a worker with its descendants nor a user has more than its
+    /// share.
+    fn make_room(&mut self, new: &Connection, poller: &mut Poller, now: Instant) -> bool {
+        let is_starting = |it: &Connection| matches!(it.origin, Origin::StartingWorker(_));
+        let is_trusted = new.origin == Origin::Trusted;
+        let (rank, worker) = (new.origin.rank(), new.origin.worker());
+        let all = || self.guests();
+        let others = || all().filter(|(_, it)| it.origin != Origin::Trusted);
+        let of_process = || all().filter(|(_, it)| it.peer.pid == new.peer.pid);
+        let of_worker = || others().filter(|(_, it)| it.origin.worker() == worker);
+        let of_user = || others().filter(|(_, it)| it.peer.uid == new.peer.uid && !is_starting(it));
+        let leaves = if is_trusted && of_process().count() >= MAX_OF_ONE {
+            of_process().find(|(_, it)| it.may_be_evicted())
+        } else if worker.is_some() && of_worker().count() >= MAX_OF_A_WORKER {
+            of_worker().next()
+        } else if !is_trusted && !is_starting(new) && of_user().count() >= MAX_OF_A_USER {
+            let own = of_user().filter(|(_, it)| it.origin.rank() <= rank);
+            own.min_by_key(|(_, it)| it.origin.rank())
+        } else if all().count() < MAX_CLIENTS && (is_trusted || others().count() < MAX_OTHERS) {
+            return true;
+        } else {
+            let gives_way = |it: &Connection| match it.origin.rank().cmp(&rank) {
+                Ordering::Less => it.may_be_evicted(),
+                Ordering::Equal => it.may_be_evicted() && it.is_silent(now),
+                Ordering::Greater => false,
+            };
+            let may_go = all().filter(|(_, it)| gives_way(it));
+            may_go.min_by_key(|(_, it)| (it.origin.rank(), it.heard))
+        };
+        let Some((number, _)) = leaves else {
             return false;
         };
-        match connections.next_request(id, clock::now()) {
-            Next::Nothing => return false,
-            Next::More => {}
-            Next::Request(incoming) => match Command::parse(&incoming.request, &facts(view)) {
-                Ok(Command::Ack) => {
-                    self.end_report(&incoming);
-                    match acked(&incoming, view) {
-                        Ok(worker) => acks.push(worker),
-                        Err(reason) => self.complain(&reason),
-                    }
-                }
-                Ok(Command::WorkerPing) => self.end_report(&incoming),
-                _ => self.requests.push_back(incoming),
-            },
-        }
-        poller.mark_ready(Source::Control(id));
+        self.remove(number, poller);
         true
     }
 
-    /// A worker has died, and its end is not taken note of yet: what it, or a helper of it, has said
-    /// before counts. Returns the workers that said that they are ready.
-    pub fn read_last_acks(&mut self, view: &View, poller: &mut Poller) -> Vec<ChildId> {
-        let mut acks = Vec::new();
-        if view.config.ready == ReadyGate::Ack {
-            self.accept(view, poller, &mut acks);
-            let ids = self.connections.as_ref().map(Connections::ids);
-            for id in ids.unwrap_or_default() {
-                for _ in 0..LAST_WORDS {
-                    if !self.read(id, view, poller, &mut acks) {
-                        break;
+    /// Reads a connection once; returns whether there may be more.
+    fn read(&mut self, number: u64, view: &View, poller: &mut Poller) -> bool {
+        let Some((client, stream)) = self.client(number) else {
+            return false;
+        };
+        let request = client.next_request(stream, view.now);
+        let has_more = client.has_more;
+        match request {
+            Some(request) if needs(&request) > Rights::Reports => {
+                client.waiting += 1;
+                self.requests.push_back((number, request));
+            }
+            Some(report) => {
+                let peer = client.peer.clone();
+                // Reports are not answered. The connection that a worker was started with stays open.
+                if peer.worker.is_none() {
+                    client.close();
+                }
+                if report.command.as_deref() == Some("worker:ack") {
+                    match peer.acked(report.pid, view) {
+                        Ok(id) => self.acks.push(id),
+                        Err(reason) => self.complain(&format!("worker:ack {reason}"), view.now),
                     }
                 }
             }
+            None => {}
         }
-        acks
+        self.touched.insert(number);
+        self.keep_within_limits();
+        if has_more {
+            poller.mark_ready(Source::Control(number));
+        }
+        has_more
     }
 
-    /// Nobody is answered who reports: the connection is closed, unless a worker was started with it.
-    fn end_report(&mut self, incoming: &Incoming) {
-        let is_guest = incoming.peer.worker.is_none();
-        if let Some(connections) = self.connections.as_mut().filter(|_| is_guest) {
-            connections.close(incoming.connection);
-        }
+    fn client(&mut self, number: u64) -> Option<(&mut Connection, &UnixStream)> {
+        let client = self.state.connections.get_mut(&number)?;
+        Some((client, self.streams.get(&number)?))
     }
 
-    fn complain(&mut self, text: &str) {
-        if let Some(count) = self.complaints.allow_with_count(clock::now()) {
+    fn complain(&mut self, text: &str, now: Instant) {
+        if let Some(count) = self.complaints.allow_with_count(now) {
             warn!(self.logger, "{text}{count}");
         }
     }
 
-    /// At the end of a turn: closed connections are deregistered, and whoever waits for a place may
-    /// get one.
+    /// Bounds the memory that all clients together make us hold. Of the clients that make us hold
+    /// much, those with the fewest rights are closed first, and of these the largest one.
+    fn keep_within_limits(&mut self) {
+        let held = |state: &ControlState| -> usize {
+            let connections = state.connections.values();
+            connections.map(Connection::held).sum()
+        };
+        while held(&self.state) > MAX_HELD {
+            // This is a quarter of an equal share: somebody always holds more.
+            let much = MAX_HELD / self.state.connections.len() / 4;
+            let connections = self.state.connections.iter();
+            let greedy = connections.filter(|(_, it)| it.held() > much);
+            let leaves = greedy.min_by_key(|(_, it)| (it.rights, Reverse(it.held())));
+            let Some((number, _)) = leaves else {
+                return;
+            };
+            self.close(*number);
+        }
+    }
+
+    /// What the client had not read is lost. The connection is removed at the end of the turn.
+    fn close(&mut self, number: u64) {
+        if let Some(client) = self.state.connections.get_mut(&number) {
+            client.close();
+            self.touched.insert(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64, poller: &mut Poller) {
+        self.state.connections.remove(&number);
+        if let Some(stream) = self.streams.remove(&number) {
+            poller.remove(&stream, Source::Control(number));
+            close_unread(stream);
+        }
+        self.state.waiters.forget(number);
+    }
+
+    /// At the end of a turn: connections that are closed or finished are removed, and a client that
+    /// waits for room may get it.
     pub fn tidy(&mut self, poller: &mut Poller) {
-        self.forget_closed(poller);
-        if self.deadline().is_some_and(|at| at <= clock::now()) {
+        for number in std::mem::take(&mut self.touched) {
+            let client = self.state.connections.get(&number);
+            if client.is_some_and(|it| it.is_over || it.is_finished()) {
+                self.remove(number, poller);
+            }
+        }
+        if self.retry_at.is_some_and(|at| at <= clock::now()) {
             poller.mark_ready(Source::Control(0));
         }
     }
 
-    fn forget_closed(&mut self, poller: &mut Poller) {
-        let Some(connections) = &mut self.connections else {
-            return;
-        };
-        let closed = connections.take_closed();
-        // What was not read may have brought descriptors, which are closed with the connection.
-        let _bounded = (!closed.is_empty()).then(Interruptible::begin);
-        for (id, stream) in closed {
-            poller.remove(&stream, Source::Control(id));
-            self.waiters.forget(id);
-            self.requests.retain(|incoming| incoming.connection != id);
-        }
-    }
+    // ---- requests and answers ----
 
-    // ---- requests ----
-
-    /// Answers the requests that wait, up to the first one that is for the loop to do.
+    /// Answers the next request that waits for its place in the turn, and returns what the daemon
+    /// shall do; `None`: no request is left.
     pub fn next_order(&mut self, view: &View) -> Option<Order> {
-        loop {
-            let incoming = self.requests.pop_front()?;
-            let command = Command::parse(&incoming.request, &facts(view));
-            let needed = command.as_ref().map_or(Rights::Everything, Command::needs);
-            let reason = match (incoming.rights, command) {
-                (rights, Ok(command)) if rights >= needed => {
-                    match self.on_command(&incoming, command, view) {
-                        Some(order) => return Some(order),
-                        None => continue,
-                    }
-                }
-                (rights, Err(reason)) if rights >= needed => reason,
-                (Rights::Questions, _) => ONLY_ASK.to_owned(),
-                _ => NOT_PERMITTED.to_owned(),
+        while let Some((number, request)) = self.requests.pop_front() {
+            // The connection may have been closed to make room for another.
+            let Some((client, _)) = self.client(number) else {
+                continue;
             };
-            self.refuse(&incoming, &reason);
-        }
-    }
-
-    fn on_command(&mut self, incoming: &Incoming, command: Command, view: &View) -> Option<Order> {
-        match command {
-            // They were dealt with when they were read.
-            Command::Ack | Command::WorkerPing => None,
-            Command::Say { answer, .. } => {
-                self.say(incoming, &answer, false);
-                None
+            client.waiting = client.waiting.saturating_sub(1);
+            let (pid, uid) = (client.peer.pid, client.peer.uid);
+            let rights = client.rights;
+            let response = respond(&request, rights, &self.state, view);
+            if let Some(what) = response.log {
+                info!(
+                    self.logger,
+                    "{what}, asked for by process {pid} of user {uid}"
+                );
             }
-            Command::Status { json } => {
-                self.answer_status(incoming, json, view);
-                None
+            if let (Some(wait_for), Some((client, _))) = (response.wait_for, self.client(number)) {
+                client.waiting += 1;
+                let id = request.id.clone();
+                self.state.waiters.add(number, id, wait_for);
             }
-            Command::Reload { wait } => self.on_reload(incoming, wait, view),
-            Command::Stop { wait } => self.on_stop(incoming, wait, view),
-            Command::Resize { workers, answer } => self.on_resize(incoming, workers, &answer, view),
-            Command::SelfUpgrade => {
-                self.refuse(incoming, "self-upgrade is not available");
-                None
+            for answer in response.answers {
+                let id = request.id.clone();
+                self.answer(number, &Answer { id, ..answer });
             }
-            #[cfg(feature = "einhorn")]
-            Command::Upgrade { smooth } => self.on_upgrade(incoming, smooth, view),
-            #[cfg(feature = "einhorn")]
-            Command::State => {
-                use crate::einhorn::commands::{Verbosity, state};
-                let verbosity = Verbosity::of(view.level);
-                let text = state(view.core, |id| view.pid(id), verbosity);
-                self.say(incoming, &text, false);
-                None
-            }
-            #[cfg(feature = "einhorn")]
-            Command::Signal { signals, answer } => {
-                for signal in &signals {
-                    let name = crate::text::signal_name(*signal);
-                    self.log(incoming, &format!("{name} to all workers"));
-                }
-                self.say(incoming, &answer, false);
-                Some(Order::Signal(signals))
-            }
-            #[cfg(feature = "einhorn")]
-            Command::Die { signal } => {
-                self.log(incoming, "die");
-                self.say(incoming, crate::einhorn::commands::GOING_DOWN, false);
-                let signal = signal.unwrap_or(view.core.policy().stop_signal);
-                Some(Order::Stop {
-                    name: "die",
-                    signal,
-                })
-            }
-            #[cfg(feature = "einhorn")]
-            Command::SetLevel { level, answer } => {
-                self.say(incoming, &answer, false);
-                Some(Order::SetLevel(level))
+            self.touched.insert(number);
+            if response.order.is_some() {
+                return response.order;
             }
         }
+        None
     }
 
-    fn on_reload(&mut self, incoming: &Incoming, wait: bool, view: &View) -> Option<Order> {
-        if view.core.is_stopping() {
-            let answer = Answer {
-                message: STOPPING,
-                verdict: Some(&json!({"outcome": Outcome::Abandoned})),
-                ..Answer::default()
-            };
-            self.answer(incoming, &answer);
-            return None;
+    fn answer(&mut self, number: u64, answer: &Answer) {
+        if let Some((client, stream)) = self.client(number) {
+            client.answer(stream, answer);
         }
-        if wait && self.waiters.is_crowded() {
-            self.refuse(incoming, CROWDED);
-            return None;
-        }
-        self.log(incoming, "reload");
-        if wait {
-            self.wait(incoming, WaitFor::Reload { generation: None });
-        }
-        match view.core.reload_would_begin() {
-            None => self.say(incoming, FOLLOWS, wait),
-            Some(generation) if !wait => {
-                self.say(incoming, &format!("reload {generation} begins"), false);
-            }
-            // The first step of the reload is what it hears first.
-            Some(_) => {}
-        }
-        Some(Order::Reload(None))
+        self.touched.insert(number);
+        self.keep_within_limits();
     }
 
-    /// Einhorn's upgrade: with an id, every line about it and `Upgrade done` follow.
-    #[cfg(feature = "einhorn")]
-    fn on_upgrade(&mut self, incoming: &Incoming, smooth: bool, view: &View) -> Option<Order> {
-        use crate::config::Dialect;
-        use crate::einhorn::commands as einhorn;
-        if view.core.is_stopping() {
-            self.refuse(incoming, &einhorn::upgrade_failed("stopping"));
-            return None;
-        }
-        let wait = incoming.request.id.is_some() && !self.waiters.is_crowded();
-        self.say(incoming, einhorn::upgrading(smooth), wait);
-        self.log(incoming, "upgrade");
-        if wait {
-            let generation = None;
-            self.wait(incoming, WaitFor::Upgrade { generation, smooth });
-            let running = view.core.rolling_out();
-            if let (Some(generation), None) = (running, view.core.reload_would_begin()) {
-                let acked = view.core.workers().tally(generation).ready;
-                let line = einhorn::upgrade_remembered(acked, view.core.policy().workers);
-                self.say(incoming, &line, true);
-            }
-        }
-        Some(Order::Reload(match (&view.config.dialect, smooth) {
-            // Under our own command line the administrator has said how reloads go.
-            (Dialect::Socketmaster, _) => None,
-            (Dialect::Einhorn(_), true) => Some(Style::Rolling),
-            (Dialect::Einhorn(_), false) => Some(Style::Fleet),
-        }))
-    }
-
-    fn on_stop(&mut self, incoming: &Incoming, wait: bool, view: &View) -> Option<Order> {
-        // A stop is obeyed whoever asks: only the wait needs room.
-        let is_crowded = wait && self.waiters.is_crowded();
-        let wait = wait && !is_crowded;
-        if wait {
-            self.wait(incoming, WaitFor::Exit);
-        }
-        let workers = counted(view.core.workers().len(), "worker");
-        let is_stopping = view.core.is_stopping();
-        let mut text = match is_stopping {
-            true => format!("stopping already, {workers} left"),
-            false => format!("stopping, {workers} asked to finish"),
-        };
-        if is_crowded {
-            text += &format!(" (not waiting for the end: {CROWDED})");
-        }
-        self.say(incoming, &text, wait);
-        if is_stopping {
-            return None;
-        }
-        self.log(incoming, "stop");
-        Some(Order::Stop {
-            name: "stop",
-            signal: SIGTERM,
-        })
-    }
-
-    fn on_resize(
-        &mut self,
-        incoming: &Incoming,
-        number: u32,
-        answer: &str,
-        view: &View,
-    ) -> Option<Order> {
-        let policy = view.core.policy();
-        if view.core.is_stopping() {
-            self.refuse(incoming, "stopping: no worker is started any more");
-            return None;
-        }
-        if number > policy.capacity {
-            let reason = format!(
-                "cannot run {number} workers: the limit of descriptors (RLIMIT_NOFILE) suffices \
-                 for {}",
-                policy.capacity
-            );
-            self.refuse(incoming, &reason);
-            return None;
-        }
-        let workers = counted(number as usize, "worker");
-        self.log(
-            incoming,
-            &format!("{workers} instead of {}", policy.workers),
-        );
-        self.say(incoming, answer, false);
-        Some(Order::Resize(number))
-    }
-
-    fn answer_status(&mut self, incoming: &Incoming, json: bool, view: &View) {
-        let sockets = view.listeners.iter().map(|listener| {
-            let (queue, backlog) = listener.queue().unzip();
-            SocketStatus {
-                uri: listener.uri().to_string(),
-                address: listener.address(),
-                name: listener.name().to_owned(),
-                queue,
-                backlog,
-            }
-        });
-        let facts = DaemonFacts {
-            began: self.began,
-            pid: std::process::id(),
-            command: view.config.command.to_string_lossy().into_owned(),
-            sockets: sockets.collect(),
-            last: self.last.as_ref(),
-        };
-        let status = Status::new(view.core, facts, view.processes, clock::now());
-        let (message, object) = match json {
-            true => (status.summary().to_owned(), Some(&status)),
-            false => (status.table(), None),
-        };
-        let answer = Answer {
-            message: &message,
-            status: object,
-            ..Answer::default()
-        };
-        self.answer(incoming, &answer);
-    }
-
-    fn log(&self, incoming: &Incoming, what: &str) {
-        let (pid, uid) = (incoming.peer.pid, incoming.peer.uid);
-        info!(
-            self.logger,
-            "{what}, asked for by process {pid} of user {uid}"
-        );
-    }
-
-    // ---- answers ----
-
-    fn answer(&mut self, to: &Incoming, answer: &Answer) {
-        if let Some(connections) = &mut self.connections {
-            let id = to.request.id.as_ref();
-            let answer = Answer {
-                id,
-                ..answer.clone()
-            };
-            connections.answer(to.connection, &answer);
-        }
-    }
-
-    fn say(&mut self, to: &Incoming, message: &str, wait: bool) {
-        let answer = Answer {
-            message,
-            wait,
-            ..Answer::default()
-        };
-        self.answer(to, &answer);
-    }
-
-    fn refuse(&mut self, to: &Incoming, reason: &str) {
-        let answer = Answer {
-            message: reason,
-            failed: true,
-            ..Answer::default()
-        };
-        self.answer(to, &answer);
-    }
-
-    /// A client waits from now on; the caller has seen that there is room.
-    fn wait(&mut self, who: &Incoming, wait_for: WaitFor) {
-        if let Some(connections) = &mut self.connections {
-            connections.hold(who.connection);
-        }
-        let id = who.request.id.clone();
-        self.waiters.add(who.connection, id, wait_for);
-    }
-
-    fn send(&mut self, messages: Vec<WaiterMessage>) {
-        let Some(connections) = &mut self.connections else {
-            return;
-        };
-        for message in messages {
-            connections.answer(message.connection, &message.answer());
-            if message.is_last {
-                connections.release(message.connection);
+    fn send(&mut self, messages: Vec<(u64, Answer)>) {
+        for (number, answer) in messages {
+            self.answer(number, &answer);
+            if let (Some((client, _)), false) = (self.client(number), answer.wait) {
+                client.waiting = client.waiting.saturating_sub(1);
             }
         }
     }
 
     // ---- what waiting clients are told ----
 
+    /// Tells those who wait for the generation that comes up, or came up last.
+    fn tell(&mut self, step: ReloadStep) {
+        let messages = self.state.waiters.progress(&step);
+        self.send(messages);
+    }
+
     /// A generation begins to come up.
     pub fn on_begin(&mut self, generation: u64, first: bool, core: &Supervisor) {
-        let step = ReloadStep::Begun {
+        self.state.waiters.begin(generation, first);
+        self.tell(ReloadStep::Begun {
             workers: core.policy().workers,
             live: core.live_generation(),
-        };
-        let messages = self.waiters.begin(generation, first, &step);
-        self.send(messages);
+        });
     }
 
     /// A worker of the generation that comes up has been started.
-    pub fn on_started(&mut self, generation: u64, pid: i32, index: u32) {
-        let step = ReloadStep::Started { pid, index };
-        let messages = self.waiters.progress(generation, &step);
-        self.send(messages);
+    pub fn on_started(&mut self, pid: i32, index: u32) {
+        self.tell(ReloadStep::Started { pid, index });
     }
 
-    /// A worker is ready.
     pub fn on_worker_ready(&mut self, id: ChildId, view: &View) {
-        let begun = self.waiters.begun();
+        let begun = self.state.waiters.begun;
         let worker = view.core.workers().find(id);
         if worker.is_none_or(|worker| worker.generation != begun) {
             return;
         }
         let is_by_timer = view.config.ready != ReadyGate::Ack;
         let tally = view.core.workers().tally(begun);
-        let ready = self.waiters.count_ready(tally.ready);
-        self.progress(&ReloadStep::Ready {
+        let ready = self.state.waiters.count_ready(tally.ready);
+        self.tell(ReloadStep::Ready {
             pid: view.pid(id).unwrap_or(0),
             timer: is_by_timer.then_some(view.config.start.as_secs_f64()),
             ready,
@@ -636,94 +560,60 @@ impl Server {
     /// A worker is asked to stop. The last old ones are asked just before the verdict, when nothing
     /// is rolled out any more.
     pub fn on_worker_asked(&mut self, id: ChildId, signal: i32, view: &View) {
-        let begun = self.waiters.begun();
+        let begun = self.state.waiters.begun;
         let worker = view.core.workers().find(id);
         if let Some(pid) = view.pid(id) {
             let old = worker.is_some_and(|worker| worker.generation < begun);
-            self.progress(&ReloadStep::Asked { pid, signal, old });
+            self.tell(ReloadStep::Asked { pid, signal, old });
         }
     }
 
-    /// A worker has gone; the core does not know it yet.
+    /// A worker has ended, and the core does not know it yet.
     pub fn on_worker_gone(&mut self, id: ChildId, pid: i32, core: &Supervisor) {
         let worker = core.workers().find(id);
         let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_asked());
-        self.progress(&ReloadStep::Gone { pid, was_ready });
+        self.tell(ReloadStep::Gone { pid, was_ready });
         self.forget_worker(id);
         let left = core.workers().len().saturating_sub(1);
         if core.is_stopping() && left > 0 {
-            let messages = self.waiters.workers_left(left);
+            let messages = self.state.waiters.workers_left(left);
             self.send(messages);
         }
     }
 
-    /// What those are told who wait for the generation that comes up, or came up last.
-    fn progress(&mut self, step: &ReloadStep) {
-        let messages = self.waiters.progress(self.waiters.begun(), step);
-        self.send(messages);
-    }
-
     /// A generation has its verdict, which is the last answer to those who waited for it.
     pub fn on_verdict(&mut self, report: ReloadReport) {
-        let messages = self.waiters.conclude(&report);
+        let messages = self.state.waiters.conclude(&report);
         self.send(messages);
         // A remembered reload that a stop abandons has a number and never began.
-        let has_begun = report.generation <= self.waiters.begun();
+        let has_begun = report.generation <= self.state.waiters.begun;
         if has_begun || report.outcome != Outcome::Abandoned {
-            self.last = Some((report, clock::now()));
+            self.state.last_verdict = Some((report, clock::now()));
         }
     }
 
-    /// We end: whoever waits hears it, and the socket's file goes. The clients see their connections
-    /// end when the process does, and not a moment earlier.
+    /// We end: all who wait get their last answer, and the socket's file is removed.
     pub fn end(&mut self, status: i32) {
         let text = format!("stopped, exit status {status}");
-        let messages = self.waiters.conclude_all(&text);
+        let messages = self.state.waiters.conclude_all(&text);
         self.send(messages);
-        if let Some(connections) = self.connections.take() {
-            for reason in connections.end() {
+        // The clients see their connections end when the process does, and not earlier: who waits
+        // for our end wants the pid file's lock, and everything else that ends with us.
+        std::mem::forget(std::mem::take(&mut self.streams));
+        if let Some(mut socket) = self.socket.take() {
+            for reason in socket.file.remove() {
                 warn!(self.logger, "{reason}; it stays behind");
             }
         }
     }
 }
 
-fn facts<'a>(view: &View<'a>) -> Facts<'a> {
-    Facts {
-        dialect: &view.config.dialect,
-        pid: std::process::id(),
-        workers: view.core.policy().workers,
-        level: view.level,
-    }
+/// Bytes that were not read may have brought descriptors: the kernel closes these with the connection,
+/// and may wait for that.
+fn close_unread(stream: UnixStream) {
+    let _bounded = Interruptible::begin();
+    drop(stream);
 }
 
-/// The worker whose ack it is. Whose it may be is the kernel's word, not the message's.
-fn acked(incoming: &Incoming, view: &View) -> Result<ChildId, String> {
-    let sender = incoming.peer.pid;
-    let Some(pid) = incoming.request.pid else {
-        return Err(format!(
-            "worker:ack of process {sender} without a pid that is a number: ignored"
-        ));
-    };
-    let Some(id) = view.by_pid.get(&pid).copied() else {
-        return Err(format!(
-            "worker:ack of process {sender} for {pid}, which is no worker: ignored"
-        ));
-    };
-    let is_its_own = match incoming.peer.worker {
-        Some(worker) => worker == id,
-        None => incoming.peer.descends_from(pid),
-    };
-    if !is_its_own {
-        return Err(format!(
-            "worker:ack for {pid} comes from process {sender}, which is neither that worker nor \
-             its descendant: ignored"
-        ));
-    }
-    if view.config.ready != ReadyGate::Ack {
-        return Err(format!(
-            "worker:ack of worker {pid}: readiness is not told by acks here, ignored"
-        ));
-    }
-    Ok(id)
-}
+#[cfg(test)]
+mod tests;

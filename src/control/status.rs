@@ -1,12 +1,13 @@
 //! One look at everything: a table for a person's screen, one JSON object for programs. A `Status`
 //! is what the core and the daemon knew at one moment; it is never kept.
 
+use super::commands::View;
+use super::server::ControlState;
 use super::verdict::ReloadReport;
-use crate::supervisor::{ChildId, Instant, Phase, Supervisor};
+use crate::listen::Listener;
+use crate::supervisor::{Phase, Supervisor};
 use crate::text::{counted, duration_text, errno_text, printable_lines};
-use crate::worker::Process;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The object of `status -json`: the names and the order of its fields are a promise. Durations are
@@ -45,6 +46,19 @@ pub struct SocketStatus {
     pub backlog: Option<u32>,
 }
 
+impl SocketStatus {
+    fn of(listener: &Listener) -> SocketStatus {
+        let (queue, backlog) = listener.queue().unzip();
+        SocketStatus {
+            uri: listener.uri.to_string(),
+            address: listener.address(),
+            name: listener.name.to_owned(),
+            queue,
+            backlog,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Serialize)]
 struct GenerationStatus {
     generation: u64,
@@ -73,22 +87,9 @@ struct LastVerdict {
     ago_ms: u64,
 }
 
-/// The part of a status that the core does not know.
-pub struct DaemonFacts<'a> {
-    pub began: Instant,
-    pub pid: u32,
-    pub command: String,
-    pub sockets: Vec<SocketStatus>,
-    pub last: Option<&'a (ReloadReport, Instant)>,
-}
-
 impl Status {
-    pub fn new(
-        core: &Supervisor,
-        facts: DaemonFacts,
-        processes: &BTreeMap<ChildId, Process>,
-        now: Instant,
-    ) -> Status {
+    pub fn new(state: &ControlState, view: &View) -> Status {
+        let (core, now) = (view.core, view.now);
         let generations = core.workers().generations();
         let generations = generations.map(|(generation, tally)| GenerationStatus {
             generation,
@@ -96,49 +97,42 @@ impl Status {
             ready: tally.ready,
             stopping: tally.stopping,
         });
-        let workers = core.workers().iter().map(|(id, worker)| {
-            let process = processes.get(&id);
-            WorkerStatus {
-                pid: process.map(|process| process.pid),
-                generation: worker.generation,
-                index: worker.index,
-                state: match worker.phase {
-                    Phase::Starting { .. } => "starting",
-                    Phase::Running { .. } => "running",
-                    Phase::Ready { .. } => "ready",
-                    Phase::Stopping { .. } => "stopping",
-                },
-                age_ms: millis(worker.age(now)),
-                restarts: worker.restarts,
-                status: process.and_then(|process| process.status.clone()),
-                cannot_be_signalled: worker.refusal.map(|refusal| errno_text(refusal.errno)),
-            }
+        let workers = core.workers().iter().map(|(id, worker)| WorkerStatus {
+            pid: view.pid(id),
+            generation: worker.generation,
+            index: worker.index,
+            state: match worker.phase {
+                Phase::Starting { .. } => "starting",
+                Phase::Running { .. } => "running",
+                Phase::Ready { .. } => "ready",
+                Phase::Stopping { .. } => "stopping",
+            },
+            age_ms: millis(worker.age(now)),
+            restarts: worker.restarts,
+            status: view.processes.get(&id).and_then(|it| it.status.clone()),
+            cannot_be_signalled: worker.refusal.map(|refusal| errno_text(refusal.errno)),
         });
+        let last_verdict = state.last_verdict.as_ref();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            pid: facts.pid,
-            uptime_ms: millis(now - facts.began),
-            command: facts.command,
+            pid: state.pid,
+            uptime_ms: millis(now - state.began),
+            command: view.config.command.to_string_lossy().into_owned(),
             workers_wanted: core.policy().workers,
             live_generation: core.live_generation(),
             reload_generation: core.rolling_out(),
             reload_pending: core.has_pending_reload(),
             stopping: core.is_stopping(),
-            sockets: facts.sockets,
+            sockets: view.listeners.iter().map(SocketStatus::of).collect(),
             generations: generations.collect(),
             workers: workers.collect(),
             replacements_due_ms: core.backoffs().map(|due| millis(due - now)).collect(),
-            last_verdict: facts.last.map(|(report, at)| LastVerdict {
+            last_verdict: last_verdict.map(|(report, at)| LastVerdict {
                 report: report.clone(),
                 ago_ms: millis(now - *at),
             }),
             summary: summary(core, ""),
         }
-    }
-
-    /// The state in one line.
-    pub fn summary(&self) -> &str {
-        &self.summary
     }
 
     /// For people: each line ends with a newline, and what workers wrote is escaped.

@@ -39,8 +39,8 @@ pub struct ReloadReport {
 impl ReloadReport {
     pub fn new(verdict: &Verdict, failed: FailedWorker) -> ReloadReport {
         let is_live = verdict.outcome == Outcome::Live;
-        let reason = verdict.failure.as_ref();
-        let reason = reason.map(|failure| failure_text(failure, failed.pid));
+        let failure = verdict.failure.as_ref();
+        let reason = failure.map(|failure| failure_text(failure, failed.pid));
         let mut text = headline(verdict);
         if let Some(reason) = &reason {
             text += &format!(": {reason}");
@@ -63,37 +63,27 @@ impl ReloadReport {
 
     /// The text and the worker's last lines, in one line.
     pub fn line(&self) -> String {
-        match self.lines.is_empty() {
-            true => self.text.clone(),
-            false => {
-                let lines = printable_lines(&self.lines.join(" | "));
-                format!("{}; its last lines: {lines}", self.text)
-            }
+        if self.lines.is_empty() {
+            return self.text.clone();
         }
+        let lines = printable_lines(&self.lines.join(" | "));
+        format!("{}; its last lines: {lines}", self.text)
     }
 }
 
 fn headline(verdict: &Verdict) -> String {
-    let Verdict {
-        generation,
-        ready,
-        wanted,
-        first,
-        ..
-    } = verdict;
-    let name = match first {
-        true => format!("generation {generation}"),
-        false => format!("reload {generation}"),
+    let (generation, ready, wanted) = (verdict.generation, verdict.ready, verdict.wanted);
+    let kind = if verdict.first {
+        "generation"
+    } else {
+        "reload"
     };
+    let name = format!("{kind} {generation}");
     let took = duration_text(verdict.took);
+    let up = format!("{ready} of {wanted} workers ready after {took}");
     match verdict.outcome {
-        Outcome::Live => {
-            let is_live = match first {
-                true => "live".to_owned(),
-                false => format!("generation {generation} is live"),
-            };
-            format!("{name}: {is_live}, {ready} of {wanted} workers ready after {took}")
-        }
+        Outcome::Live if verdict.first => format!("{name}: live, {up}"),
+        Outcome::Live => format!("{name}: generation {generation} is live, {up}"),
         Outcome::RolledBack => format!("{name} rolled back"),
         Outcome::HalfWay => format!("{name} stopped half-way, {ready} of {wanted} workers are new"),
         Outcome::Failed => format!("{name} failed"),

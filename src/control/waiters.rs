@@ -7,90 +7,28 @@ use super::verdict::ReloadReport;
 use crate::einhorn::commands as einhorn;
 use crate::supervisor::Outcome;
 use crate::text::counted;
-#[cfg(feature = "einhorn")]
-use crate::text::signal_name;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 /// At most so many clients may wait for something; the others have room beside them.
 const MAX_WAITING: usize = 24;
 
-/// What a client waits for. A reload that has not begun yet has no number.
+/// What a client waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WaitFor {
-    Reload {
-        generation: Option<u64>,
-    },
+    Reload,
     /// The same, told in einhorn's words.
     #[cfg(feature = "einhorn")]
     Upgrade {
-        generation: Option<u64>,
         smooth: bool,
     },
     /// Our own end.
     Exit,
 }
 
-impl WaitFor {
-    fn generation(&mut self) -> Option<&mut Option<u64>> {
-        match self {
-            WaitFor::Reload { generation } => Some(generation),
-            #[cfg(feature = "einhorn")]
-            WaitFor::Upgrade { generation, .. } => Some(generation),
-            WaitFor::Exit => None,
-        }
-    }
-
-    fn is_for(mut self, reload: Option<u64>) -> bool {
-        self.generation().is_some_and(|bound| *bound == reload)
-    }
-
-    /// What a client that waits for this is told about a step on the way there.
-    fn words(self, step: &ReloadStep) -> Vec<String> {
-        match self {
-            WaitFor::Reload { generation } => {
-                let generation = generation.unwrap_or_default();
-                match *step {
-                    ReloadStep::Begun { workers, .. } => {
-                        let workers = counted(workers as usize, "worker");
-                        vec![format!("reload {generation}: starting {workers}")]
-                    }
-                    ReloadStep::Ready { ready, wanted, .. } => {
-                        vec![format!("{ready}/{wanted} ready")]
-                    }
-                    _ => Vec::new(),
-                }
-            }
-            #[cfg(feature = "einhorn")]
-            WaitFor::Upgrade { smooth, .. } => match *step {
-                ReloadStep::Begun { live, .. } => {
-                    vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
-                }
-                ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
-                ReloadStep::Ready {
-                    pid,
-                    timer,
-                    ready,
-                    wanted,
-                } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
-                ReloadStep::Asked { pid, signal, old } => {
-                    let culling = (smooth && old).then(|| einhorn::culling(1));
-                    let sending = einhorn::sending(&signal_name(signal), pid);
-                    culling.into_iter().chain([sending]).collect()
-                }
-                ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
-            },
-            WaitFor::Exit => Vec::new(),
-        }
-    }
-}
-
 /// A step of a reload.
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(
-    not(feature = "einhorn"),
-    allow(dead_code, reason = "einhorn's clients are told more")
-)]
+#[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhorn's clients are told more
 pub enum ReloadStep {
     /// So many workers are to be started, while generation `live` serves.
     Begun {
@@ -126,38 +64,70 @@ struct Waiter {
     /// The id of its request.
     id: Option<Value>,
     wait_for: WaitFor,
+    /// The generation of the reload that it waits for; `None`: that has not begun yet.
+    generation: Option<u64>,
 }
 
-/// One answer for one of those who wait.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WaiterMessage {
-    pub connection: u64,
-    id: Option<Value>,
-    text: String,
-    /// It is the last answer to its request.
-    pub is_last: bool,
-    verdict: Option<Value>,
-}
+impl Waiter {
+    fn answer(&self, message: impl Into<String>) -> (u64, Answer) {
+        let answer = Answer {
+            id: self.id.clone(),
+            ..Answer::new(message)
+        };
+        (self.connection, answer)
+    }
 
-impl WaiterMessage {
-    pub fn answer(&self) -> Answer<'_> {
-        Answer {
-            message: &self.text,
-            id: self.id.as_ref(),
-            wait: !self.is_last,
-            verdict: self.verdict.as_ref(),
-            ..Answer::default()
+    /// More answers will follow this one.
+    fn progress(&self, message: impl Into<String>) -> (u64, Answer) {
+        let (connection, answer) = self.answer(message);
+        let wait = true;
+        (connection, Answer { wait, ..answer })
+    }
+
+    /// What it is told about a step on the way to what it waits for.
+    fn words(&self, step: &ReloadStep) -> Vec<String> {
+        match self.wait_for {
+            WaitFor::Reload => match *step {
+                ReloadStep::Begun { workers, .. } => {
+                    let generation = self.generation.unwrap_or_default();
+                    let workers = counted(workers as usize, "worker");
+                    vec![format!("reload {generation}: starting {workers}")]
+                }
+                ReloadStep::Ready { ready, wanted, .. } => vec![format!("{ready}/{wanted} ready")],
+                _ => Vec::new(),
+            },
+            #[cfg(feature = "einhorn")]
+            WaitFor::Upgrade { smooth } => match *step {
+                ReloadStep::Begun { live, .. } => {
+                    vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
+                }
+                ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
+                ReloadStep::Ready {
+                    pid,
+                    timer,
+                    ready,
+                    wanted,
+                } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
+                ReloadStep::Asked { pid, signal, old } => {
+                    let culling = (smooth && old).then(|| einhorn::culling(1));
+                    let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
+                    culling.into_iter().chain([sending]).collect()
+                }
+                ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
+            },
+            WaitFor::Exit => Vec::new(),
         }
     }
 }
 
-/// All who wait, and how far the last reload is.
+/// All who wait, and how far the last reload is. What they are told is returned as answers, each
+/// with its connection's number; one without `wait` is the last to its request.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Waiters {
     waiters: Vec<Waiter>,
     /// The last generation that began to come up.
-    begun: u64,
+    pub begun: u64,
     /// How many of its workers were said to be ready.
     ready: u32,
 }
@@ -168,17 +138,14 @@ impl Waiters {
         self.waiters.len() >= MAX_WAITING
     }
 
-    /// The last generation that began to come up.
-    pub fn begun(&self) -> u64 {
-        self.begun
-    }
-
-    /// A client waits from now on. The caller has seen that there is room.
+    /// A client waits from now on for our end, or for the reload that begins next. The caller has
+    /// seen that there is room.
     pub fn add(&mut self, connection: u64, id: Option<Value>, wait_for: WaitFor) {
         self.waiters.push(Waiter {
             connection,
             id,
             wait_for,
+            generation: None,
         });
     }
 
@@ -188,19 +155,15 @@ impl Waiters {
             .retain(|waiter| waiter.connection != connection);
     }
 
-    /// A generation begins to come up. If it is a reload, it is what all those wait for that have
-    /// none yet.
-    pub fn begin(&mut self, generation: u64, first: bool, step: &ReloadStep) -> Vec<WaiterMessage> {
+    /// A generation begins to come up. If it is a reload, it is what all those wait for whose reload
+    /// had not begun.
+    pub fn begin(&mut self, generation: u64, first: bool) {
         (self.begun, self.ready) = (generation, 0);
-        if first {
-            return Vec::new();
-        }
-        for waiter in &mut self.waiters {
-            if let Some(bound) = waiter.wait_for.generation() {
-                bound.get_or_insert(generation);
+        if !first {
+            for waiter in &mut self.waiters {
+                waiter.generation.get_or_insert(generation);
             }
         }
-        self.progress(generation, step)
     }
 
     /// One more worker of the generation that comes up is ready, of `tally` that are by now. Several
@@ -210,83 +173,72 @@ impl Waiters {
         self.ready.min(tally)
     }
 
-    /// What those are told who wait for this generation.
-    pub fn progress(&self, generation: u64, step: &ReloadStep) -> Vec<WaiterMessage> {
-        let mut messages = Vec::new();
-        let concerned = |waiter: &&Waiter| waiter.wait_for.is_for(Some(generation));
-        for waiter in self.waiters.iter().filter(concerned) {
-            let words = waiter.wait_for.words(step).into_iter();
-            messages.extend(words.map(|text| message(waiter, text, false, None)));
+    /// What those are told who wait for the generation that comes up, or came up last.
+    pub fn progress(&self, step: &ReloadStep) -> Vec<(u64, Answer)> {
+        let mut answers = Vec::new();
+        for waiter in &self.waiters {
+            if waiter.generation == Some(self.begun) {
+                let words = waiter.words(step).into_iter();
+                answers.extend(words.map(|text| waiter.progress(text)));
+            }
         }
-        messages
+        answers
     }
 
     /// Workers are still there while we stop.
-    pub fn workers_left(&self, count: usize) -> Vec<WaiterMessage> {
+    pub fn workers_left(&self, count: usize) -> Vec<(u64, Answer)> {
         let text = format!("{} left", counted(count, "worker"));
-        let all = self.waiters.iter();
-        let concerned = all.filter(|waiter| waiter.wait_for == WaitFor::Exit);
-        concerned
-            .map(|waiter| message(waiter, text.clone(), false, None))
-            .collect()
+        let is_concerned = |waiter: &&Waiter| waiter.wait_for == WaitFor::Exit;
+        let concerned = self.waiters.iter().filter(is_concerned);
+        concerned.map(|waiter| waiter.progress(&*text)).collect()
     }
 
     /// A reload has its verdict, which is the last answer to those who waited for it.
-    pub fn conclude(&mut self, report: &ReloadReport) -> Vec<WaiterMessage> {
+    pub fn conclude(&mut self, report: &ReloadReport) -> Vec<(u64, Answer)> {
         // A remembered reload that a stop abandons has a number and never began.
         let bound = (report.generation <= self.begun).then_some(report.generation);
-        let mut messages = Vec::new();
+        let mut answers = Vec::new();
         self.waiters.retain_mut(|waiter| {
-            if !waiter.wait_for.is_for(bound) {
+            if waiter.wait_for == WaitFor::Exit || waiter.generation != bound {
                 return true;
             }
             let line = report.line();
-            match &mut waiter.wait_for {
-                #[cfg(feature = "einhorn")]
-                WaitFor::Upgrade { generation, .. } => match report.outcome {
+            #[cfg(feature = "einhorn")]
+            if matches!(waiter.wait_for, WaitFor::Upgrade { .. }) {
+                match report.outcome {
                     Outcome::Superseded => {
                         // What begins now is newer still: their upgrade is done when that is.
-                        *generation = None;
-                        messages.push(message(waiter, line, false, None));
+                        waiter.generation = None;
+                        answers.push(waiter.progress(line));
                         return true;
                     }
                     Outcome::Live => {
-                        let upgraded = einhorn::upgraded(report.generation.saturating_sub(1));
-                        let done = einhorn::UPGRADE_DONE.to_owned();
-                        messages.push(message(waiter, upgraded, false, None));
-                        messages.push(message(waiter, done, true, None));
+                        let version = report.generation.saturating_sub(1);
+                        answers.push(waiter.progress(einhorn::upgraded(version)));
+                        answers.push(waiter.answer(einhorn::UPGRADE_DONE));
                     }
-                    _ => {
-                        let failed = einhorn::upgrade_failed(&line);
-                        messages.push(message(waiter, failed, true, None));
-                    }
-                },
-                _ => messages.push(message(waiter, line, true, Some(json!(report)))),
+                    _ => answers.push(waiter.answer(einhorn::upgrade_failed(&line))),
+                }
+                return false;
             }
+            let (connection, answer) = waiter.answer(line);
+            let verdict = Some(json!(report));
+            answers.push((connection, Answer { verdict, ..answer }));
             false
         });
-        messages
+        answers
     }
 
     /// We end, and this is the last answer to everybody.
-    pub fn conclude_all(&mut self, text: &str) -> Vec<WaiterMessage> {
+    pub fn conclude_all(&mut self, text: &str) -> Vec<(u64, Answer)> {
         let waiters = std::mem::take(&mut self.waiters);
         let last = |waiter: &Waiter| {
+            let (connection, answer) = waiter.answer(text);
             let abandoned = json!({"outcome": Outcome::Abandoned});
             let verdict = (waiter.wait_for != WaitFor::Exit).then_some(abandoned);
-            message(waiter, text.to_owned(), true, verdict)
+            (connection, Answer { verdict, ..answer })
         };
         waiters.iter().map(last).collect()
-    }
-}
-
-fn message(waiter: &Waiter, text: String, is_last: bool, verdict: Option<Value>) -> WaiterMessage {
-    WaiterMessage {
-        connection: waiter.connection,
-        id: waiter.id.clone(),
-        text,
-        is_last,
-        verdict,
     }
 }
 

@@ -6,6 +6,7 @@
 mod processes;
 mod signals;
 
+use crate::clock;
 use crate::config::{Config, SignalAction};
 use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
@@ -17,8 +18,7 @@ use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{
     self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,
 };
-use crate::sys::clock;
-use crate::sys::process::{self, probe_pidfd};
+use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
 use crate::text::{counted, errno_text, error_text};
 use crate::worker::user::User;
@@ -158,7 +158,7 @@ impl Daemon {
     /// Runs until there is nothing left to run; returns our exit status.
     pub fn run(mut self) -> i32 {
         // From now on only a stop ends us.
-        if !probe_pidfd() {
+        if process::pidfd_open(std::process::id() as i32).is_err() {
             info!(
                 self.logger,
                 "no pidfd_open(2) here: learning of workers' ends by SIGCHLD"
@@ -445,8 +445,8 @@ impl Daemon {
         });
         match started {
             Ok(pid) => {
-                if let Some(generation) = self.core.rolling_out() {
-                    self.control.on_started(generation, pid, index);
+                if self.core.rolling_out().is_some() {
+                    self.control.on_started(pid, index);
                 }
             }
             Err(end) => {
@@ -547,7 +547,8 @@ impl Daemon {
     fn on_rebound(&mut self, indexes: Vec<usize>) {
         for index in indexes {
             let listener = &self.listeners[index];
-            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name()) {
+            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name.as_deref())
+            {
                 if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
                     warn!(self.logger, "cannot use systemd's fd store: {reason}");
                 }
@@ -562,6 +563,7 @@ impl Daemon {
     fn control(&mut self) -> (&mut Server, View<'_>, &mut Poller) {
         let (processes, by_pid) = self.processes.alive();
         let view = View {
+            now: clock::now(),
             config: &self.config,
             core: &self.core,
             processes,
@@ -798,11 +800,11 @@ impl Daemon {
         };
         let (mut sockets, mut found) = (Vec::new(), Vec::new());
         for listener in self.listeners.iter() {
-            let Some(name) = listener.store_name() else {
+            let Some(name) = listener.store_name.as_deref() else {
                 continue;
             };
             sockets.push((name, listener.as_fd()));
-            if listener.is_stored() {
+            if listener.is_stored {
                 found.push(name);
             }
         }

@@ -2,19 +2,19 @@
 //! of its exec and what it says, sending it signals, collecting its end. What happens to a process
 //! is returned as events of the core; nothing is decided here.
 
+use crate::clock;
 use crate::config::{Config, Output, ReadyGate};
 use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::log::{Log, RateLimit};
-use crate::notify::{Others, WorkerSocket};
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, End, Event, GivenUp, Instant};
-use crate::sys::clock;
 use crate::sys::interrupt::Interruptible;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
 use crate::text::errno_text;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
+use crate::worker::notify::{OtherProcesses, WorkerSocket};
 use crate::worker::output::{OutputEvent, Outputs};
 use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
 use crate::worker::user::User;
@@ -124,7 +124,7 @@ pub struct Processes {
     /// Messages of those who may not speak for a worker.
     refused: RateLimit,
     /// Whether the workers' users have other processes.
-    others: Others,
+    others: OtherProcesses,
     waitid_trouble: Option<WaitidTrouble>,
 }
 
@@ -154,7 +154,7 @@ impl Processes {
             muted: BTreeSet::new(),
             unexplained: BTreeSet::new(),
             refused: RateLimit::default(),
-            others: Others::default(),
+            others: OtherProcesses::default(),
             waitid_trouble: None,
         })
     }
@@ -373,6 +373,7 @@ impl Processes {
         let process = self.processes.get_mut(&id)?;
         let handles = self.handles.get_mut(&id)?;
         let report = handles.report.as_ref()?.read(process.pid);
+        let is_running = report == Report::Running;
         match report {
             Report::Pending => return None,
             Report::Unread => {
@@ -386,7 +387,7 @@ impl Processes {
         if let Some(pipe) = handles.report.take() {
             poller.remove(&pipe, Source::Report(id));
         }
-        (report == Report::Running).then_some(Event::Running(id))
+        is_running.then_some(Event::Running(id))
     }
 
     /// Reads what was sent to a worker's notify socket; returns whether it is ready.
@@ -406,7 +407,7 @@ impl Processes {
             let sender = message.sender;
             let is_worker = |pid: i32| self.by_pid.contains_key(&pid);
             let others = &mut self.others;
-            let has_others = |uid| others.of(uid, clock::now(), is_worker);
+            let has_others = |uid| others.exist(uid, clock::now(), is_worker);
             if let Err(why) = socket.may_speak(sender, process.pid, is_worker, has_others) {
                 if let Some(count) = self.refused.allow_with_count(clock::now()) {
                     let (pid, uid, worker) = (sender.pid, sender.uid, process.pid);
@@ -418,10 +419,10 @@ impl Processes {
                 }
                 continue;
             }
-            if message.report.status.is_some() {
-                process.status = message.report.status;
+            if message.status.is_some() {
+                process.status = message.status;
             }
-            if message.report.ready {
+            if message.ready {
                 ready = Some(Event::Ready(id));
             }
         }

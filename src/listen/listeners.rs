@@ -3,10 +3,10 @@
 
 use super::guard::{self, Guard, Repair};
 use super::{Listener, open};
+use crate::clock;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::Instant;
-use crate::sys::clock;
 use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
 use crate::worker::env::Socket;
@@ -79,7 +79,7 @@ impl Listeners {
     fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
             let source = Source::Listener(index);
-            if listener.kind().listens() && !poller.has(source) {
+            if listener.kind.listens() && !poller.has(source) {
                 // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
                 poller.add(listener, source, Interest::WRITABLE)?;
             }
@@ -166,7 +166,7 @@ impl Listeners {
                 rebound.push(index);
             }
         }
-        let can_be_repaired = |it: &Listener| it.is_harmed() && !guard::is_hopeless(it);
+        let can_be_repaired = |it: &Listener| it.trouble.is_some() && !guard::is_hopeless(it);
         if self.listeners.iter().any(can_be_repaired) {
             self.retry_at.get_or_insert(clock::now() + RETRY);
         }

@@ -116,11 +116,17 @@ fn the_texts_of_an_internet_socket() {
     let listener = open("tcp://127.0.0.1:0?name=web");
     let port = port(&listener);
     assert_eq!(listener.address(), format!("tcp://127.0.0.1:{port}"));
-    assert_eq!(listener.server_starter_key(), *format!("127.0.0.1:{port}"));
-    assert_eq!(listener.php_fpm_key(), *format!("127.0.0.1:{port}"));
-    assert_eq!((listener.family(), listener.name()), ("AF_INET", "web"));
     assert_eq!(
-        (listener.kind(), listener.is_inherited()),
+        listener.as_socket().server_starter,
+        *format!("127.0.0.1:{port}")
+    );
+    assert_eq!(listener.as_socket().php_fpm, *format!("127.0.0.1:{port}"));
+    assert_eq!(
+        (listener.as_socket().family, &*listener.name),
+        ("AF_INET", "web")
+    );
+    assert_eq!(
+        (listener.kind, listener.is_inherited()),
         (Kind::Stream, false)
     );
 }
@@ -130,8 +136,8 @@ fn a_socket_on_all_addresses_is_its_port_to_server_starter() {
     let listener = open("tcp4://:0");
     let port = port(&listener);
     assert_eq!(listener.address(), format!("tcp4://0.0.0.0:{port}"));
-    assert_eq!(listener.server_starter_key(), *port.to_string());
-    assert_eq!(listener.name(), "unknown");
+    assert_eq!(listener.as_socket().server_starter, *port.to_string());
+    assert_eq!(&*listener.name, "unknown");
 }
 
 #[test]
@@ -140,10 +146,10 @@ fn the_texts_of_a_unix_socket() {
     let path = folder.join("x.sock");
     let mut listener = open(&format!("unix://{}?fpm=127.0.0.1:9000", path.display()));
     assert_eq!(listener.address(), format!("unix://{}", path.display()));
-    assert_eq!(listener.server_starter_key(), path.as_os_str());
+    assert_eq!(listener.as_socket().server_starter, path.to_string_lossy());
     assert_eq!(
-        (&*listener.php_fpm_key(), listener.family()),
-        ("127.0.0.1:9000".as_ref(), "AF_UNIX")
+        (&*listener.as_socket().php_fpm, listener.as_socket().family),
+        ("127.0.0.1:9000", "AF_UNIX")
     );
     listener.remove();
 }
@@ -153,7 +159,7 @@ fn the_texts_of_an_abstract_socket() {
     let name = format!("socketmaster-test-{}-texts", std::process::id());
     let listener = open(&format!("unix://@{name}"));
     assert_eq!(listener.address(), format!("unix://@{name}"));
-    assert_eq!(listener.server_starter_key(), *format!("@{name}"));
+    assert_eq!(listener.as_socket().server_starter, *format!("@{name}"));
     assert!(listener.file.is_none());
 }
 
@@ -203,7 +209,10 @@ fn an_adopted_socket_has_the_scheme_of_what_it_is() {
     let address = tcp.local_addr().unwrap();
     let listener = Listener::adopt(uri("fd://9"), tcp.into(), Some("web")).unwrap();
     assert_eq!(listener.address(), format!("tcp://{address}"));
-    assert_eq!((listener.name(), listener.store_name()), ("web", None));
+    assert_eq!(
+        (&*listener.name, listener.store_name.as_deref()),
+        ("web", None)
+    );
     assert!(listener.is_inherited());
     let folder = Folder::new();
     let packet = std::os::unix::net::UnixDatagram::bind(folder.join("d")).unwrap();
@@ -212,7 +221,7 @@ fn an_adopted_socket_has_the_scheme_of_what_it_is() {
         listener.address(),
         format!("unixgram://{}", folder.join("d").display())
     );
-    assert_eq!(listener.name(), "log");
+    assert_eq!(&*listener.name, "log");
 }
 
 #[test]

@@ -1,16 +1,15 @@
-//! The file of a unix socket. Its inode is what clients connect to, its path is what they know, and
-//! any process with the right to write the directory can take the two apart. So a second name, a
-//! hidden hard link, is kept beside it, from which the path can be restored with the same inode:
-//! for clients and workers the same socket. What is not ours is never removed or changed: a name is
-//! looked at and acted on in one directory that stays open meanwhile, no symbolic link at its end
-//! is followed, and the owner is set on the inode that was looked at and not on its name.
+//! The file of a unix socket. Clients know the path, the kernel knows the inode, and every process
+//! that may write the directory can take the two apart. So a hidden hard link is kept beside the
+//! path, and from it the path is restored with the same inode: the same socket for clients and
+//! workers. This file must never remove or change what is not ours. It looks at a name and acts on
+//! it in one directory that stays open meanwhile, follows no symbolic link at a path's end, and
+//! changes the owner and the mode of the inode that it looked at, not of a name.
 
-use super::Kind;
+use super::{Kind, file_inode};
+use crate::listen::uri::Options;
 use crate::own_file::{FileRefusal, OwnFile, open_folder};
-use crate::sys::socket::unix_diag;
 use crate::text::errno_text;
 use crate::worker::user;
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
@@ -19,22 +18,21 @@ use nix::sys::stat::{
 };
 use nix::unistd::{Gid, Pid, Uid, UnlinkatFlags, fchownat, geteuid, linkat, unlinkat};
 use std::ffi::{OsStr, OsString};
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-const LINK_SUFFIX: &str = "socketmaster";
-/// How often a lock that another instance holds is asked for while we start. It holds it for as
-/// long as a bind takes.
+const SUFFIX: &str = "socketmaster";
+/// How often a start asks for a path's lock. Another instance holds it as long as a bind takes.
 pub(crate) const PATIENT: u32 = 200;
-/// How often it is asked for while we serve: the guard comes again.
+/// How often the guard asks for it while we serve: it comes again.
 pub(crate) const ONCE: u32 = 1;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Which file, whatever it is called.
+/// The file of a socket, whatever its names are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: u64,
@@ -42,26 +40,24 @@ pub struct FileId {
 }
 
 impl FileId {
-    fn of(found: &FileStat) -> FileId {
-        // Their widths differ between architectures.
-        FileId {
+    /// `None`: it is no socket.
+    fn of(found: &FileStat) -> Option<FileId> {
+        let kind = SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT;
+        // The widths of the two numbers differ between architectures.
+        (kind == SFlag::S_IFSOCK).then_some(FileId {
             device: found.st_dev as _,
             inode: found.st_ino as _,
-        }
+        })
+    }
+
+    /// The socket that stands at a path now.
+    fn at(path: &Path) -> Option<FileId> {
+        FileId::of(&Name::of(path).and_then(|name| name.stat()).ok()?)
     }
 }
 
-/// What stands at a path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
-    Nothing,
-    /// A socket, and who owns it.
-    Socket(FileId, Uid),
-    Other,
-}
-
-/// A name in a directory that is open: what is looked at and what is acted on are in the same one,
-/// whatever is done to the path that leads there.
+/// A name in a directory that is open: it is looked at and acted on in the same directory, whatever
+/// is done to the path that leads there.
 struct Name<'a> {
     directory: OwnedFd,
     name: &'a OsStr,
@@ -80,74 +76,35 @@ impl Name<'_> {
         })
     }
 
-    fn look(&self) -> Result<Found, Errno> {
-        match fstatat(&self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-            Ok(found) if is_socket(&found) => Ok(Found::Socket(
-                FileId::of(&found),
-                Uid::from_raw(found.st_uid),
-            )),
-            Ok(_) => Ok(Found::Other),
-            Err(Errno::ENOENT) => Ok(Found::Nothing),
+    fn stat(&self) -> Result<FileStat, Errno> {
+        fstatat(&self.directory, self.name, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    fn unlink_if(&self, id: FileId) -> Result<(), Errno> {
+        // Another file may still get the name between the two calls: Linux cannot unlink an inode.
+        match self.stat() {
+            Ok(found) if FileId::of(&found) == Some(id) => {
+                unlinkat(&self.directory, self.name, UnlinkatFlags::NoRemoveDir)
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
             Err(errno) => Err(errno),
         }
     }
 
-    fn unlink_if(&self, id: FileId) -> Result<(), Errno> {
-        match self.look()? {
-            Found::Socket(found, _) if found == id => {
-                unlinkat(&self.directory, self.name, UnlinkatFlags::NoRemoveDir)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes `target`, a name in the same directory, another name of what stands here.
-    fn link_to(&self, target: &OsStr) -> Result<(), Errno> {
-        let directory = &self.directory;
-        linkat(directory, self.name, directory, target, AtFlags::empty())
-    }
-
-    /// This very socket, to be changed without its name. Errors: ESTALE when it is another.
+    /// Opens this very socket, so that it can be changed without its name.
+    ///
+    /// Errors: ESTALE when another file has the name by now.
     fn hold(&self, id: FileId) -> Result<OwnedFd, Errno> {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.directory, self.name, flags, Mode::empty())?;
-        let found = fstat(&fd)?;
-        match is_socket(&found) && FileId::of(&found) == id {
+        match FileId::of(&fstat(&fd)?) == Some(id) {
             true => Ok(fd),
             false => Err(Errno::ESTALE),
         }
     }
-
-    /// In a sticky directory everybody may make names and nobody may take away another's.
-    fn is_in_a_sticky_directory(&self) -> bool {
-        fstat(&self.directory).is_ok_and(|found| found.st_mode & 0o1000 != 0)
-    }
 }
 
-fn is_socket(found: &FileStat) -> bool {
-    SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    }
-}
-
-fn look(path: &Path) -> Result<Found, Errno> {
-    match Name::of(path) {
-        Ok(name) => name.look(),
-        Err(Errno::ENOENT) => Ok(Found::Nothing),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// std's errors from the system, as the system's.
-pub(crate) fn word(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
-}
-
+/// Removes the path if it leads to this socket.
 pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
     match Name::of(path) {
         Ok(name) => name.unlink_if(id),
@@ -156,64 +113,60 @@ pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
     }
 }
 
-/// Who is at the other end of a socket file.
-enum Answer {
-    Nobody,
-    /// The file went away while we asked.
-    Gone,
-    Somebody,
+/// Makes `target` another name of what stands at `source`, in the same directory.
+fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
+    let Name { directory, name } = Name::of(source)?;
+    let target = target.file_name().unwrap_or_default();
+    linkat(&directory, name, &directory, target, AtFlags::empty())
 }
 
-/// Asks by connecting, the only sure way. ECONNREFUSED, and only that, means that nobody lives
-/// there: a full queue (EAGAIN), another kind of socket (EPROTOTYPE) or a lack of rights does not.
-fn ask(path: &Path, kind: Kind) -> Result<Answer, Errno> {
+/// Whether nobody answers on a socket file. Only connecting tells, and only ECONNREFUSED says so: a
+/// full queue (EAGAIN), another kind of socket (EPROTOTYPE) and a lack of rights do not.
+///
+/// Errors: ENOENT when the file went away meanwhile.
+fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let probe = socket(AddressFamily::Unix, kind.sock_type(), flags, None)?;
-    Ok(match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
-        Err(Errno::ECONNREFUSED) => Answer::Nobody,
-        Err(Errno::ENOENT) => Answer::Gone,
-        _ => Answer::Somebody,
-    })
-}
-
-/// Makes room at a path where a socket is to be: a stale socket is removed. Says whether one was.
-///
-/// Errors: EADDRINUSE when somebody lives there, EEXIST when it is no socket at all, EPERM when
-/// it is another user's in a directory where everybody may make names.
-pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
-    let name = match Name::of(path) {
-        Ok(name) => name,
-        Err(Errno::ENOENT) => return Ok(false),
-        Err(errno) => return Err(errno),
-    };
-    match name.look()? {
-        Found::Nothing => Ok(false),
-        Found::Other => Err(Errno::EEXIST),
-        Found::Socket(stale, its_owner) => match ask(path, kind)? {
-            Answer::Gone => Ok(false),
-            Answer::Somebody => Err(Errno::EADDRINUSE),
-            Answer::Nobody => {
-                let ours =
-                    its_owner.is_root() || its_owner == geteuid() || owner == Some(its_owner);
-                if !ours && name.is_in_a_sticky_directory() {
-                    return Err(Errno::EPERM);
-                }
-                name.unlink_if(stale).map(|()| true)
-            }
-        },
+    match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
+        Err(Errno::ENOENT) => Err(Errno::ENOENT),
+        answer => Ok(answer == Err(Errno::ECONNREFUSED)),
     }
 }
 
-/// Keeps other instances from the path between the look at what stands there and listen(2): a
-/// socket that is bound and does not listen yet looks like a stale one.
+/// Makes room at a path for a socket: a stale one is removed. Returns whether there was one.
 ///
-/// Errors: EADDRINUSE when another instance keeps it; the reason in words when what stands at the
+/// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when
+/// it is another user's in a directory where everybody may make names.
+pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
+    let name = Name::of(path)?;
+    let found = match name.stat() {
+        Err(Errno::ENOENT) => return Ok(false),
+        found => found?,
+    };
+    let id = FileId::of(&found).ok_or(Errno::EEXIST)?;
+    match is_stale(path, kind) {
+        Ok(true) => {}
+        Ok(false) => return Err(Errno::EADDRINUSE),
+        Err(Errno::ENOENT) => return Ok(false),
+        Err(errno) => return Err(errno),
+    }
+    let its_owner = Uid::from_raw(found.st_uid);
+    let is_ours = its_owner.is_root() || its_owner == geteuid() || owner == Some(its_owner);
+    // In a sticky directory everybody may make names, and nobody takes away another user's.
+    if !is_ours && fstat(&name.directory).is_ok_and(|found| found.st_mode & 0o1000 != 0) {
+        return Err(Errno::EPERM);
+    }
+    // Another socket may have come since we looked: only the one that we looked at is removed.
+    name.unlink_if(id).map(|()| true)
+}
+
+/// Keeps other instances from a path between the look at what stands there and listen(2): a socket
+/// that is bound and does not listen yet looks like a stale one.
+///
+/// Errors: EADDRINUSE when another instance has it; the reason in words when what stands at the
 /// lock's own name is not ours.
 pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".lock.{LINK_SUFFIX}"));
-    let lock = path.with_file_name(name);
+    let lock = hidden(path, "lock");
     for round in 0..rounds {
         if round > 0 {
             thread::sleep(LOCK_PAUSE);
@@ -233,12 +186,12 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
     Err(FileRefusal::System(Errno::EADDRINUSE))
 }
 
-/// The lock beside a path; its file goes with it.
+/// The lock beside a path. Dropped, it removes its file.
 pub(crate) struct PathLock(OwnFile);
 
 impl Drop for PathLock {
     fn drop(&mut self) {
-        // An empty file that stays is in nobody's way.
+        // An empty file that stays does no harm.
         let _ = self.0.remove();
     }
 }
@@ -246,63 +199,57 @@ impl Drop for PathLock {
 /// Who may connect: the `mode`, `owner` and `group` of a `-listen` address.
 #[derive(Debug, Default)]
 pub(crate) struct Rights {
-    mode: Option<u32>,
+    mode: Option<Mode>,
     pub owner: Option<Uid>,
     group: Option<Gid>,
 }
 
 impl Rights {
     /// Looks the names up; numbers need not exist.
-    pub(crate) fn of(options: &crate::listen::uri::Options) -> Result<Rights, String> {
+    pub(crate) fn of(options: &Options) -> Result<Rights, String> {
         Ok(Rights {
-            mode: options.mode,
+            mode: options.mode.map(Mode::from_bits_truncate),
             owner: options.owner.as_deref().map(user::uid).transpose()?,
             group: options.group.as_deref().map(user::gid).transpose()?,
         })
     }
 
-    /// bind(2), with these rights from the first moment: Linux makes the file with the mode of the
-    /// socket itself less the umask (unix_bind). The owner follows, on the inode that was bound.
-    /// It listens to nobody before it listens, so nobody gets in meanwhile.
+    /// bind(2), and these rights before anybody can connect: the caller listens afterwards.
     pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
         let address = UnixAddr::new(path)?;
         let name = Name::of(path)?;
         match self.mode {
             None => bind(socket.as_raw_fd(), &address)?,
             Some(mode) => {
-                fchmod(socket, Mode::from_bits_truncate(mode))?;
-                // We have one thread: nobody else makes a file meanwhile.
+                // Linux makes the file with the socket's own mode less the umask (unix_bind), so
+                // the name never has another mode. We have one thread: no file that is made
+                // meanwhile gets this umask.
+                fchmod(socket, mode)?;
                 let before = umask(Mode::empty());
                 let bound = bind(socket.as_raw_fd(), &address);
                 umask(before);
                 bound?;
             }
         }
-        let id = match bound_file(socket, &name) {
-            Ok(id) => id,
-            Err(errno) => {
-                // If it can be told what stands there after all, it does not stay.
-                let _ = bound_file(socket, &name).and_then(|id| name.unlink_if(id));
-                return Err(errno);
-            }
-        };
-        let owned = name.hold(id).and_then(|file| self.own(&file));
-        if let Err(errno) = owned {
-            // It is of no use with the wrong owner, and nobody else knows it.
-            let _ = name.unlink_if(id);
-            return Err(errno);
+        // Another file may have the name by now: the owner is given to the one that was bound.
+        let bound = bound_file(socket, &name);
+        let owned = bound.and_then(|id| self.give_owner(&name.hold(id)?));
+        if owned.is_err() {
+            // A file without its owner is of no use, and nobody else would remove it.
+            let id = bound.or_else(|_| bound_file(socket, &name));
+            let _ = id.and_then(|id| name.unlink_if(id));
         }
-        Ok(id)
+        owned.and(bound)
     }
 
-    /// Gives a file that has its name already, and that is this one, these rights.
+    /// Gives these rights to a socket that has its path already.
     pub(crate) fn apply(&self, path: &Path, id: FileId) -> Result<(), Errno> {
         let file = Name::of(path)?.hold(id)?;
-        self.own(&file)?;
-        let mode = self.mode.map(Mode::from_bits_truncate);
-        match mode.filter(|mode| fstat(&file).is_ok_and(|it| it.st_mode & 0o7777 != mode.bits())) {
+        self.give_owner(&file)?;
+        let found = fstat(&file)?.st_mode & 0o7777;
+        match self.mode.filter(|mode| mode.bits() != found) {
             None => Ok(()),
-            // fchmod(2) refuses a descriptor that only names a file; this link is to that file.
+            // fchmod(2) refuses a descriptor that only names a file; this link leads to that file.
             Some(mode) => {
                 let link = format!("/proc/self/fd/{}", file.as_raw_fd());
                 fchmodat(AT_FDCWD, link.as_str(), mode, FchmodatFlags::FollowSymlink)
@@ -310,7 +257,7 @@ impl Rights {
         }
     }
 
-    fn own(&self, file: &OwnedFd) -> Result<(), Errno> {
+    fn give_owner(&self, file: &OwnedFd) -> Result<(), Errno> {
         match (self.owner, self.group) {
             (None, None) => Ok(()),
             (owner, group) => fchownat(file, "", owner, group, AtFlags::AT_EMPTY_PATH),
@@ -318,47 +265,43 @@ impl Rights {
     }
 }
 
-/// The file that a socket was bound to a moment ago: what the kernel says it is, where the kernel
-/// tells (sock_diag(7)), else a socket of ours with one name.
+/// The file that a socket was bound to a moment ago. The kernel says which it is (sock_diag(7));
+/// where it does not tell, it is a socket of ours with one name.
 ///
-/// Errors: EADDRINUSE when another stands there by now.
+/// Errors: EADDRINUSE when another file stands there by now.
 fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
-    let found = fstatat(&name.directory, name.name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-    let inode = unix_diag(fstat(socket)?.st_ino as u32)
-        .ok()
-        .and_then(|diag| diag.file);
-    let is_it = match inode {
+    let found = name.stat()?;
+    let is_it = match file_inode(socket.as_fd()) {
         Some(inode) => found.st_ino as u32 == inode,
         None => found.st_uid == geteuid().as_raw() && found.st_nlink == 1,
     };
-    match is_it && is_socket(&found) {
-        true => Ok(FileId::of(&found)),
-        false => Err(Errno::EADDRINUSE),
-    }
+    let id = FileId::of(&found).filter(|_| is_it);
+    id.ok_or(Errno::EADDRINUSE)
 }
 
-/// Whether the path still leads to our socket.
+/// Where a path leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
+    /// To our socket.
     Ours,
     Empty,
     Taken,
 }
 
-/// The file of one socket, and its second name.
+/// The file of one socket, and the hidden link to it.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     /// `None`: no file of this socket was found.
-    id: Option<FileId>,
+    pub(crate) id: Option<FileId>,
     link: Option<PathBuf>,
-    /// The path goes when we go.
-    owned: bool,
+    /// We remove the path at the end.
+    is_owned: bool,
 }
 
 impl SocketFile {
-    /// Of a socket that was bound to `path` a moment ago, as this file. Without a second name when the file
-    /// system or the rights do not allow one.
+    /// Of a socket that was bound a moment ago. There is no hidden link when the file system or the
+    /// rights do not allow one.
     pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
         let mut file = SocketFile::without_link(path, id);
         file.keep_link();
@@ -372,48 +315,39 @@ impl SocketFile {
             path: path.to_owned(),
             id: Some(id),
             link: None,
-            owned: true,
+            is_owned: true,
         }
     }
 
-    /// Of a socket of ours that comes back: after a crash, an exec, or out of another process.
-    /// `inode` is the kernel's word on which file it is (sock_diag); where the kernel does not
-    /// tell, hidden links of ours do. The path is restored if it is gone.
+    /// Of a socket of ours that comes back: after a crash, an exec, or out of another process. The
+    /// path is restored if it is gone. `inode` is what sock_diag(7) says, if it tells.
     pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: Kind) -> SocketFile {
-        let mut file = SocketFile {
-            path: path.to_owned(),
-            id: None,
-            link: None,
-            owned: true,
+        let Some((source, id)) = find(path, inode) else {
+            return SocketFile {
+                path: path.to_owned(),
+                id: None,
+                link: None,
+                is_owned: true,
+            };
         };
-        if let Some((found, id)) = find(path, inode) {
-            file.id = Some(id);
-            file.link_from(&found);
-            // When it fails, the guard tries again, and complains.
-            if file.restore(kind).is_ok() {
-                file.sweep(kind);
-            }
+        let mut file = SocketFile::without_link(path, id);
+        file.link_from(&source);
+        // When this fails the guard tries again, and logs the reason.
+        if file.restore(kind).is_ok() {
+            file.sweep(kind);
         }
         file
     }
 
-    /// Of an inherited socket: guarded as far as the rights go, but never removed. `None` when the
+    /// Of an inherited socket: restored as far as our rights go, but never removed. `None` when the
     /// path leads elsewhere, as a path relative to another directory may.
     pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: Kind) -> Option<SocketFile> {
-        let Ok(Found::Socket(id, _)) = look(path) else {
-            return None;
-        };
+        let id = FileId::at(path)?;
         if inode.is_some_and(|inode| inode != id.inode as u32) {
             return None;
         }
-        let mut file = SocketFile {
-            path: path.to_owned(),
-            id: Some(id),
-            link: None,
-            owned: false,
-        };
-        file.keep_link();
-        file.sweep(kind);
+        let mut file = SocketFile::bound(path, id, kind);
+        file.is_owned = false;
         Some(file)
     }
 
@@ -421,58 +355,51 @@ impl SocketFile {
         &self.path
     }
 
-    pub fn id(&self) -> Option<FileId> {
-        self.id
-    }
-
-    /// The hidden second name, if there is one.
+    /// The hidden link, if there is one.
     pub fn link(&self) -> Option<&Path> {
         self.link.as_deref()
     }
 
     /// Where the path leads now.
     pub fn place(&self) -> Result<Place, Errno> {
-        Ok(match look(&self.path)? {
-            Found::Nothing => Place::Empty,
-            Found::Socket(id, _) if Some(id) == self.id => Place::Ours,
-            _ => Place::Taken,
-        })
+        match Name::of(&self.path).and_then(|name| name.stat()) {
+            Err(Errno::ENOENT) => Ok(Place::Empty),
+            Err(errno) => Err(errno),
+            Ok(found) if self.id.is_some() && FileId::of(&found) == self.id => Ok(Place::Ours),
+            Ok(_) => Ok(Place::Taken),
+        }
     }
 
-    /// Makes the second name, or makes it again if somebody tidied it away.
+    /// Makes the hidden link, or makes it again if somebody removed it.
     pub(crate) fn keep_link(&mut self) {
-        let path = self.path.clone();
-        self.link_from(&path);
+        self.link_from(&self.path.clone());
     }
 
     fn link_from(&mut self, source: &Path) {
         let Some(id) = self.id else { return };
-        let link = link_path(&self.path, &Pid::this().to_string());
-        if !is_file(&link, id) && is_file(source, id) {
-            // Left by an earlier process with our pid: pid 1 of a container comes again and again.
-            if let Ok(Found::Socket(old, _)) = look(&link) {
+        let link = hidden(&self.path, &Pid::this().to_string());
+        if FileId::at(&link) != Some(id) && FileId::at(source) == Some(id) {
+            // An earlier process may have had our pid: pid 1 of a container comes again and again.
+            if let Some(old) = FileId::at(&link) {
                 let _ = unlink_if(&link, old);
             }
-            // Whether it is our socket that got the name is looked at below.
+            // The source may be replaced before it is linked, so the link is looked at afterwards.
             let _ = link_beside(source, &link);
         }
-        self.link = is_file(&link, id).then_some(link);
+        self.link = (FileId::at(&link) == Some(id)).then_some(link);
     }
 
-    /// Removes the hidden links beside the path that nobody needs: those of our own inode, which
-    /// our own link has, and those of sockets that nobody answers on. (A pid proves nothing: its
-    /// process may live in another PID namespace.)
+    /// Removes the hidden links that nobody needs: those to our own inode, which our own link has,
+    /// and those to sockets on which nobody answers. (A pid proves nothing: its process may live in
+    /// another PID namespace.)
     fn sweep(&self, kind: Kind) {
         if self.link.is_none() {
             return;
         }
-        for link in links(&self.path) {
-            let Ok(Found::Socket(id, _)) = look(&link) else {
-                continue;
-            };
-            let needless = Some(id) == self.id || matches!(ask(&link, kind), Ok(Answer::Nobody));
-            if needless && Some(&link) != self.link.as_ref() {
-                // A link that stays is in nobody's way.
+        for (link, id) in hidden_links(&self.path) {
+            let is_needless = Some(id) == self.id || is_stale(&link, kind) == Ok(true);
+            if is_needless && Some(&link) != self.link.as_ref() {
+                // A link that stays does no harm.
                 let _ = unlink_if(&link, id);
             }
         }
@@ -480,119 +407,94 @@ impl SocketFile {
 
     /// Brings our inode back to its path. A stale socket in its place is removed.
     ///
-    /// Errors: ENOENT when the second name is gone too, or the directory; EADDRINUSE when somebody
-    /// lives there.
+    /// Errors: ENOENT when the hidden link is gone too, or the directory; EADDRINUSE when somebody
+    /// answers there.
     pub(crate) fn restore(&self, kind: Kind) -> Result<(), Errno> {
         if self.place()? == Place::Ours {
             return Ok(());
         }
         let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
         clear(&self.path, kind, None)?;
+        // A socket that came since then stays: linkat(2) replaces nothing.
         link_beside(link, &self.path)?;
         match self.place()? {
             Place::Ours => Ok(()),
-            // Somebody has put another file into the link's place.
+            // Somebody has put another file into the hidden link's place.
             _ => Err(Errno::ESTALE),
         }
     }
 
-    /// For the final stop: both names go, the path only while it leads to our socket.
+    /// Removes both names, the path only while it leads to our socket. For the final stop.
     ///
     /// Returns what stays behind and why: "cannot remove /run/x.sock: Read-only file system".
     pub(crate) fn remove(&mut self) -> Vec<String> {
-        let path = self.id.filter(|_| self.owned).map(|id| {
-            let removed = unlink_if(&self.path, id);
-            removed.map_err(|errno| cannot_remove(&self.path, errno))
-        });
-        let mut left: Vec<String> = path.and_then(Result::err).into_iter().collect();
-        left.extend(self.forget_link());
-        left
+        let id = self.id.filter(|_| self.is_owned);
+        let path = id.and_then(|id| remove_if(&self.path, id));
+        path.into_iter().chain(self.forget_link()).collect()
     }
 
-    /// Leaves the path as it is, for whoever opens it next. Returns what stays of the link, as
-    /// `remove` does.
+    /// Removes the hidden link and leaves the path to whoever opens it next. Returns as `remove`.
     pub(crate) fn forget_link(&mut self) -> Option<String> {
-        let (link, id) = (self.link.take()?, self.id?);
-        let removed = unlink_if(&link, id);
-        removed.map_err(|errno| cannot_remove(&link, errno)).err()
+        remove_if(&self.link.take()?, self.id?)
     }
 }
 
-fn cannot_remove(path: &Path, errno: Errno) -> String {
-    format!(
-        "cannot remove {}: {}",
-        path.display(),
-        errno_text(errno as i32)
-    )
+fn remove_if(path: &Path, id: FileId) -> Option<String> {
+    let errno = unlink_if(path, id).err()?;
+    let word = errno_text(errno as i32);
+    Some(format!("cannot remove {}: {word}", path.display()))
 }
 
-fn is_file(path: &Path, id: FileId) -> bool {
-    matches!(look(path), Ok(Found::Socket(found, _)) if found == id)
-}
-
-/// Makes `target` another name of what stands at `source`, in the same directory.
-fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
-    Name::of(source)?.link_to(target.file_name().unwrap_or_default())
-}
-
-/// `.NAME.PID.socketmaster`, beside NAME. The pid, so that in a take-over two processes can hold
-/// the same socket.
-fn link_path(path: &Path, pid: &str) -> PathBuf {
+/// `.NAME.WHAT.socketmaster`, beside NAME. WHAT is `lock`, or for a link the pid, so that in a
+/// take-over two processes can hold the same socket.
+fn hidden(path: &Path, what: &str) -> PathBuf {
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{pid}.{LINK_SUFFIX}"));
+    name.push(format!(".{what}.{SUFFIX}"));
     path.with_file_name(name)
 }
 
-/// The hidden links beside a path, of whatever process.
-fn links(path: &Path) -> Vec<PathBuf> {
+/// The hidden links beside a path that lead to sockets, of whatever process.
+fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
-    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let Ok(mut folder) = Dir::open(folder(path), flags, Mode::empty()) else {
-        return Vec::new();
-    };
-    let mut links = Vec::new();
-    // An error would come again at each call.
-    for entry in folder.iter().map_while(Result::ok) {
-        let entry = OsStr::from_bytes(entry.file_name().to_bytes());
-        if is_link_of(entry, name) {
-            links.push(path.with_file_name(entry));
-        }
-    }
+    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
+    let entries = entries.into_iter().flatten();
+    // An error ends it: it could come again at each call.
+    let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
+    let links = entries.filter(|entry| is_link_of(entry, name));
+    let links = links.map(|link| path.with_file_name(link));
     links
+        .filter_map(|link| FileId::at(&link).map(|id| (link, id)))
+        .collect()
 }
 
 fn is_link_of(entry: &OsStr, name: &OsStr) -> bool {
-    let pid = || {
-        let rest = entry.as_bytes().strip_prefix(b".")?;
-        let rest = rest.strip_prefix(name.as_bytes())?.strip_prefix(b".")?;
-        let pid = rest
-            .strip_suffix(LINK_SUFFIX.as_bytes())?
-            .strip_suffix(b".")?;
-        std::str::from_utf8(pid).ok()?.parse::<u32>().ok()
+    let parts: Vec<&[u8]> = entry.as_bytes().rsplitn(3, |byte| *byte == b'.').collect();
+    let [suffix, pid, rest] = parts[..] else {
+        return false;
     };
-    pid().is_some()
+    let is_pid = std::str::from_utf8(pid).is_ok_and(|pid| pid.parse::<u32>().is_ok());
+    is_pid && suffix == SUFFIX.as_bytes() && rest.strip_prefix(b".") == Some(name.as_bytes())
 }
 
 /// The file of a socket that says it is bound to `path`: there, or at a hidden link beside it.
 fn find(path: &Path, inode: Option<u32>) -> Option<(PathBuf, FileId)> {
-    let mut linked = Vec::new();
-    for link in links(path) {
-        if let Ok(Found::Socket(id, _)) = look(&link) {
-            linked.push((link, id));
+    let mut links = hidden_links(path).into_iter();
+    let there = FileId::at(path).map(|id| (path.to_owned(), id));
+    match (inode, there) {
+        (Some(inode), there) => {
+            let mut all = there.into_iter().chain(links);
+            all.find(|(_, id)| id.inode as u32 == inode)
+        }
+        (None, None) => links.next(),
+        // Where hidden links stand beside the path, one of them must lead to the same file: else
+        // the path is somebody else's by now.
+        (None, Some(there)) => {
+            let is_known = links.len() == 0 || links.any(|(_, id)| id == there.1);
+            is_known.then_some(there)
         }
     }
-    let is_it = |id: FileId| inode.is_none_or(|inode| id.inode as u32 == inode);
-    if let Ok(Found::Socket(id, _)) = look(path) {
-        // A path that has no link of ours beside it may be anybody's, and one is as good as none.
-        let known = linked.is_empty() || linked.iter().any(|(_, linked)| *linked == id);
-        match inode {
-            Some(_) if is_it(id) => return Some((path.to_owned(), id)),
-            None => return known.then(|| (path.to_owned(), id)),
-            Some(_) => {}
-        }
-    }
-    linked.into_iter().find(|(_, id)| is_it(*id))
 }
 
 #[cfg(test)]

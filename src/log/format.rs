@@ -98,7 +98,12 @@ impl Formatter {
                 let (pid, t) = (self.syslog.pid, local_time(self.second as i64));
                 format!(
                     "socketmaster[{pid}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
-                    t.year, t.month, t.day, t.hour, t.minute, t.second
+                    t.tm_year + 1900,
+                    t.tm_mon + 1,
+                    t.tm_mday,
+                    t.tm_hour,
+                    t.tm_min,
+                    t.tm_sec
                 )
             }
             Format::Journal => format!("<{}>", severity(level) as u8),

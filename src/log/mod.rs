@@ -16,9 +16,9 @@ mod syslog;
 pub use limit::RateLimit;
 pub use queue::LogState;
 
+use crate::clock;
 use crate::config::LogTarget;
 use crate::supervisor::Instant;
-use crate::sys::clock;
 use crate::sys::io::trim_heap;
 use crate::text::error_text;
 use format::Format;

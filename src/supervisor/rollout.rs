@@ -107,7 +107,7 @@ impl Supervisor {
 
     /// Whether the rollout may never come to an end: a worker may take as long as it likes, or
     /// each that is left of it follows one that died, and some have died again.
-    fn may_block_for_ever(&self) -> bool {
+    pub(super) fn may_block_for_ever(&self) -> bool {
         let Some(rollout) = &self.rollout else {
             return false;
         };

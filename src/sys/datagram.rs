@@ -1,19 +1,25 @@
-//! One datagram of a unix socket together with who sent it, as the kernel knows it. It never lets
-//! a descriptor that the sender attached into this process.
+//! One datagram of a unix socket together with who sent it, as the kernel knows it. No descriptor
+//! that the sender attached gets into this process.
 
 use super::interrupt::Interruptible;
 use nix::errno::Errno;
-use std::io;
+use std::io::IoSliceMut;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Who sent a datagram: the kernel's word (SCM_CREDENTIALS, unix(7)), not the sender's. The pid is
-/// 0 for a process outside our PID namespace, and may be gone by now.
+/// Who sent a datagram, as the kernel says (SCM_CREDENTIALS, unix(7)). The pid is 0 for a process
+/// outside our PID namespace; the process may have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sender {
     pub pid: i32,
     pub uid: u32,
 }
+
+/// Where the kernel does not say, as without SO_PASSCRED.
+const NOBODY: Sender = Sender {
+    pid: 0,
+    uid: u32::MAX,
+};
 
 /// What [`receive`] found.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,8 +28,7 @@ pub struct Received {
     pub length: usize,
     /// The datagram was longer than the buffer; its rest is lost.
     pub truncated: bool,
-    /// None if the socket did not have SO_PASSCRED.
-    pub sender: Option<Sender>,
+    pub sender: Sender,
 }
 
 // SAFETY: CMSG_SPACE only computes.
@@ -33,38 +38,36 @@ const CREDENTIALS_SPACE: usize =
 /// Room for the credentials and for nothing else: the kernel writes them first, and descriptors
 /// that find no room are closed by it before recvmsg(2) returns (unix(7), SCM_RIGHTS). So none can
 /// leak, not even at the limit of open files, and a BARRIER=1 is answered by having been read.
+/// (nix's recvmsg gives no control message at all when one was cut off.)
 #[repr(C, align(8))]
 struct Control([u8; CREDENTIALS_SPACE]);
 
 /// Takes one datagram from a socket that has SO_PASSCRED, and closes the descriptors that came
-/// with it. Fails with `WouldBlock` when a non-blocking socket has none.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+/// with it. EAGAIN: a non-blocking socket has none.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> nix::Result<Received> {
     let mut control = Control([0; CREDENTIALS_SPACE]);
-    let mut iov = libc::iovec {
-        iov_base: buffer.as_mut_ptr().cast(),
-        iov_len: buffer.len(),
-    };
+    let mut part = IoSliceMut::new(buffer);
     // SAFETY: msghdr is plain data for which all zeroes is "nothing given".
     let mut header: libc::msghdr = unsafe { zeroed() };
-    header.msg_iov = &mut iov;
+    header.msg_iov = (&raw mut part).cast();
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CREDENTIALS_SPACE as _;
     let _bounded = Interruptible::begin();
     let length = loop {
-        // SAFETY: header points at iov (buffer and its length) and at control, all alive here.
+        // SAFETY: header points at `part`, which is laid out as an iovec, and at `control`; both
+        // are alive here, and so is the buffer.
         let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut header, libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(got) {
             Ok(length) => break length as usize,
             Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
+            Err(errno) => return Err(errno),
         }
     };
-    let truncated = header.msg_flags & libc::MSG_TRUNC != 0;
     Ok(Received {
         length,
-        truncated,
-        sender: sender(&header),
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+        sender: sender(&header).unwrap_or(NOBODY),
     })
 }
 

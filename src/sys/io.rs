@@ -1,10 +1,11 @@
-//! Reading and writing that std and nix have no safe words for: a write that never waits, how much
-//! a pipe holds, a read into memory that was never zeroed, local time, and the heap's spare pages.
+//! Reading and writing that std and nix have no safe calls for: a write that never waits, how much
+//! a pipe holds, a read into memory that was never zeroed, local time, and the heap's free pages.
 //! Nothing here keeps state or decides what to do about an error.
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
@@ -15,12 +16,10 @@ nix::ioctl_read!(tiocgdev, b'T', 0x32, libc::c_uint);
 /// RWF_NOWAIT). EAGAIN: nothing fits; EOPNOTSUPP: this kind of file cannot do it; ENOSYS: a
 /// kernel before 4.6.
 pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
-    let part = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
+    let part = IoSlice::new(bytes);
     let current: libc::c_long = -1;
-    // SAFETY: `part` describes `bytes`, both outlive the call, and the kernel only reads them.
+    // SAFETY: an IoSlice is laid out as an iovec; `part` and `bytes` outlive the call, and the kernel
+    // only reads them.
     let written = unsafe {
         libc::syscall(
             libc::SYS_pwritev2,
@@ -35,19 +34,17 @@ pub fn write_nowait(fd: BorrowedFd<'_>, bytes: &[u8]) -> nix::Result<usize> {
     Errno::result(written).map(|count| count as usize)
 }
 
-/// Our own standard input; this and the next two without the buffers and locks of `std::io`.
+/// Our own standard input. This and the next two have no buffer and no lock, unlike `std::io`'s.
 pub fn stdin() -> BorrowedFd<'static> {
     // SAFETY: std opens 0 to 2 before main if they are not, and nothing here closes them.
     unsafe { BorrowedFd::borrow_raw(libc::STDIN_FILENO) }
 }
 
-/// Our own standard output.
 pub fn stdout() -> BorrowedFd<'static> {
     // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDOUT_FILENO) }
 }
 
-/// Our own standard error.
 pub fn stderr() -> BorrowedFd<'static> {
     // SAFETY: as above.
     unsafe { BorrowedFd::borrow_raw(libc::STDERR_FILENO) }
@@ -111,36 +108,18 @@ pub fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     matches!((device(one), device(other)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// A moment on the wall clock, in the local time zone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LocalTime {
-    pub year: i32,
-    pub month: i32,
-    pub day: i32,
-    pub hour: i32,
-    pub minute: i32,
-    pub second: i32,
-}
-
 /// Local time of a moment given in seconds since 1970, by `TZ` or `/etc/localtime`
-/// (localtime_r(3)); all zeros for a year that does not fit an int.
-pub fn local_time(seconds: i64) -> LocalTime {
+/// (localtime_r(3)); all zeros for a year that does not fit an int. As C has it: the years count
+/// from 1900 and the months from 0.
+pub fn local_time(seconds: i64) -> libc::tm {
     // time_t, whose name is deprecated where it is about to change its size.
     let time = seconds as _;
     let mut parts = MaybeUninit::<libc::tm>::zeroed();
     // SAFETY: both pointers are to live values of the right type. A zeroed `tm` is a valid one
     // (integers, and a null pointer), so it may be read whether localtime_r succeeds or not.
-    let parts = unsafe {
+    unsafe {
         libc::localtime_r(&raw const time, parts.as_mut_ptr());
         parts.assume_init()
-    };
-    LocalTime {
-        year: parts.tm_year + 1900,
-        month: parts.tm_mon + 1,
-        day: parts.tm_mday,
-        hour: parts.tm_hour,
-        minute: parts.tm_min,
-        second: parts.tm_sec,
     }
 }
 
@@ -204,10 +183,15 @@ mod tests {
             .args(["-d", "@1795330801", "+%Y %-m %-d %-H %-M %-S"])
             .output()
             .unwrap();
-        let time = local_time(1_795_330_801);
+        let t = local_time(1_795_330_801);
         let ours = format!(
             "{} {} {} {} {} {}\n",
-            time.year, time.month, time.day, time.hour, time.minute, time.second
+            t.tm_year + 1900,
+            t.tm_mon + 1,
+            t.tm_mday,
+            t.tm_hour,
+            t.tm_min,
+            t.tm_sec
         );
         assert_eq!(ours, String::from_utf8(date.stdout).unwrap());
     }

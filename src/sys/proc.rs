@@ -1,5 +1,5 @@
-//! What /proc says about a process (proc(5)): its parent, its group, its users, and whether it
-//! descends from another. A process that has gone is no answer. It changes nothing.
+//! What /proc says about a process (proc(5)): its parent, its group, its users, and its ancestors.
+//! Of a process that was reaped it says nothing, which is `None` here.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -19,7 +19,7 @@ pub struct Stat {
     pub started: u64,
 }
 
-/// A zombie answers too, until its parent has reaped it.
+/// Works for a zombie too.
 pub fn stat(pid: i32) -> Option<Stat> {
     // The fields that matter come in the first read.
     let mut stat = [0; 1024];
@@ -42,12 +42,10 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     })
 }
 
-/// The real, the effective and the saved user that a process has now: all that it may say it is
-/// (SCM_CREDENTIALS in unix(7)).
+/// The real, the effective and the saved user that a process has now. As each of them it may send
+/// messages (SCM_CREDENTIALS in unix(7)).
 pub fn users(pid: i32) -> Option<[u32; 3]> {
-    let mut status = Vec::new();
-    let file = File::open(format!("/proc/{pid}/status")).ok()?;
-    file.take(64 * 1024).read_to_end(&mut status).ok()?;
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
     let text = String::from_utf8_lossy(&status);
     let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     let mut uids = line.split_ascii_whitespace().map(str::parse);
@@ -55,7 +53,7 @@ pub fn users(pid: i32) -> Option<[u32; 3]> {
     Some([next()?, next()?, next()?])
 }
 
-/// All processes that there are. One that begins or ends meanwhile may be missing.
+/// All processes. One that begins or ends meanwhile may be missing.
 pub fn all() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
@@ -64,21 +62,19 @@ pub fn all() -> Vec<i32> {
 
 /// The process `pid`, which started at `started`, its parent, and so on upwards, as they are now.
 ///
-/// A pid that was given to another process in the meantime is noticed: that one started later
-/// than the one that is meant, and no process is older than its parent.
+/// It ends where a pid has been given to another process in the meantime: that one started later
+/// than the one that is meant, and no parent starts later than its child.
 pub fn lineage(pid: i32, started: u64) -> Vec<i32> {
     let mut lineage = Vec::new();
     let (mut next, mut latest) = (pid, started);
     while lineage.len() < GENERATIONS {
-        let Some(stat) = stat(next) else {
-            break;
-        };
-        let reused = stat.started > latest || next == pid && stat.started != started;
-        if reused {
-            break;
+        match stat(next) {
+            Some(stat) if stat.started == latest || stat.started < latest && next != pid => {
+                lineage.push(next);
+                (next, latest) = (stat.parent, stat.started);
+            }
+            _ => break,
         }
-        lineage.push(next);
-        (next, latest) = (stat.parent, stat.started);
     }
     lineage
 }

@@ -1,15 +1,20 @@
-//! Processes: pidfds, collecting children that have ended without ever blocking, signals to a
-//! process or its group, and what a process inherits (signal mask, descriptor limit, close-on-exec
-//! flags). Nothing here waits.
+//! Processes: pidfds, collecting children that have ended, signals to a process or its group, and
+//! what a process inherits (signal mask, descriptor limit, close-on-exec flags). Nothing here
+//! waits.
 
 use super::proc;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::unistd::{Pid, getppid};
+use std::fs::{self, DirEntry};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 /// Opens a descriptor that becomes readable when `pid` ends (pidfd_open(2)); close-on-exec. It
-/// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox.
+/// works on a zombie too. ENOSYS, EPERM or EINVAL: an old kernel or a sandbox, where SIGCHLD and
+/// `next_dead` tell of an end.
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: pidfd_open takes two integers and touches no memory of ours.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::c_long, 0 as libc::c_long) };
@@ -18,49 +23,26 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Whether this kernel gives us pidfds. Ask once, at start; where it says no, SIGCHLD and
-/// `next_dead` do the same work.
-pub fn probe_pidfd() -> bool {
-    pidfd_open(std::process::id() as i32).is_ok()
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// exit(3) status.
-    Status(i32),
-    /// Killed by a signal.
-    Signal { signal: i32, core_dumped: bool },
-}
-
 /// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
 /// `None`: it lives. ECHILD: it is no child of ours.
-pub fn reap(pid: i32) -> Result<Option<Exit>, Errno> {
+pub fn reap(pid: i32) -> Result<Option<ExitStatus>, Errno> {
     let Some(info) = wait(libc::P_PID, pid as libc::id_t, 0)? else {
         return Ok(None);
     };
     // SAFETY: waitid filled the structure in for a child, which has a status.
     let status = unsafe { info.si_status() };
-    Ok(Some(match info.si_code {
-        libc::CLD_EXITED => Exit::Status(status),
-        code => Exit::Signal {
-            signal: status,
-            core_dumped: code == libc::CLD_DUMPED,
-        },
-    }))
-}
-
-/// Whether a child of ours has executed a program since its fork, also one that has ended and is
-/// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat, which ps(1) shows as `F`). Where
-/// there is no /proc it is taken to be so.
-pub fn has_run_exec(pid: i32) -> bool {
-    const PF_FORKNOEXEC: u32 = 0x40;
-    proc::stat(pid).is_none_or(|stat| stat.flags & PF_FORKNOEXEC == 0)
+    // The word that wait(2) would have given.
+    let word = match info.si_code {
+        libc::CLD_EXITED => status << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    };
+    Ok(Some(ExitStatus::from_raw(word)))
 }
 
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
-/// when there is none. It takes nothing away: the caller looks up whose it is, then calls `reap`,
-/// so that no worker's status is ever lost among the orphans'. Until that it names the same one.
+/// when there is none. The child stays a zombie, and is named again, until the caller has looked
+/// up whose it is and calls `reap`: no worker's status is lost among the orphans'.
 pub fn next_dead() -> Result<Option<i32>, Errno> {
     match wait(libc::P_ALL, 0, libc::WNOWAIT) {
         // SAFETY: waitid filled the structure in for a child, which has a pid.
@@ -88,6 +70,13 @@ fn wait(of: libc::idtype_t, id: libc::id_t, more: i32) -> Result<Option<libc::si
     Errno::result(unsafe { libc::waitid(of, id, &mut info, flags) })?;
     // SAFETY: the structure is initialised; si_pid stays 0 where no child has ended (waitid(2)).
     Ok((unsafe { info.si_pid() } != 0).then_some(info))
+}
+
+/// Whether a child of ours has executed a program since its fork, also one that has ended and is
+/// not reaped (PF_FORKNOEXEC among the flags of /proc/PID/stat). Without /proc: yes.
+pub fn has_run_exec(pid: i32) -> bool {
+    const PF_FORKNOEXEC: u32 = 0x40;
+    proc::stat(pid).is_none_or(|stat| stat.flags & PF_FORKNOEXEC == 0)
 }
 
 /// Sends `signal` to one process (kill(2)). It takes a plain number because `-stop-signal` may be
@@ -143,38 +132,20 @@ pub fn raise_nofile() -> Result<(rlim_t, rlim_t), Errno> {
     Ok((soft, hard))
 }
 
-/// Every signal is held back while this lives; dropped, none is, as ever.
-pub struct SignalsBlocked(());
-
-impl SignalsBlocked {
-    /// Blocks all signals for the calling thread (sigprocmask(2)).
-    pub fn new() -> Result<Self, Errno> {
-        set_mask(&SigSet::all()).map(|()| Self(()))
-    }
+/// Holds back every signal, until `unblock_signals` (sigprocmask(2)).
+pub fn block_signals() -> Result<(), Errno> {
+    set_mask(&SigSet::all())
 }
-
-impl Drop for SignalsBlocked {
-    fn drop(&mut self) {
-        // Where it fails all the same, the loop tries again and complains: it unblocks, too, in its
-        // second look after each event.
-        let _ = unblock_signals();
-    }
-}
-
-/// How often a change of the mask is tried that cannot fail but in a sandbox.
-const TRIES: u32 = 8;
 
 /// Unblocks every signal: for our own start (a mask is inherited), after a fork, and for a worker's
-/// start.
+/// start. It is tried eight times: it cannot fail but in a sandbox.
 pub fn unblock_signals() -> Result<(), Errno> {
-    let mut unblocked = set_mask(&SigSet::empty());
-    for _ in 1..TRIES {
-        if unblocked.is_ok() {
-            break;
+    for _ in 1..8 {
+        if set_mask(&SigSet::empty()).is_ok() {
+            return Ok(());
         }
-        unblocked = set_mask(&SigSet::empty());
     }
-    unblocked
+    set_mask(&SigSet::empty())
 }
 
 /// Not `SigSet::thread_set_mask`: pthread_sigmask(3) returns its errors where nix looks for -1, so
@@ -185,8 +156,10 @@ fn set_mask(mask: &SigSet) -> Result<(), Errno> {
 
 /// Gives all 64 signals their default disposition. Only for a child that is about to exec.
 pub fn default_dispositions() {
+    // The size of the kernel's signal set in bytes: 64 signals, 128 on MIPS.
+    const KERNEL_SIGSET: usize = if cfg!(target_arch = "mips") { 16 } else { 8 };
+    let action = [0_u64; 8];
     for signal in 1..=64 {
-        let action = [0_u64; 8];
         // SAFETY: `action` is larger than the kernel's sigaction on every architecture, and all
         // zeroes is SIG_DFL without flags. Raw, because the C library refuses its own 32 and 33,
         // and an ignored one would be inherited; SIGKILL and SIGSTOP fail, which changes nothing.
@@ -202,19 +175,20 @@ pub fn default_dispositions() {
     }
 }
 
-/// The size of the kernel's signal set in bytes: 64 signals, 128 on MIPS.
-const KERNEL_SIGSET: usize = if cfg!(target_arch = "mips") { 16 } else { 8 };
-
-/// Asks for `signal` when our parent dies, then checks that it has not died before that: `false`
-/// then (PR_SET_PDEATHSIG, prctl(2)). A change of user clears the request.
-pub fn follow_parent(parent: i32, signal: i32) -> Result<bool, Errno> {
+/// Asks for `signal` when our parent dies (PR_SET_PDEATHSIG, prctl(2)). A change of user clears the
+/// request. ESRCH: our parent is not `parent` any more.
+pub fn follow_parent(parent: Pid, signal: i32) -> Result<(), Errno> {
     // SAFETY: this prctl takes integers and touches no memory of ours.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal as libc::c_ulong) })?;
-    Ok(nix::unistd::getppid().as_raw() == parent)
+    // It may have died before we asked.
+    match getppid() == parent {
+        true => Ok(()),
+        false => Err(Errno::ESRCH),
+    }
 }
 
-/// Marks every open descriptor from `first` up close-on-exec. By close_range(2); where that is
-/// missing (before Linux 5.11) or forbidden, by /proc/self/fd; without that, one by one.
+/// Marks every open descriptor from `first` up close-on-exec. By close_range(2), or one by one
+/// where that is missing (before Linux 5.11) or forbidden.
 pub fn cloexec_from(first: RawFd) {
     // SAFETY: it takes integers, and with this flag it closes nothing.
     let done = unsafe {
@@ -225,27 +199,23 @@ pub fn cloexec_from(first: RawFd) {
             libc::CLOSE_RANGE_CLOEXEC as libc::c_long,
         )
     };
-    if done != 0 && cloexec_by_proc(first).is_none() {
-        let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-        // A limit of a thousand million must not become a loop of that length.
-        (first..soft.min(65_536) as RawFd).for_each(set_cloexec);
+    if done != 0 {
+        cloexec_one_by_one(first);
     }
 }
 
-fn set_cloexec(fd: RawFd) {
-    // SAFETY: F_SETFD takes an integer; on a number that is not open it fails with EBADF.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-}
-
-/// `None`: /proc does not tell.
-fn cloexec_by_proc(first: RawFd) -> Option<()> {
-    for entry in std::fs::read_dir("/proc/self/fd").ok()? {
-        let fd = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        if fd >= first {
-            set_cloexec(fd);
-        }
+fn cloexec_one_by_one(first: RawFd) {
+    let number = |entry: DirEntry| entry.file_name().to_str()?.parse().ok();
+    let listed = fs::read_dir("/proc/self/fd");
+    let listed = listed.map(|entries| entries.flatten().filter_map(number).collect());
+    // Without /proc all numbers are tried. A limit of a thousand million must not become a loop of
+    // that length.
+    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let numbers: Vec<RawFd> = listed.unwrap_or_else(|_| (0..soft.min(65_536) as RawFd).collect());
+    for fd in numbers.into_iter().filter(|fd| *fd >= first) {
+        // SAFETY: F_SETFD takes an integer; on a number that is not open it fails with EBADF.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    Some(())
 }
 
 #[cfg(test)]
@@ -271,7 +241,7 @@ mod tests {
         assert_eq!(ready, 1, "waited 10 s for the death of {pid}");
     }
 
-    fn end_of(script: &str) -> Exit {
+    fn end_of(script: &str) -> ExitStatus {
         let pid = shell(script).id() as i32;
         await_death(pid);
         reap(pid).expect("our child").expect("it has ended")
@@ -279,17 +249,14 @@ mod tests {
 
     #[test]
     fn an_exit_status_is_reported() {
-        assert_eq!(end_of("exit 3"), Exit::Status(3));
+        assert_eq!(end_of("exit 3").code(), Some(3));
     }
 
     #[test]
     fn a_deadly_signal_is_reported_real_time_ones_too() {
-        let killed = |signal| Exit::Signal {
-            signal,
-            core_dumped: false,
-        };
-        assert_eq!(end_of("kill -KILL $$"), killed(9));
-        assert_eq!(end_of("kill -40 $$"), killed(40));
+        assert_eq!(end_of("kill -KILL $$").signal(), Some(9));
+        assert_eq!(end_of("kill -40 $$").signal(), Some(40));
+        assert!(!end_of("kill -40 $$").core_dumped());
     }
 
     #[test]
@@ -310,7 +277,7 @@ mod tests {
         let pid = shell("exit 5").id() as i32;
         await_death(pid);
         assert!(next_dead().unwrap().is_some(), "{pid} waits to be reaped");
-        assert_eq!(reap(pid), Ok(Some(Exit::Status(5))));
+        assert_eq!(reap(pid).unwrap().unwrap().code(), Some(5));
     }
 
     #[test]
@@ -324,7 +291,6 @@ mod tests {
     #[test]
     fn pidfds_are_close_on_exec() {
         let pidfd = pidfd_open(std::process::id() as i32).unwrap();
-        assert!(probe_pidfd());
         assert_eq!(
             fcntl(&pidfd, FcntlArg::F_GETFD),
             Ok(FdFlag::FD_CLOEXEC.bits())
@@ -332,22 +298,22 @@ mod tests {
     }
 
     #[test]
-    fn no_signal_is_blocked_when_the_guard_has_been_dropped() {
+    fn no_signal_is_blocked_after_the_unblocking() {
         unblock_signals().unwrap();
-        let blocked = SignalsBlocked::new().unwrap();
+        block_signals().unwrap();
         assert!(
             SigSet::thread_get_mask()
                 .unwrap()
                 .contains(nix::sys::signal::SIGTERM)
         );
-        drop(blocked);
+        unblock_signals().unwrap();
         assert_eq!(SigSet::thread_get_mask().unwrap(), SigSet::empty());
     }
 
     #[test]
     fn stray_descriptors_are_found_without_close_range() {
         let (stray, other) = nix::unistd::pipe().unwrap();
-        cloexec_by_proc(stray.as_raw_fd().min(other.as_raw_fd())).unwrap();
+        cloexec_one_by_one(stray.as_raw_fd().min(other.as_raw_fd()));
         for fd in [&stray, &other] {
             assert_eq!(fcntl(fd, FcntlArg::F_GETFD), Ok(FdFlag::FD_CLOEXEC.bits()));
         }

@@ -1,6 +1,6 @@
-//! Who sent a SIGHUP: the kernel, because a terminal closed, or a process, because somebody wants
-//! a reload (sigaction(2), `si_code`). signal-hook's pipe carries only the number. And the
-//! signals that we ignore.
+//! Who sent a SIGHUP: the kernel, because a terminal closed, or a process that wants a reload
+//! (sigaction(2), `si_code`). signal-hook's pipe carries only the number. Also the signals that we
+//! ignore.
 
 use nix::sys::signal::{SigHandler, Signal, signal};
 use std::io;
@@ -16,11 +16,12 @@ pub struct Hangups {
     pub from_process: bool,
 }
 
-/// Starts to take down the senders of SIGHUP. To be called before the signal's pipe is set up, so
-/// that whoever reads the number finds its sender.
+/// Starts to note the senders of SIGHUP. To be called before the signal's pipe is set up, so that
+/// the sender is known when the number is read.
 pub fn watch_hangups() -> io::Result<()> {
     let note = |info: &libc::siginfo_t| {
-        let sender = if info.si_code == libc::SI_KERNEL {
+        let from_kernel = info.si_code == libc::SI_KERNEL;
+        let sender = if from_kernel {
             &FROM_KERNEL
         } else {
             &FROM_PROCESS

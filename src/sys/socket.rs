@@ -1,10 +1,10 @@
 //! Sockets where nix stops: name resolution, a backlog of any size, what the kernel knows about a
-//! listener, and becoming the owner of an inherited descriptor. Decides nothing, keeps nothing.
+//! listener, and becoming the owner of an inherited descriptor. It keeps no state.
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, recv,
-    send, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage,
+    getsockopt, recv, send, socket, sockopt,
 };
 use std::ffi::{CStr, CString};
 use std::io;
@@ -34,26 +34,15 @@ pub fn resolve(
     let node = host.as_ref().map_or(ptr::null(), |host| host.as_ptr());
     let mut list = ptr::null_mut();
     // SAFETY: both strings end in NUL and outlive the call, `hints` and `list` are ours.
-    let code = unsafe { libc::getaddrinfo(node, service.as_ptr(), &hints, &mut list) };
-    if code != 0 {
-        return Err(resolver_error(code));
+    match unsafe { libc::getaddrinfo(node, service.as_ptr(), &hints, &mut list) } {
+        0 => {}
+        libc::EAI_SYSTEM => return Err(io::Error::last_os_error()),
+        code => {
+            // SAFETY: gai_strerror returns a static string that ends in NUL for every code.
+            let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
+            return Err(io::Error::other(text.to_string_lossy()));
+        }
     }
-    let addresses = addresses(list);
-    // SAFETY: `list` came from a getaddrinfo that succeeded, and nothing refers to it any more.
-    unsafe { libc::freeaddrinfo(list) };
-    Ok(addresses)
-}
-
-fn resolver_error(code: i32) -> io::Error {
-    if code == libc::EAI_SYSTEM {
-        return io::Error::last_os_error();
-    }
-    // SAFETY: gai_strerror returns a static string that ends in NUL for every code.
-    let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
-    io::Error::other(text.to_string_lossy())
-}
-
-fn addresses(list: *const libc::addrinfo) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     let mut next = list;
     // SAFETY: `next` is null or points to an entry of the list that getaddrinfo gave us.
@@ -63,19 +52,18 @@ fn addresses(list: *const libc::addrinfo) -> Vec<SocketAddr> {
         addresses.extend(raw.as_ref().and_then(inet));
         next = entry.ai_next;
     }
-    addresses
+    // SAFETY: `list` came from a getaddrinfo that succeeded, and nothing refers to it any more.
+    unsafe { libc::freeaddrinfo(list) };
+    Ok(addresses)
 }
 
 /// The internet address in a socket address, if it is one.
 pub fn inet(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address
-        .as_sockaddr_in()
-        .map(|v4| SocketAddr::V4((*v4).into()));
-    v4.or_else(|| {
-        address
-            .as_sockaddr_in6()
-            .map(|v6| SocketAddr::V6((*v6).into()))
-    })
+    match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
+        (Some(v4), _) => Some(SocketAddr::V4((*v4).into())),
+        (_, Some(v6)) => Some(SocketAddr::V6((*v6).into())),
+        (None, None) => None,
+    }
 }
 
 /// listen(2), also with a backlog above what nix holds for the maximum.
@@ -104,13 +92,11 @@ const LONGEST_PATH: usize = 107;
 /// Errors: "the path has 125 bytes, the limit is 107". The system only says that it is invalid.
 pub fn check_path(path: &Path) -> io::Result<()> {
     let length = path.as_os_str().len();
-    match length > LONGEST_PATH {
-        false => Ok(()),
-        true => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("the path has {length} bytes, the limit is {LONGEST_PATH}"),
-        )),
+    if length <= LONGEST_PATH {
+        return Ok(());
     }
+    let text = format!("the path has {length} bytes, the limit is {LONGEST_PATH}");
+    Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
 /// Connects to the unix socket at a path. Errors: the system's, and those of `check_path`.
@@ -121,9 +107,9 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// Becomes the owner of an inherited descriptor and marks it close-on-exec.
 ///
-/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process, as 0, 1 and 2 have
-/// in std. Of the others the mark tells: what came through our exec cannot have it, and everything
-/// that we open does.
+/// Errors: EBADF when it is not open; EBUSY when it has an owner in this process: 0, 1 and 2, which
+/// are std's, and every one that is close-on-exec. Such a one did not come through our exec, and
+/// all that we open are.
 pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     if (libc::STDIN_FILENO..=libc::STDERR_FILENO).contains(&number) {
         return Err(Errno::EBUSY);
@@ -135,8 +121,8 @@ pub fn inherit(number: RawFd) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: as above.
     Errno::result(unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) })?;
-    // SAFETY: above 2, open, and inherited: without the mark until now, so nothing here owns it, and from
-    // now on this function refuses it.
+    // SAFETY: it is open, and nothing here owns it, since it was not marked until now. From now on
+    // this function refuses it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
@@ -152,22 +138,23 @@ pub fn disconnect(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     Errno::result(unsafe { libc::connect(fd.as_raw_fd(), &nowhere, length) }).map(drop)
 }
 
+/// The beginning of what the kernel writes for TCP_INFO.
+#[derive(Clone, Copy)]
+struct TcpInfo;
+
+nix::getsockopt_impl!(
+    TcpInfo,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    [u32; 8],
+    sockopt::GetStruct<[u32; 8]>
+);
+
 /// How many clients wait in a TCP listener's queue, and how many may (TCP_INFO, tcp(7): of a
 /// listener, `tcpi_unacked` and `tcpi_sacked` say this).
 pub fn tcp_queue(fd: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
     // linux/tcp.h: eight bytes, then 32-bit fields, of which these are the fifth and sixth.
-    let mut info = [0_u32; 8];
-    let mut length = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `length` bytes, which is the size of `info`.
-    Errno::result(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &mut length,
-        )
-    })?;
+    let info = getsockopt(&fd, TcpInfo)?;
     Ok((info[6], info[7]))
 }
 
@@ -180,12 +167,12 @@ pub struct UnixDiag {
     pub queue: Option<(u32, u32)>,
 }
 
+// linux/netlink.h, linux/sock_diag.h and linux/unix_diag.h.
 const UDIAG_SHOW_VFS: u32 = 0x2;
 const UDIAG_SHOW_RQLEN: u32 = 0x10;
 const UNIX_DIAG_VFS: u16 = 1;
 const UNIX_DIAG_RQLEN: u16 = 4;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const REQUEST_WORDS: usize = 10;
 
 /// Asks the kernel about the unix socket with this inode number (what fstat(2) says of its
 /// descriptor). The answer is there when the question has been sent: this never waits.
@@ -195,73 +182,57 @@ pub fn unix_diag(inode: u32) -> Result<UnixDiag, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let protocol = SockProtocol::NetlinkSockDiag;
     let netlink = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-    send(
-        netlink.as_raw_fd(),
-        unix_diag_request(inode).as_flattened(),
-        MsgFlags::empty(),
-    )?;
+    let [a, b] = SOCK_DIAG_BY_FAMILY.to_ne_bytes();
+    let [c, d] = (libc::NLM_F_REQUEST as u16).to_ne_bytes();
+    let request = [
+        // A nlmsghdr: length, type and flags, sequence number, port.
+        40_u32.to_ne_bytes(),
+        [a, b, c, d],
+        [0; 4],
+        [0; 4],
+        // A unix_diag_req: family, states, inode, what to show, cookie (any).
+        [libc::AF_UNIX as u8, 0, 0, 0],
+        u32::MAX.to_ne_bytes(),
+        inode.to_ne_bytes(),
+        (UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN).to_ne_bytes(),
+        [0xff; 4],
+        [0xff; 4],
+    ];
+    let nothing = MsgFlags::empty();
+    send(netlink.as_raw_fd(), request.as_flattened(), nothing)?;
     let mut answer = [0; 512];
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    let length = recv(netlink.as_raw_fd(), &mut answer, nothing)?;
     parse_unix_diag(&answer[..length])
 }
 
-/// A `nlmsghdr` and a `unix_diag_req`, as linux/netlink.h and linux/unix_diag.h lay them out.
-fn unix_diag_request(inode: u32) -> [[u8; 4]; REQUEST_WORDS] {
-    let [kind, flags] = [SOCK_DIAG_BY_FAMILY, libc::NLM_F_REQUEST as u16].map(u16::to_ne_bytes);
-    let (any_state, any_cookie) = (u32::MAX, u32::MAX);
-    let show = UDIAG_SHOW_VFS | UDIAG_SHOW_RQLEN;
-    let (sequence, port) = (0, 0);
-    let word = u32::to_ne_bytes;
-    [
-        word(4 * REQUEST_WORDS as u32),
-        [kind[0], kind[1], flags[0], flags[1]],
-        word(sequence),
-        word(port),
-        [libc::AF_UNIX as u8, 0, 0, 0],
-        word(any_state),
-        word(inode),
-        word(show),
-        word(any_cookie),
-        word(any_cookie),
-    ]
-}
-
+/// Reads a nlmsghdr (4 words), a unix_diag_msg (4 words) and attributes: each has its length and
+/// its kind in one word, and its value behind that.
 fn parse_unix_diag(answer: &[u8]) -> Result<UnixDiag, Errno> {
-    const HEADER: usize = 16;
-    const MESSAGE: usize = 16;
-    if half(answer, 4) != Some(SOCK_DIAG_BY_FAMILY) {
+    let words: Vec<[u8; 4]> = answer
+        .chunks_exact(4)
+        .filter_map(|word| word.try_into().ok())
+        .collect();
+    let word = |at: usize| words.get(at).map(|word| u32::from_ne_bytes(*word));
+    let halves = |at: usize| {
+        let [a, b, c, d] = *words.get(at)?;
+        Some((u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d])))
+    };
+    if halves(1).is_none_or(|(kind, _)| kind != SOCK_DIAG_BY_FAMILY) {
         // An NLMSG_ERROR carries a negative errno behind the header.
-        let errno = word(answer, HEADER).map_or(0, |word| (word as i32).wrapping_neg());
+        let errno = word(4).map_or(0, |word| (word as i32).wrapping_neg());
         return Err(Errno::from_raw(errno));
     }
     let mut diag = UnixDiag::default();
-    let mut rest = answer.get(HEADER + MESSAGE..).unwrap_or_default();
-    while let (Some(length), Some(kind)) = (half(rest, 0), half(rest, 2)) {
-        match (kind, word(rest, 4), word(rest, 8)) {
+    let mut at = 8;
+    while let Some((length, kind)) = halves(at) {
+        match (kind, word(at + 1), word(at + 2)) {
             (UNIX_DIAG_VFS, Some(inode), _) => diag.file = Some(inode),
             (UNIX_DIAG_RQLEN, Some(waiting), Some(limit)) => diag.queue = Some((waiting, limit)),
             _ => {}
         }
-        let step = usize::from(length).next_multiple_of(4).max(4);
-        rest = rest.get(step..).unwrap_or_default();
+        at += usize::from(length).div_ceil(4).max(1);
     }
     Ok(diag)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes
-        .get(at..at + 2)?
-        .try_into()
-        .ok()
-        .map(u16::from_ne_bytes)
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes
-        .get(at..at + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_ne_bytes)
 }
 
 #[cfg(test)]

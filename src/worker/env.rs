@@ -1,6 +1,6 @@
 //! A worker's environment: what we were started with, without what was meant for us alone, and what
-//! each `-protocol` tells a worker about its sockets. This file reads no environment and opens
-//! nothing. The variables and their readers are listed in the README.
+//! each `-protocol` tells a worker about its sockets. This file does not read our environment, and
+//! opens nothing. The variables and their readers are listed in the README.
 
 use crate::config::Protocols;
 use crate::worker::user::User;
@@ -53,8 +53,10 @@ pub struct EinhornMaster<'a> {
 /// A finished environment, but for LISTEN_PID: only the forked child knows its own pid.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
-    entries: Vec<CString>,
-    wants_listen_pid: bool,
+    /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
+    pub entries: Vec<CString>,
+    /// The child has to add `LISTEN_PID=` with its own pid, in decimal without padding.
+    pub wants_listen_pid: bool,
 }
 
 impl Environment {
@@ -67,8 +69,9 @@ impl Environment {
     ) -> Self {
         let mut built = Self::default();
         for (name, value) in inherited {
-            let replaced = extras.user.is_some() && is_login(name);
-            if !is_ours(name) && !replaced {
+            let is_login = matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME");
+            let is_replaced = is_login && extras.user.is_some();
+            if !is_ours(name) && !is_replaced {
                 built.set(name.as_bytes(), value.as_bytes());
             }
         }
@@ -84,22 +87,19 @@ impl Environment {
         built
     }
 
-    /// `NAME=value`, in order. Values are bytes, valid UTF-8 or not.
-    pub fn entries(&self) -> &[CString] {
-        &self.entries
-    }
-
-    /// Whether the child has to add `LISTEN_PID=` with its own pid, in decimal without padding.
-    pub fn wants_listen_pid(&self) -> bool {
-        self.wants_listen_pid
-    }
-
     fn tell_sockets(&mut self, sockets: &[Socket], protocols: Protocols, extras: &Extras) {
         if protocols.einhorn {
             self.tell_einhorn(sockets, extras.master.as_ref());
         }
         if protocols.systemd && !sockets.is_empty() {
-            self.tell_systemd(sockets);
+            self.wants_listen_pid = true;
+            self.set("LISTEN_FDS", sockets.len().to_string());
+            self.set_list("LISTEN_FDNAMES", sockets, ":", |_, socket| {
+                // A name with a colon would be read as two, and an empty one as none. systemd says
+                // this where a name is missing.
+                let is_name = !socket.name.is_empty() && !socket.name.contains(':');
+                if is_name { socket.name } else { "unknown" }.to_owned()
+            });
         }
         if protocols.server_starter {
             let port = |fd, socket: &Socket| format!("{}={fd}", socket.server_starter);
@@ -121,10 +121,8 @@ impl Environment {
         self.set_list("EINHORN_FDS", sockets, " ", |fd, _| fd.to_string());
         self.set("EINHORN_FD_COUNT", sockets.len().to_string());
         for (index, socket) in sockets.iter().enumerate() {
-            self.set(
-                format!("EINHORN_FD_{index}"),
-                (FIRST_FD + index).to_string(),
-            );
+            let fd = FIRST_FD + index;
+            self.set(format!("EINHORN_FD_{index}"), fd.to_string());
             self.set(format!("EINHORN_FD_FAMILY_{index}"), socket.family);
         }
         if let Some(master) = master {
@@ -135,17 +133,6 @@ impl Environment {
                 self.set("EINHORN_SOCK_FD", fd.to_string());
             }
         }
-    }
-
-    fn tell_systemd(&mut self, sockets: &[Socket]) {
-        self.set("LISTEN_FDS", sockets.len().to_string());
-        let name = |_, socket: &Socket| match socket.name {
-            // As systemd tells a missing name: this one would be read as two, or as none.
-            name if name.is_empty() || name.contains(':') => "unknown".to_owned(),
-            name => name.to_owned(),
-        };
-        self.set_list("LISTEN_FDNAMES", sockets, ":", name);
-        self.wants_listen_pid = true;
     }
 
     /// One text for each socket, made of its descriptor in the worker and its description.
@@ -173,12 +160,8 @@ pub fn until_nul(bytes: &[u8]) -> CString {
     CString::new(&bytes[..end.unwrap_or(bytes.len())]).expect("it was cut at its first NUL")
 }
 
-fn is_login(name: &OsStr) -> bool {
-    matches!(name.as_bytes(), b"HOME" | b"USER" | b"LOGNAME")
-}
-
-/// Whether a variable was meant for us alone, or is one that we set. LISTEN_ADDR, LISTEN_PORT and
-/// the like are not: applications use such names.
+/// Whether a variable was meant for us alone, or is one that we set. Applications use names like
+/// LISTEN_ADDR and LISTEN_PORT, which are neither.
 fn is_ours(name: &OsStr) -> bool {
     let name = name.as_bytes();
     const WHOLE: [&[u8]; 4] = [b"NOTIFY_SOCKET", b"FDSTORE", b"NGINX", b"FPM_SOCKETS"];
@@ -229,7 +212,7 @@ mod tests {
 
     fn texts(environment: &Environment) -> Vec<&str> {
         environment
-            .entries()
+            .entries
             .iter()
             .map(|entry| entry.to_str().unwrap())
             .collect()
@@ -255,7 +238,7 @@ mod tests {
                 "EINHORN_FD_FAMILY_0=AF_INET"
             ]
         );
-        assert!(!environment.wants_listen_pid());
+        assert!(!environment.wants_listen_pid);
     }
 
     #[test]
@@ -331,7 +314,7 @@ mod tests {
             texts(&environment),
             ["LISTEN_FDS=2", "LISTEN_FDNAMES=web:local"]
         );
-        assert!(environment.wants_listen_pid());
+        assert!(environment.wants_listen_pid);
     }
 
     #[test]
@@ -429,7 +412,7 @@ mod tests {
         let value = OsStr::from_bytes(b"\xfe=\xfd\n").to_owned();
         let before = [(name, value)];
         let environment = Environment::build(before.iter(), &[], NONE, &Extras::default());
-        assert_eq!(environment.entries()[0].to_bytes(), b"N\xffME=\xfe=\xfd\n");
+        assert_eq!(environment.entries[0].to_bytes(), b"N\xffME=\xfe=\xfd\n");
     }
 
     #[test]

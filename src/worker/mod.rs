@@ -3,13 +3,15 @@
 
 pub mod command;
 pub mod env;
+pub mod notify;
 pub mod output;
 pub mod spawn;
 pub mod user;
 
 use crate::supervisor::End;
-use crate::sys::process::Exit;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 
 /// What is known of a worker's process.
 #[derive(Debug, Default)]
@@ -17,21 +19,18 @@ pub struct Process {
     pub pid: i32,
     pub program: PathBuf,
     /// Why it did not become the program.
-    pub failure: Option<spawn::Failure>,
+    pub failure: Option<spawn::SpawnFailure>,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
 }
 
 /// How a worker's process ended, in the core's terms.
-pub fn end(exit: Exit) -> End {
-    match exit {
-        Exit::Status(status) => End::Exited(status),
-        Exit::Signal {
+pub fn end(status: ExitStatus) -> End {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => End::Signaled {
             signal,
-            core_dumped,
-        } => End::Signaled {
-            signal,
-            core_dumped,
+            core_dumped: status.core_dumped(),
         },
+        (None, code) => End::Exited(code.unwrap_or(0)),
     }
 }

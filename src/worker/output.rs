@@ -1,8 +1,7 @@
-//! The workers' output: the pipe of each worker, its output cut into lines, and the lines handed to
-//! the log. It decides which pipe is read when, which is left alone while the log is stuck, and how
-//! long one is kept whose worker is gone. It reads only what the log takes, except where a worker
-//! must not be held back: then it drops at a bounded rate and counts. It never waits, and it never
-//! lets a pipe or a stuck log hold up anything else.
+//! The workers' output: each worker's pipe is read, cut into lines, and handed to the log. This file
+//! decides which pipe is read when, which is not read while the log is stuck, and how long the pipe
+//! of a dead worker is kept. It reads only what the log takes, except where a worker must not be
+//! held back: then it drops lines at a bounded rate and counts them. It never waits.
 
 mod lines;
 
@@ -18,9 +17,9 @@ use std::time::Duration;
 
 /// One read(2), in bytes: all that a pipe holds. Less would wake its writer more often.
 const CHUNK: usize = 64 * 1024;
-/// What one pipe is given of a turn, in bytes.
+/// How many bytes of one pipe are read in a turn.
 const TURN: usize = 64 * 1024;
-/// While lines are dropped: how many bytes may be read in which time, by all pipes together.
+/// While lines are dropped: how many bytes may be read in which time, of all pipes together.
 const DROP_BYTES: usize = 256 * 1024;
 const DROP_TIME: Duration = Duration::from_millis(10);
 /// When to try again to read a pipe that the system refused to read.
@@ -31,8 +30,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub enum OutputEvent {
     /// All that a dead worker had written is logged: log its end, this text.
     Ended(String),
-    /// The output of this process, whose worker is gone, was closed although its descendants still
-    /// hold it, because too many of the kind are open.
+    /// The pipe of this dead worker was closed although its descendants still hold it, because too
+    /// many pipes of dead workers are open.
     CutOff(u32),
     /// This pipe is no longer read: deregister it, then close it.
     Closed(ChildId, OwnedFd),
@@ -44,10 +43,10 @@ enum Writer {
     /// The worker.
     #[default]
     Alive,
-    /// The worker is gone; so many bytes further in the pipe is its last. Its end is announced
-    /// when that is logged.
+    /// The worker is gone; `unread` bytes of its own are still in the pipe. The text `end` is
+    /// announced when they are logged.
     Ended { unread: usize, end: String },
-    /// Its end has been announced; what comes is from its descendants.
+    /// Its end has been announced; its descendants write what comes now.
     Gone,
 }
 
@@ -63,42 +62,41 @@ struct Stream {
     may_drop: bool,
 }
 
-/// How far a pipe was read, and when to come back.
+/// How far a pipe was read, which says when it is read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Drained {
-    /// All that was there: when it is readable again.
+    /// It is empty: when it is readable again.
     Empty,
-    /// This turn's share: in the next turn, after the others and after the log's flush.
+    /// This turn's share was read: in the next turn, after the others and after the log's flush.
     More,
-    /// For a while, or for as long as the log is stuck.
+    /// It was left alone: when the pause ends.
     Paused(Pause),
-    /// Nobody holds the other end any more, and all its lines are logged: never.
+    /// The other end is closed, and all lines are logged: never.
     Eof,
 }
 
 /// What ends a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// The log moves.
-    Log,
     /// The log moves, or this moment comes.
-    LogOr(Instant),
-    /// This moment.
+    Log(Option<Instant>),
+    /// This moment comes.
     Until(Instant),
 }
 
 /// The output of all workers.
 #[derive(Default)]
 pub struct Outputs {
-    /// What another image of the program must carry on with, and beside it the read ends. A worker
-    /// that has closed its output and lives has no pipe, but still a stream.
+    /// What another image of the program must carry on with. A worker that has closed its output
+    /// and lives has a stream and no pipe.
     streams: BTreeMap<ChildId, Stream>,
+    /// The read ends.
     pipes: BTreeMap<ChildId, OwnedFd>,
     /// Pipes that may have something to read.
     ready: BTreeSet<ChildId>,
     /// Pipes that are not read now.
     paused: BTreeMap<ChildId, Pause>,
-    /// Whose pipe was the last to be read while the log had room.
+    /// The last one that was read while the log had room.
     last_read: Option<ChildId>,
     dropping: DropRate,
 }
@@ -115,8 +113,8 @@ impl Outputs {
         self.pipes.insert(id, pipe);
     }
 
-    /// A stuck log costs this worker's lines from now on, not its time: with `-output=lossy`, and
-    /// for a worker that has been asked to stop, which must be able to say good-bye and leave.
+    /// From now on a stuck log does not hold this worker back, and its lines may be lost: with
+    /// `-output=lossy`, and for a worker that has been asked to stop, which must be able to leave.
     pub fn allow_drops(&mut self, id: ChildId) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.may_drop = true;
@@ -150,8 +148,8 @@ impl Outputs {
     /// When a paused pipe is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
         let until = |pause: &Pause| match pause {
-            Pause::Log => None,
-            Pause::LogOr(until) | Pause::Until(until) => Some(*until),
+            Pause::Log(until) => *until,
+            Pause::Until(until) => Some(*until),
         };
         self.paused.values().filter_map(until).min()
     }
@@ -162,8 +160,8 @@ impl Outputs {
         !streams.any(|stream| matches!(stream.writer, Writer::Ended { .. }))
     }
 
-    /// Gives each pipe that is ready a turn, beginning after the one that found room last: each
-    /// may fill the log's queue.
+    /// Reads each pipe that is ready. Each may fill the log's queue, so this begins after the one
+    /// that was the last to find room in it.
     pub fn read(&mut self, log: &mut Log, now: Instant) -> Vec<OutputEvent> {
         let mut ids: Vec<ChildId> = std::mem::take(&mut self.ready).into_iter().collect();
         let before = ids.partition_point(|id| Some(*id) <= self.last_read);
@@ -174,7 +172,7 @@ impl Outputs {
             if log.capacity() == Capacity::Free {
                 self.last_read = Some(id);
             }
-            self.read_one(id, log, now, &mut events);
+            events.extend(self.read_one(id, log, now));
         }
         events
     }
@@ -185,47 +183,44 @@ impl Outputs {
         self.read(log, now)
     }
 
-    fn read_one(
-        &mut self,
-        id: ChildId,
-        log: &mut Log,
-        now: Instant,
-        events: &mut Vec<OutputEvent>,
-    ) {
+    fn read_one(&mut self, id: ChildId, log: &mut Log, now: Instant) -> Vec<OutputEvent> {
+        let mut events = Vec::new();
         let (Some(stream), Some(pipe)) = (self.streams.get_mut(&id), self.pipes.get(&id)) else {
-            return;
+            return events;
         };
         let drained = stream.drain(pipe.as_fd(), log, now, &mut self.dropping);
         stream.lines.settle();
-        events.extend(stream.take_end(drained).map(OutputEvent::Ended));
+        if let Writer::Ended { unread, end } = &mut stream.writer {
+            if drained == Drained::Eof || (*unread == 0 && stream.lines.is_empty()) {
+                events.push(OutputEvent::Ended(std::mem::take(end)));
+                stream.writer = Writer::Gone;
+            }
+        }
         match drained {
             Drained::Empty => {}
             Drained::More => drop(self.ready.insert(id)),
             Drained::Paused(pause) => drop(self.paused.insert(id, pause)),
             Drained::Eof => events.extend(self.close(id)),
         }
+        events
     }
 
-    /// Lets the pipes be read that the log had no room for; after each flush, whose success nothing
-    /// else announces.
+    /// Ends the pauses that are over. To be called after each flush of the log.
     pub fn resume(&mut self, log: &Log, now: Instant) {
         let capacity = log.capacity();
-        self.paused.retain(|id, pause| {
-            let stays = match (*pause, capacity) {
-                (Pause::Until(until), _) => until > now,
-                (Pause::Log, Capacity::Full { .. }) => true,
-                (Pause::LogOr(until), Capacity::Full { .. } | Capacity::Broken) => until > now,
-                _ => false,
-            };
-            if !stays {
-                self.ready.insert(*id);
-            }
-            stays
-        });
+        let is_over = |pause: &Pause| match (*pause, capacity) {
+            (Pause::Until(until), _) => until <= now,
+            (Pause::Log(until), Capacity::Full { .. }) => until.is_some_and(|until| until <= now),
+            (Pause::Log(Some(until)), Capacity::Broken) => until <= now,
+            (Pause::Log(_), _) => true,
+        };
+        let over = self.paused.iter().filter(|(_, pause)| is_over(pause));
+        self.ready.extend(over.map(|(id, _)| *id));
+        self.paused.retain(|_, pause| !is_over(pause));
     }
 
-    /// The last lines of a worker's output for a verdict, also what it has just written and no log
-    /// has taken: at most five, two kilobytes in all.
+    /// The last lines of a worker's output for a verdict, also those that are still in its pipe: at
+    /// most five, two kilobytes in all.
     pub fn last_lines(&mut self, id: ChildId) -> Vec<String> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return Vec::new();
@@ -236,10 +231,10 @@ impl Outputs {
         stream.tail.lines()
     }
 
-    /// The worker is dead: what is in its pipe now is all that it said, whatever others who hold
-    /// the pipe still write. `end` is announced when that is logged, which may be at once. Of the
-    /// pipes of dead workers at most `most` are kept: the oldest of too many is closed. What a
-    /// stuck log has kept of its lines from us is lost, and counted.
+    /// The worker is dead: what is in its pipe now is its own, and what comes later is written by
+    /// others who hold the pipe. `end` is announced when its own is logged, which may be at once.
+    /// Of the pipes of dead workers at most `most` are kept: the oldest is closed, and the lines in
+    /// it that a stuck log did not take are lost, and counted.
     pub fn end(
         &mut self,
         id: ChildId,
@@ -248,13 +243,11 @@ impl Outputs {
         log: &mut Log,
         now: Instant,
     ) -> Vec<OutputEvent> {
-        let mut events = Vec::new();
         let (Some(stream), Some(pipe)) = (self.streams.get_mut(&id), self.pipes.get(&id)) else {
             self.streams.remove(&id);
             return vec![OutputEvent::Ended(end)];
         };
         stream.read_ahead(pipe.as_fd());
-        stream.lines.settle();
         let unread = bytes_waiting(pipe.as_fd()).unwrap_or(0);
         stream.writer = Writer::Ended { unread, end };
         if unread == 0 {
@@ -262,29 +255,29 @@ impl Outputs {
         }
         self.paused.remove(&id);
         log.tick();
-        self.read_one(id, log, now, &mut events);
-        events.extend(self.limit_pipes_of_the_dead(most, log));
+        let mut events = self.read_one(id, log, now);
+
+        let is_dead = |stream: &Stream| stream.writer != Writer::Alive;
+        let mut dead = self.streams.iter().filter(|(_, stream)| is_dead(stream));
+        if let (Some((&oldest, _)), true) = (dead.next(), dead.count() >= most) {
+            events.extend(self.abandon(oldest, log));
+            events.extend(self.close(oldest));
+        }
         events
     }
 
-    fn limit_pipes_of_the_dead(&mut self, most: usize, log: &mut Log) -> Vec<OutputEvent> {
-        let streams = self.streams.iter();
-        let dead = streams.filter(|(_, stream)| stream.writer != Writer::Alive);
-        let ids: Vec<ChildId> = dead.map(|(id, _)| *id).collect();
-        let mut events = Vec::new();
-        if let (true, Some(id)) = (ids.len() > most, ids.first()) {
-            if let (Some(stream), Some(pipe)) = (self.streams.get_mut(id), self.pipes.get(id)) {
-                if let Writer::Ended { end, .. } = &mut stream.writer {
-                    let end = std::mem::take(end);
-                    log.count_lost(stream.abandon(pipe.as_fd()));
-                    events.push(OutputEvent::Ended(end));
-                } else {
-                    events.push(OutputEvent::CutOff(stream.pid));
-                }
-            }
-            events.extend(self.close(*id));
+    /// Reads what a dead worker had written only to drop it, and counts the lines.
+    fn abandon(&mut self, id: ChildId, log: &mut Log) -> Option<OutputEvent> {
+        let (stream, pipe) = (self.streams.get_mut(&id)?, self.pipes.get(&id)?);
+        let Writer::Ended { end, .. } = &mut stream.writer else {
+            return Some(OutputEvent::CutOff(stream.pid));
+        };
+        let end = std::mem::take(end);
+        log.count_lost(stream.lines.discard());
+        while let Ok(1..) = stream.read(pipe.as_fd()) {
+            log.count_lost(stream.lines.discard());
         }
-        events
+        Some(OutputEvent::Ended(end))
     }
 
     fn close(&mut self, id: ChildId) -> Option<OutputEvent> {
@@ -310,18 +303,24 @@ impl Stream {
         let mut budget = TURN;
         loop {
             if log.capacity() == Capacity::Free {
-                self.log_lines(log);
+                while let Some(line) = self.lines.next_line() {
+                    if !log.push_worker_line(self.pid, line.bytes, line.cut) {
+                        break;
+                    }
+                }
             }
             match log.capacity() {
                 Capacity::Free => {}
                 Capacity::AfterFlush => return Drained::More,
-                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(Pause::Log),
+                Capacity::Full { .. } if !self.may_drop => {
+                    return Drained::Paused(Pause::Log(None));
+                }
                 Capacity::Full { drop_from } if now < drop_from => {
-                    return Drained::Paused(Pause::LogOr(drop_from));
+                    return Drained::Paused(Pause::Log(Some(drop_from)));
                 }
                 Capacity::Full { .. } | Capacity::Broken => match dropping.ask(now) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => return Drained::Paused(Pause::LogOr(later)),
+                    Err(later) => return Drained::Paused(Pause::Log(Some(later))),
                 },
             }
             if budget == 0 || matches!(self.writer, Writer::Ended { unread: 0, .. }) {
@@ -338,16 +337,8 @@ impl Stream {
         }
     }
 
-    fn log_lines(&mut self, log: &mut Log) {
-        while let Some(line) = self.lines.next_line() {
-            if !log.push_worker_line(self.pid, line.bytes, line.cut) {
-                return;
-            }
-        }
-    }
-
-    /// One read, no further than to a dead worker's last byte. At the end, 0, and a last line
-    /// without newline becomes a line.
+    /// One read, of a dead worker's own bytes only. At the end of the output, which is 0, a last
+    /// line without newline becomes a line.
     fn read(&mut self, pipe: BorrowedFd<'_>) -> nix::Result<usize> {
         let limit = match self.writer {
             Writer::Ended { unread, .. } => unread.min(CHUNK),
@@ -375,33 +366,10 @@ impl Stream {
     /// Reads what waits in the pipe although the log may have no room for it, within bounds.
     fn read_ahead(&mut self, pipe: BorrowedFd<'_>) {
         if self.lines.len() < CHUNK {
-            // Nothing to read is no reason to say so.
+            // An error comes again when the pipe is read in its turn.
             let _ = self.read(pipe);
             self.lines.settle();
         }
-    }
-
-    /// The end of a dead worker, once, when all that it had written is logged or dropped.
-    fn take_end(&mut self, drained: Drained) -> Option<String> {
-        match &mut self.writer {
-            Writer::Ended { unread, end }
-                if drained == Drained::Eof || (*unread == 0 && self.lines.is_empty()) =>
-            {
-                let end = std::mem::take(end);
-                self.writer = Writer::Gone;
-                Some(end)
-            }
-            _ => None,
-        }
-    }
-
-    /// Reads what a dead worker had written only to drop it; says how many lines that makes.
-    fn abandon(&mut self, pipe: BorrowedFd<'_>) -> u64 {
-        let mut lost = self.lines.discard();
-        while let Ok(1..) = self.read(pipe) {
-            lost += self.lines.discard();
-        }
-        lost
     }
 }
 
@@ -413,7 +381,7 @@ struct DropRate {
 }
 
 impl DropRate {
-    /// Leave to read a chunk only to drop it, or else when to ask again.
+    /// Whether a chunk may be read only to be dropped; if not, when to ask again.
     fn ask(&mut self, now: Instant) -> Result<(), Instant> {
         if now >= self.until {
             self.until = now + DROP_TIME;

@@ -1,10 +1,9 @@
 //! Starting a worker: fork, the child's steps up to execve(2), and the report of the step that
 //! failed. What to run, as whom and with which descriptors is in the [`SpawnRequest`]; nothing is
-//! decided here, and nothing waits for the child. All memory that the child needs is allocated
-//! before the fork.
+//! decided here, and nothing waits for the child.
 #![allow(unsafe_code)]
 
-use super::env::{Environment, FIRST_FD, until_nul};
+use super::env::{Environment, until_nul};
 use super::user::User;
 use crate::supervisor::End;
 use crate::sys::{io, process};
@@ -13,9 +12,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{self, Pid};
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
-use std::ffi::{CString, OsString};
-use std::io::{IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -40,7 +40,7 @@ pub struct SpawnRequest<'a> {
     pub nofile: Option<(rlim_t, rlim_t)>,
 }
 
-/// A worker that has been forked. Its report pipe says whether it became the program.
+/// A worker that has been forked. Its report pipe says whether it becomes the program.
 #[derive(Debug)]
 pub struct Spawned {
     /// Also the number of its process group.
@@ -50,8 +50,8 @@ pub struct Spawned {
     pub pidfd: Option<OwnedFd>,
 }
 
-/// The pipe over which a child reports the step that failed. It is made before the child, so that
-/// no worker is started whose report nobody could watch.
+/// The pipe over which a child reports the step that failed. The caller makes and watches it before
+/// the fork: a worker whose report cannot be watched is not started.
 #[derive(Debug)]
 pub struct ReportPipe {
     /// Close-on-exec, O_NONBLOCK.
@@ -61,40 +61,45 @@ pub struct ReportPipe {
 }
 
 /// What a report pipe says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Report {
-    /// The child is still on its way to exec.
+    /// The child has not reached its exec yet.
     Pending,
     /// The pipe cannot be read now.
     Unread,
     /// The child is the program now.
     Running,
-    /// The child was killed on its way to exec; its end says by what.
+    /// The child was killed before its exec; its end says by what.
     Killed,
-    /// The child has not become the program; its exit status 127 that follows means nothing.
-    Failed(Failure),
+    /// A step before the exec, or the exec, failed. The exit status that follows means nothing.
+    Failed(SpawnFailure),
 }
 
 impl ReportPipe {
-    pub fn new() -> Result<ReportPipe, Failure> {
-        let (ours, theirs) = Step::Pipe.at(half_blocking_pipe())?;
-        Ok(ReportPipe {
-            ours,
-            theirs: Some(theirs),
-        })
+    /// Errors: no descriptor is left.
+    pub fn new() -> Result<ReportPipe, SpawnFailure> {
+        let (ours, theirs) = output_pipe(None).map_err(at("opening a pipe"))?;
+        let theirs = Some(theirs);
+        Ok(ReportPipe { ours, theirs })
     }
 
     /// Reads the report of the child `pid` without blocking. To be called before the child is
     /// reaped: /proc tells of an unreaped child whether it has run a program.
     pub fn read(&self, pid: i32) -> Report {
-        let mut bytes = [0; 5];
+        let mut bytes = [0; 128];
         match unistd::read(&self.ours, &mut bytes) {
             Err(Errno::EAGAIN | Errno::EINTR) => Report::Pending,
             Err(_) => Report::Unread,
+            Ok(0) if process::has_run_exec(pid) => Report::Running,
+            Ok(0) => Report::Killed,
             // A message this small is written whole or not at all (pipe(7)).
-            Ok(5) => Report::Failed(Failure::from_bytes(bytes)),
-            Ok(_) if process::has_run_exec(pid) => Report::Running,
-            Ok(_) => Report::Killed,
+            Ok(count) => {
+                let (errno, step) = bytes[..count].split_first_chunk().unwrap_or((&[0; 4], b""));
+                Report::Failed(SpawnFailure {
+                    step: String::from_utf8_lossy(step).into_owned(),
+                    errno: i32::from_ne_bytes(*errno),
+                })
+            }
         }
     }
 }
@@ -106,109 +111,52 @@ impl AsFd for ReportPipe {
     }
 }
 
-/// The step that failed on the way to a running program, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failure {
-    pub step: Step,
-    pub errno: Errno,
+/// The step of a start that failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpawnFailure {
+    /// In words: "opening a pipe". In it, `{}` is the user's name, and in [`EXEC`] the program's.
+    step: String,
+    errno: i32,
 }
 
-/// The steps of a start; those from `Group` on are the child's, in its order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Pipe,
-    Fork,
-    Group,
-    Directory,
-    Descriptors,
-    Limits,
-    UserGroups,
-    UserGroup,
-    User,
-    Parent,
-    Signals,
-    Exec,
-}
+const EXEC: &str = "running {}";
 
-impl Step {
-    const ALL: [Step; 12] = [
-        Step::Pipe,
-        Step::Fork,
-        Step::Group,
-        Step::Directory,
-        Step::Descriptors,
-        Step::Limits,
-        Step::UserGroups,
-        Step::UserGroup,
-        Step::User,
-        Step::Parent,
-        Step::Signals,
-        Step::Exec,
-    ];
-
-    fn at<T>(self, result: Result<T, Errno>) -> Result<T, Failure> {
-        result.map_err(|errno| Failure { step: self, errno })
+/// Makes the error of a step.
+fn at(step: &str) -> impl Fn(Errno) -> SpawnFailure {
+    move |errno| SpawnFailure {
+        step: step.to_owned(),
+        errno: errno as i32,
     }
 }
 
-impl Failure {
+impl SpawnFailure {
     /// The failure as the worker's end, with the step in words: "changing user to web", "running
     /// /usr/sbin/nginx".
     pub fn end(self, program: &Path, user: Option<&User>) -> End {
-        let user = user.map_or("nobody else", |user| &user.name);
-        let program = program.display();
-        let step = match self.step {
-            Step::Pipe => "opening a pipe".to_owned(),
-            Step::Fork => "forking".to_owned(),
-            Step::Group => "making a process group".to_owned(),
-            Step::Directory => "entering the working directory".to_owned(),
-            Step::Descriptors => "placing the descriptors".to_owned(),
-            Step::Limits => "giving back the descriptor limit".to_owned(),
-            Step::UserGroups => format!("changing user to {user} (supplementary groups)"),
-            Step::UserGroup => format!("changing user to {user} (group)"),
-            Step::User => format!("changing user to {user}"),
-            Step::Parent => "asking to die with the parent".to_owned(),
-            Step::Signals => "unblocking signals".to_owned(),
-            // The program was found a moment ago, so it may be its interpreter that is missing.
-            Step::Exec if self.errno == Errno::ENOENT => {
-                format!("running {program} (it or its interpreter)")
-            }
-            Step::Exec => format!("running {program}"),
+        let name = match user {
+            _ if self.step == EXEC => program.display().to_string(),
+            user => user.map_or(String::new(), |user| user.name.clone()),
         };
-        let errno = self.errno as i32;
-        End::Exec { step, errno }
-    }
-
-    fn to_bytes(self) -> [u8; 5] {
-        let [a, b, c, d] = (self.errno as i32).to_ne_bytes();
-        [self.step as u8, a, b, c, d]
-    }
-
-    fn from_bytes([step, errno @ ..]: [u8; 5]) -> Self {
-        let step = Step::ALL.get(usize::from(step)).copied();
-        Failure {
-            step: step.unwrap_or(Step::Exec),
-            errno: Errno::from_raw(i32::from_ne_bytes(errno)),
+        let mut step = self.step.replace("{}", &name);
+        if self.step == EXEC && self.errno == libc::ENOENT {
+            // The program was found a moment ago, so it may be its interpreter that is missing.
+            step += " (it or its interpreter)";
         }
+        let errno = self.errno;
+        End::Exec { step, errno }
     }
 }
 
-/// A pipe for a worker's output: our end (close-on-exec, O_NONBLOCK) and the worker's
-/// (close-on-exec until it is placed, blocking). It belongs to `user`, who could not open
-/// `/dev/stdout` otherwise.
+/// A pipe for a worker's output, or for a report: our end to read from (close-on-exec, O_NONBLOCK)
+/// and the worker's (close-on-exec until it is placed, blocking). It belongs to `user`, who could
+/// not open `/dev/stdout` otherwise.
 pub fn output_pipe(user: Option<&User>) -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (ours, theirs) = half_blocking_pipe()?;
+    let (ours, theirs) = unistd::pipe2(OFlag::O_CLOEXEC)?;
+    fcntl(&ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     if let Some(user) = user {
         unistd::fchown(&theirs, Some(user.uid), Some(user.gid))?;
     }
     Ok((ours, theirs))
-}
-
-/// A pipe, both ends close-on-exec, of which only the end to read from does not block.
-fn half_blocking_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
-    let (reader, writer) = unistd::pipe2(OFlag::O_CLOEXEC)?;
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok((reader, writer))
 }
 
 /// What workers get as stdin, close-on-exec, above 2: ours, or `/dev/null` where ours is closed or
@@ -216,7 +164,7 @@ fn half_blocking_pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
     let stdin = io::stdin();
     if share || may_be_shared(stdin) {
-        if let Ok(copy) = io::copy_above(stdin, FIRST_FD as RawFd) {
+        if let Ok(copy) = stdin.try_clone_to_owned() {
             return Ok(copy);
         }
     }
@@ -225,8 +173,8 @@ pub fn worker_stdin(share: bool) -> Result<OwnedFd, Errno> {
 }
 
 /// A worker whose process group is not in the foreground would be stopped when it reads our
-/// terminal. And whatever is also our stdout or stderr (a socket, as from inetd; a file; a pipe)
-/// would take lines from a worker that look like ours, or like another worker's.
+/// terminal. And where stdin is also our stdout or stderr (a socket, as from inetd; a file; a
+/// pipe), a worker could write lines into it that look like ours, or like another worker's.
 fn may_be_shared(stdin: BorrowedFd) -> bool {
     let file = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     let is_output = |fd| match (file(stdin), file(fd)) {
@@ -236,28 +184,36 @@ fn may_be_shared(stdin: BorrowedFd) -> bool {
     !stdin.is_terminal() && !is_output(io::stdout()) && !is_output(io::stderr())
 }
 
-/// Forks a worker and sends it on its way to `request.program`, without waiting for it to get
-/// there. The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
+/// Forks a worker, which goes on to `request.program` by itself: this does not wait for its exec.
+/// The descriptors 0, 1 and 2 must be open in us (or the pipes made here would take their
 /// numbers). Errors: there is no child.
-pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, Failure> {
+pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, SpawnFailure> {
     // Our copy of the child's end is closed on return: then only the child holds the pipe open.
-    let report = Step::Pipe.at(pipe.theirs.take().ok_or(Errno::EPIPE))?;
-    let mut setup = ChildSetup::new(request, &report);
+    let report = pipe
+        .theirs
+        .take()
+        .ok_or(Errno::EPIPE)
+        .map_err(at("opening a pipe"))?;
+    let parent = unistd::getpid();
     // A signal that came to the child before its exec would run our handlers there.
-    let blocked = Step::Fork.at(process::SignalsBlocked::new())?;
-    // SAFETY: this process has one thread, so that the child finds no lock taken by another one.
-    let pid = Step::Fork.at(Errno::result(unsafe { libc::fork() }))?;
-    if pid == 0 {
-        run_child(&mut setup);
+    process::block_signals().map_err(at("forking"))?;
+    // SAFETY: this process has one thread, so that the child finds no lock taken by another one,
+    // and may allocate.
+    let forked = Errno::result(unsafe { libc::fork() });
+    if forked == Ok(0) {
+        run_child(request, report.as_raw_fd(), parent);
     }
-    drop(blocked);
+    // Where this fails, the loop tries again and complains: it unblocks in its second look after
+    // each event, too.
+    let _ = process::unblock_signals();
+    let pid = forked.map_err(at("forking"))?;
     // The child does this too. Whichever comes first, the group exists when either goes on.
     let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = process::pidfd_open(pid).ok();
     Ok(Spawned { pid, pidfd })
 }
 
-/// Runs a command of the administrator's in a shell beside us. Nobody waits for it: when it ends,
+/// Runs a command of the administrator's in a shell beside us. We do not wait for it: when it ends,
 /// it is reaped as an orphan. Errors: it could not be started.
 pub fn run_shell(
     command: &str,
@@ -278,152 +234,101 @@ pub fn run_shell(
         nofile,
     };
     let started = ReportPipe::new().and_then(|mut pipe| spawn(&request, &mut pipe));
-    started
-        .map(drop)
-        .map_err(|failure| failure.end(shell, None))
-}
-
-/// A request in the kernel's terms, with all memory that the child will need.
-struct ChildSetup<'a> {
-    request: &'a SpawnRequest<'a>,
-    /// The strings that `argv` points to.
-    _words: Vec<CString>,
-    argv: Vec<*const libc::c_char>,
-    /// Ends in NULL. Where LISTEN_PID is wanted, one more NULL before that keeps its place.
-    envp: Vec<*const libc::c_char>,
-    listen_pid: [u8; LISTEN_PID_ROOM],
-    /// Which descriptors become 0, 1, 2, 3 …
-    sources: Vec<RawFd>,
-    report: RawFd,
-    parent: i32,
-}
-
-/// `LISTEN_PID=`, ten digits of the largest pid, and a NUL.
-const LISTEN_PID_ROOM: usize = 22;
-
-impl<'a> ChildSetup<'a> {
-    fn new(request: &'a SpawnRequest<'a>, report: &OwnedFd) -> Self {
-        let mut words = vec![until_nul(request.program.as_os_str().as_bytes())];
-        words.extend(
-            request
-                .arguments
-                .iter()
-                .map(|word| until_nul(word.as_bytes())),
-        );
-        let slot = usize::from(request.environment.wants_listen_pid());
-        let sources = request.stdio.iter().chain(request.descriptors);
-        ChildSetup {
-            request,
-            argv: pointers(&words, 1),
-            _words: words,
-            envp: pointers(request.environment.entries(), 1 + slot),
-            listen_pid: [0; LISTEN_PID_ROOM],
-            sources: sources.map(AsRawFd::as_raw_fd).collect(),
-            report: report.as_raw_fd(),
-            parent: std::process::id() as i32,
-        }
-    }
-}
-
-/// The array that execve(2) takes: a pointer to each string, and this many NULLs.
-fn pointers(strings: &[CString], nulls: usize) -> Vec<*const libc::c_char> {
-    let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
-    pointers.resize(strings.len() + nulls, std::ptr::null());
-    pointers
+    let failed = |failure: SpawnFailure| failure.end(shell, None);
+    started.map(drop).map_err(failed)
 }
 
 /// The child. Everything from here on runs between fork and exec, with all signals blocked until
 /// the last step but one.
-fn run_child(setup: &mut ChildSetup) -> ! {
-    let Err(failure) = child_steps(setup);
-    let bytes = failure.to_bytes();
-    // SAFETY: `bytes` is ours and as long as said. _exit ends the child without running what the
+fn run_child(request: &SpawnRequest, mut report: RawFd, parent: Pid) -> ! {
+    let Err(failure) = child_steps(request, &mut report, parent);
+    let message = [&failure.errno.to_ne_bytes(), failure.step.as_bytes()].concat();
+    // SAFETY: `message` is ours and as long as said. _exit ends the child without running what the
     // parent has registered for its own exit.
     unsafe {
-        libc::write(setup.report, bytes.as_ptr().cast(), bytes.len());
+        libc::write(report, message.as_ptr().cast(), message.len());
         libc::_exit(127)
     }
 }
 
-fn child_steps(setup: &mut ChildSetup) -> Result<Infallible, Failure> {
-    let request = setup.request;
-    Step::Group.at(unistd::setpgid(Pid::from_raw(0), Pid::from_raw(0)))?;
+/// `report` is updated when the report pipe has to move.
+fn child_steps(
+    request: &SpawnRequest,
+    report: &mut RawFd,
+    parent: Pid,
+) -> Result<Infallible, SpawnFailure> {
+    let own = Pid::from_raw(0);
+    unistd::setpgid(own, own).map_err(at("making a process group"))?;
     if let Some(directory) = request.directory {
-        Step::Directory.at(unistd::fchdir(directory))?;
+        unistd::fchdir(directory).map_err(at("entering the working directory"))?;
     }
-    Step::Descriptors.at(place_descriptors(setup))?;
+    place_descriptors(request, report).map_err(at("placing the descriptors"))?;
     if let Some((soft, hard)) = request.nofile {
-        Step::Limits.at(setrlimit(Resource::RLIMIT_NOFILE, soft, hard))?;
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard)
+            .map_err(at("giving back the descriptor limit"))?;
     }
     if let Some(user) = request.user.filter(|_| unistd::geteuid().is_root()) {
         // Supplementary groups first, and the user last: each needs what the next gives up.
-        Step::UserGroups.at(unistd::setgroups(&user.groups))?;
-        Step::UserGroup.at(unistd::setresgid(user.gid, user.gid, user.gid))?;
-        Step::User.at(unistd::setresuid(user.uid, user.uid, user.uid))?;
+        unistd::setgroups(&user.groups)
+            .map_err(at("changing user to {} (supplementary groups)"))?;
+        unistd::setresgid(user.gid, user.gid, user.gid)
+            .map_err(at("changing user to {} (group)"))?;
+        unistd::setresuid(user.uid, user.uid, user.uid).map_err(at("changing user to {}"))?;
     }
     if let Some(signal) = request.die_with_parent {
         // After the change of user, which would clear the request.
-        let alive = Step::Parent.at(process::follow_parent(setup.parent, signal))?;
-        Step::Parent.at(if alive { Ok(()) } else { Err(Errno::ESRCH) })?;
+        process::follow_parent(parent, signal).map_err(at("asking to die with the parent"))?;
     }
-    if request.environment.wants_listen_pid() {
-        write_listen_pid(std::process::id(), &mut setup.listen_pid);
-        let slot = request.environment.entries().len();
-        setup.envp[slot] = setup.listen_pid.as_ptr().cast();
+    let program = until_nul(request.program.as_os_str().as_bytes());
+    let mut words = vec![program.clone()];
+    words.extend(
+        request
+            .arguments
+            .iter()
+            .map(|word| until_nul(word.as_bytes())),
+    );
+    let mut environment = request.environment.entries.clone();
+    if request.environment.wants_listen_pid {
+        environment.push(until_nul(
+            format!("LISTEN_PID={}", std::process::id()).as_bytes(),
+        ));
     }
     // Dispositions first: a signal that came since the fork is the worker's, not our handlers'.
     process::default_dispositions();
-    Step::Signals.at(process::unblock_signals())?;
-    // SAFETY: both arrays end in NULL, and every pointer before it is to a NUL-terminated string
-    // that `setup` or its request owns.
-    unsafe { libc::execve(setup.argv[0], setup.argv.as_ptr(), setup.envp.as_ptr()) };
-    Step::Exec.at(Err(Errno::last()))
+    process::unblock_signals().map_err(at("unblocking signals"))?;
+    unistd::execve(&program, &words, &environment).map_err(at(EXEC))
 }
 
-/// Puts every descriptor at its number. Sources that stand where another belongs are lifted out
-/// of the way first, and so is the report pipe, which must live until exec.
-fn place_descriptors(setup: &mut ChildSetup) -> Result<(), Errno> {
-    let end = setup.sources.len() as RawFd;
-    setup.report = lift(setup.report, end)?;
-    for (target, source) in (0..).zip(&mut setup.sources) {
+/// Puts every descriptor at its number. Those that stand where another belongs are copied out of
+/// the way first, and so is the report pipe, which must live until exec.
+fn place_descriptors(request: &SpawnRequest, report: &mut RawFd) -> Result<(), Errno> {
+    let sources = request.stdio.iter().chain(request.descriptors);
+    let mut sources: Vec<RawFd> = sources.map(AsRawFd::as_raw_fd).collect();
+    let end = sources.len() as RawFd;
+    let lift = |fd: RawFd| match fd >= end {
+        true => Ok(fd),
+        // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
+        false => Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) }),
+    };
+    *report = lift(*report)?;
+    for (target, source) in (0..).zip(&mut sources) {
         if *source != target {
-            *source = lift(*source, end)?;
+            *source = lift(*source)?;
         }
     }
-    for (target, source) in (0..).zip(&setup.sources) {
-        place(*source, target)?;
+    for (target, source) in (0..).zip(sources) {
+        // SAFETY: both calls take integers. What `target` was before belongs to an object of the
+        // parent's, and the child uses none that owns a descriptor.
+        Errno::result(unsafe {
+            if source == target {
+                libc::fcntl(target, libc::F_SETFD, 0)
+            } else {
+                libc::dup2(source, target)
+            }
+        })?;
     }
     process::cloexec_from(end);
     Ok(())
-}
-
-/// `fd`, or a close-on-exec copy of it at `end` or above if it is below.
-fn lift(fd: RawFd, end: RawFd) -> Result<RawFd, Errno> {
-    if fd >= end {
-        return Ok(fd);
-    }
-    // SAFETY: F_DUPFD_CLOEXEC takes integers; the copy is the child's, which never closes it.
-    Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) })
-}
-
-/// Makes `target` a copy of `source` that survives exec.
-fn place(source: RawFd, target: RawFd) -> Result<(), Errno> {
-    // SAFETY: both calls take integers. What `target` was before belongs to an object of the
-    // parent's, and the child uses none that owns a descriptor.
-    let placed = Errno::result(unsafe {
-        if source == target {
-            libc::fcntl(target, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(source, target)
-        }
-    });
-    placed.map(drop)
-}
-
-/// Writes `LISTEN_PID=` and `pid` without padding into `room`, which is all NUL.
-fn write_listen_pid(pid: u32, mut room: &mut [u8]) {
-    // Formatting into a slice allocates nothing, and there is room for every pid.
-    let _ = write!(room, "LISTEN_PID={pid}");
 }
 
 #[cfg(test)]

@@ -22,18 +22,18 @@ pub struct User {
 }
 
 /// Resolves `LOGIN[:GROUP]` and checks that we may run workers as this user: root may, and whoever
-/// is this user already. A name goes before a number, as in chown(1). A number without an entry in the user
-/// database is a user too (containers have none): without GROUP its group has the same number,
-/// its home is `/`, and it has no supplementary groups. With GROUP the supplementary groups are
-/// those that LOGIN is listed in, as initgroups(3) takes them.
+/// is this user already. A name goes before a number, as in chown(1). A number without an entry in
+/// the user database (containers have none) is a user too: without GROUP its group has the same
+/// number, its home is `/`, and it has no supplementary groups. With GROUP the supplementary groups
+/// are those that LOGIN is listed in, as initgroups(3) takes them.
 pub fn lookup(text: &str) -> Result<User, String> {
     let user = find(text)?;
-    if geteuid().is_root() || (user.uid, user.gid) == (geteuid(), getegid()) {
-        Ok(user)
-    } else {
-        Err(format!(
+    let is_us = (user.uid, user.gid) == (geteuid(), getegid());
+    match geteuid().is_root() || is_us {
+        true => Ok(user),
+        false => Err(format!(
             "cannot run workers as {text}: only root can change the user"
-        ))
+        )),
     }
 }
 
@@ -57,33 +57,35 @@ fn find(text: &str) -> Result<User, String> {
             home: PathBuf::from("/"),
         });
     };
-    let gid = group.unwrap_or(entry.gid);
-    let name = CString::new(entry.name.as_str()).map_err(|_| Errno::EINVAL);
-    let groups = name.and_then(|name| unistd::getgrouplist(&name, gid));
-    let groups = groups.map_err(|errno| {
-        let (name, word) = (&entry.name, errno_text(errno as i32));
-        format!("cannot list the groups of {name}: {word}")
-    })?;
+    let (name, gid) = (entry.name, group.unwrap_or(entry.gid));
+    let groups = match CString::new(name.as_str()) {
+        Ok(name) => unistd::getgrouplist(&name, gid),
+        Err(_) => Err(Errno::EINVAL),
+    };
     Ok(User {
         uid: entry.uid,
         gid,
-        groups,
-        name: entry.name,
+        groups: groups.map_err(|errno| cannot("list the groups of", &name, errno))?,
+        name,
         home: entry.dir,
     })
 }
 
+fn cannot(what: &str, name: &str, errno: Errno) -> String {
+    format!("cannot {what} {name}: {}", errno_text(errno as i32))
+}
+
 /// The uid of a user, given by name or number.
 pub fn uid(login: &str) -> Result<Uid, String> {
-    let entry = find_entry(login)?.map(|entry| entry.uid);
-    let id = entry.or_else(|| number(login).map(Uid::from_raw));
+    let id = find_entry(login)?.map(|entry| entry.uid);
+    let id = id.or_else(|| number(login).map(Uid::from_raw));
     id.ok_or_else(|| format!("cannot find user {login}"))
 }
 
 /// The gid of a group, given by name or number.
 pub fn gid(group: &str) -> Result<Gid, String> {
-    let entry = found(unistd::Group::from_name(group))
-        .map_err(|errno| format!("cannot look up group {group}: {}", errno_text(errno as i32)))?;
+    let entry = found(unistd::Group::from_name(group));
+    let entry = entry.map_err(|errno| cannot("look up group", group, errno))?;
     let id = entry.map(|entry| entry.gid);
     let id = id.or_else(|| number(group).map(Gid::from_raw));
     id.ok_or_else(|| format!("cannot find group {group}"))
@@ -95,7 +97,7 @@ fn find_entry(login: &str) -> Result<Option<unistd::User>, String> {
         (Ok(None), Some(id)) => found(unistd::User::from_uid(Uid::from_raw(id))),
         (by_name, _) => by_name,
     };
-    entry.map_err(|errno| format!("cannot look up user {login}: {}", errno_text(errno as i32)))
+    entry.map_err(|errno| cannot("look up user", login, errno))
 }
 
 /// These errors mean "no such entry" (getpwnam(3)). A container image that holds one program has

@@ -14,6 +14,7 @@ mod einhorn;
 #[path = "report.rs"]
 mod report;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollTimeout, poll};
 use nix::sys::signal::{self, SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::socket::{self, MsgFlags, Shutdown};
@@ -99,6 +100,7 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         "flood-ready" => ready(Path::new(""))
             .and_then(|()| lines(u64::MAX))
             .map(|()| 0),
+        "hammer" => hammer(),
         "cat" => cat(path(1), number(2)),
         "longline" => longline(number(1).unwrap_or(0)).map(|()| park()),
         "report" => report::print(words).map(|()| park()),
@@ -217,6 +219,14 @@ fn lines(count: u64) -> io::Result<()> {
         writeln!(out, "line {n} of a worker that has much to say")?;
     }
     out.flush()
+}
+
+/// `hammer`: writes without waiting, for ever, also while nobody takes it.
+fn hammer() -> io::Result<u8> {
+    fcntl(io::stdout(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(io::Error::from)?;
+    loop {
+        let _ = nix::unistd::write(io::stdout(), b"hammer\n");
+    }
 }
 
 /// `cat FILE [STATUS]`: the file's bytes to stdout; leaves only if a status is given.

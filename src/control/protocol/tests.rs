@@ -16,10 +16,9 @@ fn refusal(line: &[u8]) -> &'static str {
 
 fn encode(message: &str, id: Option<&Value>, wait: bool) -> Vec<u8> {
     let answer = Answer {
-        message,
-        id,
+        id: id.cloned(),
         wait,
-        ..Answer::default()
+        ..Answer::new(message)
     };
     answer.encode()
 }
@@ -90,40 +89,44 @@ fn lines_come_out_whole_however_they_went_in() {
     let text = b"one\n\ntwo\r\nthree\nunfinished";
     let mut dice = Dice(3);
     for _ in 0..500 {
-        let mut reader = LineReader::new(16);
+        let mut reader = LineReader::default();
         let (mut lines, mut rest) = (Vec::new(), &text[..]);
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(1 + dice.below(rest.len()));
             reader.push(chunk);
             rest = after;
-            while let Some(line) = reader.next_line().expect("no line is too long") {
+            while let Some(line) = reader.next_line(16).expect("no line is too long") {
                 lines.push(line);
             }
         }
         assert_eq!(lines, [&b"one"[..], b"", b"two\r", b"three"]);
-        assert_eq!(reader.pending(), b"unfinished");
+        assert_eq!(reader.buffer, b"unfinished");
     }
 }
 
 #[test]
 fn an_endless_line_is_refused_once_the_limit_is_passed() {
-    let mut reader = LineReader::new(100);
+    let mut reader = LineReader::default();
     reader.push(&[b'x'; 100]);
-    assert_eq!(reader.next_line(), Ok(None));
+    assert_eq!(reader.next_line(100), Ok(None));
     reader.push(b"\n");
-    assert_eq!(reader.next_line(), Ok(Some(vec![b'x'; 100])));
+    assert_eq!(reader.next_line(100), Ok(Some(vec![b'x'; 100])));
     reader.push(&[b'x'; 101]);
-    assert_eq!(reader.next_line(), Err("line too long"));
-    let mut reader = LineReader::new(2);
+    assert_eq!(reader.next_line(100), Err("line too long"));
+    let mut reader = LineReader::default();
     reader.push(b"abc\n");
-    assert_eq!(reader.next_line(), Err("line too long"));
+    assert_eq!(reader.next_line(2), Err("line too long"));
 }
 
 #[test]
 fn a_reader_without_an_unfinished_line_holds_no_memory() {
-    let mut reader = LineReader::new(MAX_REQUEST);
+    let mut reader = LineReader::default();
     reader.push(&[b"{}".repeat(9000), b"\n".to_vec()].concat());
-    while reader.next_line().expect("not too long").is_some() {}
+    while reader
+        .next_line(MAX_REQUEST)
+        .expect("not too long")
+        .is_some()
+    {}
     assert_eq!(reader.buffer.capacity(), 0);
 }
 

@@ -1,10 +1,13 @@
 //! What a status looks like, from a core that was driven through a life.
 
 use super::*;
+use crate::config::Config;
 use crate::control::protocol::to_json;
 use crate::control::verdict::FailedWorker;
-use crate::supervisor::{Action, End, Event, Gate, Policy};
+use crate::supervisor::{Action, ChildId, End, Event, Gate, Instant, Policy};
+use crate::worker::Process;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 const MS: u64 = 1_000_000;
 
@@ -73,14 +76,27 @@ fn status(core: &Supervisor, last: Option<&(ReloadReport, Instant)>) -> Status {
         };
         (id, process)
     });
-    let facts = DaemonFacts {
-        began: Instant(0),
-        pid: 812,
-        command: "/srv/app".to_owned(),
-        sockets: sockets(),
-        last,
+    let config = Config {
+        command: "/srv/app".into(),
+        ..Config::default()
     };
-    Status::new(core, facts, &processes.collect(), Instant(1200 * MS))
+    let state = ControlState {
+        last_verdict: last.cloned(),
+        ..ControlState::default()
+    };
+    let view = View {
+        now: Instant(1200 * MS),
+        config: &config,
+        core,
+        processes: &processes.collect(),
+        by_pid: &BTreeMap::new(),
+        listeners: &[],
+        level: slog::Level::Info,
+    };
+    Status {
+        sockets: sockets(),
+        ..Status::new(&state, &view)
+    }
 }
 
 #[test]

@@ -26,51 +26,53 @@ fn report(generation: u64, outcome: Outcome) -> ReloadReport {
 }
 
 /// The connection, the text, and whether it is the last answer.
-fn texts(messages: &[WaiterMessage]) -> Vec<(u64, &str, bool)> {
-    let all = messages.iter();
-    all.map(|it| (it.connection, it.text.as_str(), it.is_last))
+fn texts(answers: &[(u64, Answer)]) -> Vec<(u64, &str, bool)> {
+    let all = answers.iter();
+    all.map(|(connection, it)| (*connection, it.message.as_str(), !it.wait))
         .collect()
+}
+
+/// A generation begins to come up: what those are told who wait for it.
+fn begin(waiters: &mut Waiters, generation: u64, first: bool) -> Vec<(u64, Answer)> {
+    waiters.begin(generation, first);
+    waiters.progress(&BEGUN)
 }
 
 #[test]
 fn a_client_waits_for_the_reload_that_begins_after_it_asked() {
     let mut waiters = Waiters::default();
-    waiters.begin(1, true, &BEGUN);
-    waiters.add(7, Some(json!(3)), WaitFor::Reload { generation: None });
-    let messages = waiters.begin(2, false, &BEGUN);
+    begin(&mut waiters, 1, true);
+    waiters.add(7, Some(json!(3)), WaitFor::Reload);
+    let messages = begin(&mut waiters, 2, false);
     let expected = "reload 2: starting 2 workers";
     assert_eq!(texts(&messages), [(7, expected, false)]);
-    waiters.add(8, None, WaitFor::Reload { generation: None });
+    waiters.add(8, None, WaitFor::Reload);
     let messages = waiters.conclude(&report(2, Outcome::Live));
     assert_eq!(messages.len(), 1, "the other waits for the next one");
-    assert_eq!((messages[0].connection, messages[0].is_last), (7, true));
-    let answer = messages[0].answer();
-    assert_eq!((answer.id, answer.wait), (Some(&json!(3)), false));
-    assert_eq!(
-        answer.verdict.expect("it is the verdict")["outcome"],
-        "live"
-    );
-    assert_eq!(texts(&waiters.begin(3, false, &BEGUN))[0].0, 8);
+    let (connection, answer) = &messages[0];
+    assert_eq!((*connection, answer.wait), (7, false));
+    assert_eq!(answer.id, Some(json!(3)));
+    let verdict = answer.verdict.as_ref().expect("it is the verdict");
+    assert_eq!(verdict["outcome"], "live");
+    assert_eq!(texts(&begin(&mut waiters, 3, false))[0].0, 8);
 }
 
 #[test]
 fn a_remembered_reload_that_a_stop_abandons_is_the_one_of_those_who_have_none() {
     let mut waiters = Waiters::default();
-    waiters.begin(1, true, &BEGUN);
-    waiters.add(7, None, WaitFor::Reload { generation: None });
+    begin(&mut waiters, 1, true);
+    waiters.add(7, None, WaitFor::Reload);
     let messages = waiters.conclude(&report(2, Outcome::Abandoned));
     assert_eq!(texts(&messages).len(), 1);
-    assert_eq!(
-        messages[0].answer().verdict.expect("a verdict")["outcome"],
-        "abandoned"
-    );
+    let verdict = messages[0].1.verdict.as_ref().expect("a verdict");
+    assert_eq!(verdict["outcome"], "abandoned");
     assert!(waiters.conclude_all("stopped").is_empty());
 }
 
 #[test]
 fn workers_that_became_ready_at_once_are_told_one_after_the_other() {
     let mut waiters = Waiters::default();
-    waiters.begin(1, true, &BEGUN);
+    begin(&mut waiters, 1, true);
     assert_eq!([waiters.count_ready(2), waiters.count_ready(2)], [1, 2]);
     assert_eq!(waiters.count_ready(2), 2, "a replacement is ready");
 }
@@ -79,13 +81,8 @@ fn workers_that_became_ready_at_once_are_told_one_after_the_other() {
 fn at_the_end_everybody_hears_of_it() {
     let mut waiters = Waiters::default();
     waiters.add(1, None, WaitFor::Exit);
-    waiters.add(
-        2,
-        None,
-        WaitFor::Reload {
-            generation: Some(1),
-        },
-    );
+    waiters.add(2, None, WaitFor::Reload);
+    waiters.begin(2, false);
     waiters.add(3, None, WaitFor::Exit);
     waiters.forget(3);
     assert_eq!(
@@ -97,8 +94,7 @@ fn at_the_end_everybody_hears_of_it() {
         texts(&messages),
         [(1, "stopped", true), (2, "stopped", true)]
     );
-    let outcome =
-        |message: &WaiterMessage| message.answer().verdict.map(|it| it["outcome"].clone());
+    let outcome = |(_, answer): &(u64, Answer)| Some(answer.verdict.as_ref()?["outcome"].clone());
     assert_eq!(
         messages.iter().map(outcome).collect::<Vec<_>>(),
         [None, Some(json!("abandoned"))]
@@ -108,20 +104,14 @@ fn at_the_end_everybody_hears_of_it() {
 #[test]
 fn who_waits_is_plain_data() {
     let mut waiters = Waiters::default();
-    waiters.begin(4, true, &BEGUN);
-    waiters.add(
-        1,
-        Some(json!([1, "a"])),
-        WaitFor::Reload {
-            generation: Some(4),
-        },
-    );
+    waiters.add(1, Some(json!([1, "a"])), WaitFor::Reload);
+    waiters.begin(4, false);
     waiters.add(2, None, WaitFor::Exit);
     let carried = serde_json::to_string(&waiters).expect("plain data");
     let mut waiters: Waiters = serde_json::from_str(&carried).expect("it comes back");
-    assert_eq!(waiters.begun(), 4);
+    assert_eq!(waiters.begun, 4);
     let messages = waiters.conclude(&report(4, Outcome::Live));
-    assert_eq!(messages[0].answer().id, Some(&json!([1, "a"])));
+    assert_eq!(messages[0].1.id, Some(json!([1, "a"])));
     assert_eq!(waiters.conclude_all("x").len(), 1);
 }
 
@@ -131,16 +121,15 @@ mod upgrades {
 
     fn upgrade(smooth: bool) -> Waiters {
         let mut waiters = Waiters::default();
-        waiters.begin(1, true, &BEGUN);
-        let generation = None;
-        waiters.add(5, Some(json!(10)), WaitFor::Upgrade { generation, smooth });
+        begin(&mut waiters, 1, true);
+        waiters.add(5, Some(json!(10)), WaitFor::Upgrade { smooth });
         waiters
     }
 
     #[test]
     fn an_upgrade_is_told_in_einhorns_words() {
         let mut waiters = upgrade(true);
-        let mut told = waiters.begin(2, false, &BEGUN);
+        let mut told = begin(&mut waiters, 2, false);
         for step in [
             ReloadStep::Started { pid: 11, index: 1 },
             ReloadStep::Ready {
@@ -159,13 +148,13 @@ mod upgrades {
                 was_ready: true,
             },
         ] {
-            told.extend(waiters.progress(2, &step));
+            told.extend(waiters.progress(&step));
         }
         told.extend(waiters.conclude(&report(2, Outcome::Live)));
-        let last = told.pop().expect("it is over");
-        assert_eq!((&*last.text, last.is_last), ("Upgrade done", true));
-        assert!(told.iter().all(|message| !message.is_last));
-        let lines: Vec<&str> = told.iter().map(|message| &*message.text).collect();
+        let (_, last) = told.pop().expect("it is over");
+        assert_eq!((&*last.message, last.wait), ("Upgrade done", false));
+        assert!(told.iter().all(|(_, answer)| answer.wait));
+        let lines: Vec<&str> = told.iter().map(|(_, answer)| &*answer.message).collect();
         let expected = [
             "Starting smooth upgrade from version 0...",
             "===> Launched 11 (index: 1)",
@@ -182,11 +171,12 @@ mod upgrades {
     #[test]
     fn an_upgrade_that_is_superseded_waits_for_the_next() {
         let mut waiters = upgrade(false);
-        waiters.begin(2, false, &BEGUN);
+        begin(&mut waiters, 2, false);
         let messages = waiters.conclude(&report(2, Outcome::Superseded));
-        assert!(!messages[0].is_last);
-        waiters.begin(3, false, &BEGUN);
+        assert!(messages[0].1.wait);
+        begin(&mut waiters, 3, false);
         let messages = waiters.conclude(&report(3, Outcome::RolledBack));
-        assert!(messages[0].is_last && messages[0].text.starts_with("Upgrade failed: "));
+        let (_, last) = &messages[0];
+        assert!(!last.wait && last.message.starts_with("Upgrade failed: "));
     }
 }

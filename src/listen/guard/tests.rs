@@ -48,6 +48,42 @@ fn a_tcp_socket_with_a_port_of_its_own_choice_is_revived_too() {
     accepts(&listener);
 }
 
+/// The server's first bytes reach a client: no connection is at its end from the beginning.
+fn serves(listener: &Listener) {
+    let port = port(listener);
+    let client = std::thread::spawn(move || {
+        let mut byte = [0];
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::io::Read::read(&mut stream, &mut byte).map(|length| (length, byte[0]))
+    });
+    let server = std::net::TcpListener::from(listener.fd.try_clone().unwrap());
+    let (mut stream, _) = server.accept().unwrap();
+    let _ = std::io::Write::write(&mut stream, b"x");
+    assert_eq!(client.join().unwrap().unwrap(), (1, b'x'));
+}
+
+#[test]
+fn a_tcp_socket_that_was_shut_down_twice_has_no_connections_that_are_at_their_end() {
+    let mut listener = open("tcp://127.0.0.1:0");
+    shut_down(&listener, Shutdown::Both);
+    // ENOTCONN, and it has left its mark.
+    let _ = shutdown(listener.fd.as_raw_fd(), Shutdown::Both);
+    assert!(matches!(repair(&mut listener), Repair::Revived));
+    serves(&listener);
+}
+
+#[test]
+fn a_tcp_socket_that_was_connected_elsewhere_listens_again() {
+    let other = open("tcp://127.0.0.1:0");
+    let mut listener = open(&free_address());
+    shut_down(&listener, Shutdown::Both);
+    let elsewhere = std::net::SocketAddr::from(([127, 0, 0, 1], port(&other)));
+    let elsewhere = SockaddrStorage::from(elsewhere);
+    nix::sys::socket::connect(listener.fd.as_raw_fd(), &elsewhere).unwrap();
+    assert!(matches!(repair(&mut listener), Repair::Revived));
+    serves(&listener);
+}
+
 #[test]
 fn running_workers_have_the_revived_socket() {
     let mut listener = open("tcp://127.0.0.1:0");

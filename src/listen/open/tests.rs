@@ -51,18 +51,18 @@ fn tcp_on_all_addresses_serves_ipv4_and_ipv6() {
 fn tcp4_and_tcp6_are_strict() {
     let v4 = open("tcp4://:0");
     TcpStream::connect(("127.0.0.1", port(&v4))).unwrap();
-    assert_eq!(v4.family(), "AF_INET");
+    assert_eq!(v4.as_socket().family, "AF_INET");
     if has_ipv6() {
         let v6 = open(&format!("tcp6://:{}", port(&v4)));
         TcpStream::connect(("::1", port(&v6))).unwrap();
         accepts(&v6);
-        assert_eq!(v6.family(), "AF_INET6");
+        assert_eq!(v6.as_socket().family, "AF_INET6");
     }
 }
 
 #[test]
 fn names_of_hosts_and_services_resolve_and_ipv4_comes_first() {
-    assert_eq!(open("tcp://localhost:0").family(), "AF_INET");
+    assert_eq!(open("tcp://localhost:0").as_socket().family, "AF_INET");
     let http = uri("tcp4://:http");
     let found = candidates(&http, "", "http", Kind::Stream);
     match found {
@@ -249,7 +249,7 @@ fn datagram_and_packet_sockets_at_paths() {
         1
     );
     let packet = open(&format!("unixpacket://{}", folder.join("p").display()));
-    assert_eq!(packet.kind(), Kind::SeqPacket);
+    assert_eq!(packet.kind, Kind::SeqPacket);
     assert_eq!(getsockopt(&packet.fd, sockopt::AcceptConn), Ok(true));
 }
 
@@ -320,7 +320,7 @@ fn inherited_sockets_are_taken_by_name_and_all_in_order() {
     let found: Vec<_> = opened
         .listeners
         .iter()
-        .map(|listener| (listener.fd.as_raw_fd(), listener.name()))
+        .map(|listener| (listener.fd.as_raw_fd(), listener.name.as_str()))
         .collect();
     assert_eq!(
         found,
@@ -338,7 +338,7 @@ fn all_the_units_sockets_in_their_order() {
     let numbers = [(); 2].map(|()| pass_on(TcpListener::bind("127.0.0.1:0").unwrap()));
     let inherited = passed(&[(numbers[0], "b"), (numbers[1], "a")]);
     let opened = open_all(&[uri("systemd://")], &inherited).unwrap();
-    let names: Vec<_> = opened.listeners.iter().map(Listener::name).collect();
+    let names: Vec<_> = opened.listeners.iter().map(|it| it.name.as_str()).collect();
     assert_eq!(names, ["b", "a"]);
 }
 
@@ -385,7 +385,7 @@ fn equal_addresses_have_different_store_names() {
     let names: Vec<_> = opened
         .listeners
         .iter()
-        .filter_map(Listener::store_name)
+        .filter_map(|it| it.store_name.as_deref())
         .collect();
     assert_eq!(names[1], format!("{}#2", names[0]));
 }
@@ -399,7 +399,7 @@ fn a_stored_socket_comes_back_with_the_clients_in_its_queue() {
     let number = pass_on(listener.fd);
     let opened = open_all(&[asked], &passed(&[(number, &name)])).unwrap();
     assert_eq!(opened.listeners[0].fd.as_raw_fd(), number);
-    assert_eq!(opened.listeners[0].store_name(), Some(&*name));
+    assert_eq!(opened.listeners[0].store_name.as_deref(), Some(&*name));
     assert!(
         opened.notices[0].ends_with("back from systemd's fd store"),
         "{:?}",
@@ -503,9 +503,8 @@ fn a_failing_start_leaves_the_path_of_a_stored_socket() {
 #[test]
 fn a_start_that_fails_later_leaves_no_path_either() {
     let folder = Folder::new();
-    open_all(&[unix_uri(&folder.join("s"), "")], &no_one())
-        .unwrap()
-        .abandon();
+    let opened = open_all(&[unix_uri(&folder.join("s"), "")], &no_one()).unwrap();
+    abandon(opened.listeners);
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -518,5 +517,5 @@ fn what_shares_its_name_with_a_useless_socket_is_to_be_stored_again() {
     let one = open_all(&[asked], &passed(&[(good, &name), (bad, &name)])).unwrap();
     assert_eq!(one.listeners[0].fd.as_raw_fd(), good);
     assert_eq!(one.forget, [name]);
-    assert!(!one.listeners[0].is_stored());
+    assert!(!one.listeners[0].is_stored);
 }

@@ -9,20 +9,15 @@ const OTHER: &str = "4194305";
 
 /// The file of a socket that somebody has just bound there.
 fn bound(path: &Path) -> SocketFile {
-    let Ok(Found::Socket(id, _)) = look(path) else {
-        panic!("no socket at {}", path.display());
-    };
+    let id = FileId::at(path).unwrap_or_else(|| panic!("no socket at {}", path.display()));
     SocketFile::bound(path, id, Kind::Stream)
 }
 
 #[test]
 fn the_hidden_link_is_beside_the_path_and_names_its_process() {
-    let link = link_path(Path::new("/run/x.sock"), "812");
+    let link = hidden(Path::new("/run/x.sock"), "812");
     assert_eq!(link, Path::new("/run/.x.sock.812.socketmaster"));
-    assert_eq!(
-        link_path(Path::new("x"), "1"),
-        Path::new(".x.1.socketmaster")
-    );
+    assert_eq!(hidden(Path::new("x"), "1"), Path::new(".x.1.socketmaster"));
     let is_link = |entry: &str| is_link_of(entry.as_ref(), "x.sock".as_ref());
     assert!(is_link(".x.sock.812.socketmaster"));
     for other in [
@@ -154,13 +149,13 @@ fn links_that_nobody_needs_are_swept_and_others_are_not() {
     let path = folder.join("s");
     let listener = UnixListener::bind(&path).unwrap();
     // Of the same socket, which has our own link; of one that is gone; of one that lives.
-    fs::hard_link(&path, link_path(&path, "1")).unwrap();
-    leave_stale(&link_path(&path, OTHER));
-    let _living = UnixListener::bind(link_path(&path, "2")).unwrap();
-    fs::write(link_path(&path, "3"), "not a socket").unwrap();
+    fs::hard_link(&path, hidden(&path, "1")).unwrap();
+    leave_stale(&hidden(&path, OTHER));
+    let _living = UnixListener::bind(hidden(&path, "2")).unwrap();
+    fs::write(hidden(&path, "3"), "not a socket").unwrap();
     let mut file = bound(&path);
-    let own = link_path(&path, &Pid::this().to_string());
-    let stay = [&path, &link_path(&path, "2"), &link_path(&path, "3"), &own];
+    let own = hidden(&path, &Pid::this().to_string());
+    let stay = [&path, &hidden(&path, "2"), &hidden(&path, "3"), &own];
     let mut stay = stay.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned());
     stay.sort();
     assert_eq!(folder.names(), stay);
@@ -189,7 +184,7 @@ fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
         let path = folder.join("s");
         let listener = UnixListener::bind(&path).unwrap();
         let inode = fs::metadata(&path).unwrap().ino() as u32;
-        fs::rename(&path, link_path(&path, OTHER)).unwrap();
+        fs::rename(&path, hidden(&path, OTHER)).unwrap();
         let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), Kind::Stream);
         assert_eq!(file.place(), Ok(Place::Ours));
         UnixStream::connect(&path).unwrap();

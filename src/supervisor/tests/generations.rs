@@ -1,7 +1,7 @@
 //! The first generation, the gates, reloads of whole fleets and what they fall back to.
 
 use super::script::{Script, fleet, policy, rolling};
-use crate::supervisor::{Gate, Phase, Policy};
+use crate::supervisor::{Event, Gate, Phase, Policy};
 use std::time::Duration;
 
 fn reporting(workers: u32) -> Policy {
@@ -377,4 +377,28 @@ fn a_verdict_says_how_long_it_took_and_of_what_it_is_the_first() {
         (second.took, second.first),
         (Duration::from_millis(500), false)
     );
+}
+
+#[test]
+fn whether_a_reload_begins_at_once_can_be_asked_before() {
+    let s = Script::new(reporting(1));
+    assert_eq!(s.core.reload_would_begin(), None, "before the start");
+    let mut s = Script::up(reporting(1));
+    assert_eq!(s.core.reload_would_begin(), Some(2));
+    s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
+    s.at(10_000).running(2).does("", "13000");
+    assert_eq!(s.core.reload_would_begin(), None, "one is under way");
+    s.feed(Event::Stop(15));
+    assert_eq!(s.core.reload_would_begin(), None, "we stop");
+    // A worker that may take as long as it likes gives way to the next generation.
+    let start = Duration::ZERO;
+    let mut s = Script::up(Policy {
+        start,
+        ..reporting(1)
+    });
+    s.at(10_000).hup().does("begin 2; spawn 2 of 2", "40000");
+    s.at(10_000).running(2).does("", "-");
+    assert_eq!(s.core.reload_would_begin(), Some(3));
+    let did = s.at(10_001).feed(Event::Reload(None));
+    assert!(did.contains(&"begin 3".to_owned()), "{did:?}");
 }

@@ -1,5 +1,5 @@
-//! A worker's output cut into lines, and the end of it for a verdict. Pure: bytes in, lines out, of
-//! any content and in any pieces, with a bound on what it holds.
+//! A worker's output cut into lines, and its last lines for a verdict. It takes bytes of any content
+//! in any pieces, what it holds is bounded, and it reads and writes nothing itself.
 
 use memchr::{memchr, memchr_iter};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,7 @@ pub struct Line<'a> {
     pub cut: u64,
 }
 
-/// Bytes that are not yet lines, or not yet asked for: at most one cut line and what was added
-/// last.
+/// What was read and not yet taken as lines: at most one cut line and what was added last.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LineBuffer {
@@ -28,12 +27,9 @@ pub struct LineBuffer {
     /// Where the present line begins; 0 after [`settle`](Self::settle).
     #[serde(skip)]
     start: usize,
-    /// Before it, from `start`, there is no newline.
-    #[serde(skip)]
-    scanned: usize,
-    /// How many bytes of the present line were dropped; then `MAX_LINE` bytes of it are here.
+    /// How many bytes of the present line were dropped behind its first `MAX_LINE`.
     cut: u64,
-    /// The present line's beginning is lost: its rest is dropped too.
+    /// The beginning of the present line was dropped, so its rest is dropped too.
     torn: bool,
 }
 
@@ -51,41 +47,33 @@ impl LineBuffer {
 
     /// The next complete line.
     pub fn next_line(&mut self) -> Option<Line<'_>> {
-        loop {
-            let Some(length) = memchr(b'\n', &self.bytes[self.scanned..]) else {
-                self.hold_back();
+        let (from, end) = loop {
+            let from = self.start;
+            let Some(length) = memchr(b'\n', self.held()) else {
+                // Of a line without end no more is kept than will be shown.
+                if self.torn {
+                    self.bytes.truncate(self.start);
+                }
+                let excess = self.len().saturating_sub(MAX_LINE);
+                self.cut += excess as u64;
+                self.bytes.truncate(self.bytes.len() - excess);
                 return None;
             };
-            let from = self.start;
-            let end = self.scanned + length;
-            self.start = end + 1;
-            self.scanned = end + 1;
-            if std::mem::take(&mut self.torn) {
-                continue;
+            self.start = from + length + 1;
+            if !std::mem::take(&mut self.torn) {
+                break (from, from + length);
             }
-            let kept = (end - from).min(MAX_LINE);
-            let cut = std::mem::take(&mut self.cut) + (end - from - kept) as u64;
-            return Some(Line {
-                bytes: &self.bytes[from..from + kept],
-                cut,
-            });
-        }
-    }
-
-    /// No newline is left: keeps no more of the present line than will be shown.
-    fn hold_back(&mut self) {
-        if self.torn {
-            self.bytes.truncate(self.start);
-        }
-        let excess = self.len().saturating_sub(MAX_LINE);
-        self.cut += excess as u64;
-        self.bytes.truncate(self.bytes.len() - excess);
-        self.scanned = self.bytes.len();
+        };
+        let kept = (end - from).min(MAX_LINE);
+        Some(Line {
+            bytes: &self.bytes[from..from + kept],
+            cut: std::mem::take(&mut self.cut) + (end - from - kept) as u64,
+        })
     }
 
     /// The output ends here, newline or not: a last line without one becomes a line.
     pub fn end(&mut self) {
-        // A torn line's rest is dropped by its newline, as ever.
+        // With a newline the rest of a torn line is dropped as usual.
         if self.held().last().is_some_and(|byte| *byte != b'\n') {
             self.bytes.push(b'\n');
         }
@@ -94,8 +82,8 @@ impl LineBuffer {
         }
     }
 
-    /// Drops all there is, and the rest of a line that has only begun; says how many lines that
-    /// makes, each counted once.
+    /// Drops everything, and later the rest of a line that has begun; returns the number of
+    /// dropped lines. Each line is counted once.
     pub fn discard(&mut self) -> u64 {
         let ends = memchr_iter(b'\n', self.held()).count() as u64;
         let is_open = self.held().last().is_some_and(|byte| *byte != b'\n');
@@ -120,8 +108,7 @@ impl LineBuffer {
         self.len() == 0
     }
 
-    /// Forgets the lines that were taken, and gives back the memory that is not needed for what is
-    /// held.
+    /// Forgets the lines that were taken, and frees the memory that the others do not need.
     pub fn settle(&mut self) {
         self.compact();
         self.bytes.shrink_to_fit();
@@ -129,7 +116,6 @@ impl LineBuffer {
 
     fn compact(&mut self) {
         self.bytes.drain(..self.start);
-        self.scanned -= self.start;
         self.start = 0;
     }
 
@@ -138,31 +124,28 @@ impl LineBuffer {
     }
 }
 
-/// The end of a worker's output, kept beside the log for the verdict on it.
+/// The last bytes of a worker's output, kept beside the log for the verdict on it.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Tail {
     bytes: Vec<u8>,
-    /// Something before it was dropped: its first line may be half a line.
-    cut: bool,
 }
 
 impl Tail {
     /// Adds what came next.
     pub fn push(&mut self, bytes: &[u8]) {
-        let excess = bytes.len().saturating_sub(TAIL_LIMIT);
-        self.bytes.extend_from_slice(&bytes[excess..]);
-        let excess = excess + self.bytes.len().saturating_sub(TAIL_LIMIT);
-        self.cut |= excess > 0;
-        self.bytes
-            .drain(..self.bytes.len().saturating_sub(TAIL_LIMIT));
+        let last = &bytes[bytes.len().saturating_sub(TAIL_LIMIT)..];
+        let excess = (self.bytes.len() + last.len()).saturating_sub(TAIL_LIMIT);
+        self.bytes.drain(..excess);
+        self.bytes.extend_from_slice(last);
     }
 
     /// The last lines that are not empty, oldest first, as text.
     pub fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
         let whole = match text.split_once('\n') {
-            Some((_, whole)) if self.cut && !whole.is_empty() => whole,
+            // The first line may be half a line.
+            Some((_, whole)) if self.bytes.len() == TAIL_LIMIT && !whole.is_empty() => whole,
             _ => &text,
         };
         let lines = whole.lines().filter(|line| !line.trim().is_empty());

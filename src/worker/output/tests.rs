@@ -417,7 +417,7 @@ fn a_full_disk_costs_lines_not_the_service() {
         let paused = world.outputs.paused.get(&id);
         assert_ne!(
             paused,
-            Some(&Pause::Log),
+            Some(&Pause::Log(None)),
             "nobody may be held back by a full disk"
         );
         waits += usize::from(paused.is_some());

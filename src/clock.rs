@@ -1,4 +1,4 @@
-//! CLOCK_MONOTONIC as a plain number: std's `Instant` cannot travel through an exec, ours can.
+//! The present time, in the core's terms. Nothing here waits or sets a timer.
 
 use crate::supervisor::Instant;
 use nix::time::{ClockId, clock_gettime};
