@@ -1,8 +1,6 @@
 //! `socketmaster`: which program we are called as, and the exit status. What each of them does is
 //! written in its own room.
 
-#![allow(dead_code)] // The rooms are being moved: what each no longer needs goes with its move.
-
 mod args;
 mod clock;
 mod config;
