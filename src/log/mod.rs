@@ -14,7 +14,6 @@ mod stderr;
 mod syslog;
 
 pub use limit::RateLimit;
-pub use queue::LogState;
 
 use crate::clock;
 use crate::config::LogTarget;
@@ -310,16 +309,6 @@ impl Log {
             // EINTR is as good as an event.
             let _ = poll(watched.as_mut_slice(), PollTimeout::from(millis));
         }
-    }
-
-    /// What another image of the program must carry on with.
-    pub fn state(&self) -> LogState {
-        self.queue.borrow().state.clone()
-    }
-
-    /// Takes over the state of another image, before anything else is logged.
-    pub fn restore(&mut self, state: LogState) {
-        self.queue.borrow_mut().state = state;
     }
 }
 

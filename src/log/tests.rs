@@ -1,7 +1,7 @@
 //! The log into everything that stderr can be, and into a syslog that misbehaves.
 
 use super::drain::MESSAGE_LIMIT;
-use super::queue::QUEUE_LIMIT;
+use super::queue::{LogState, QUEUE_LIMIT};
 use super::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
@@ -38,6 +38,15 @@ fn text(end: impl AsFd) -> String {
 }
 
 impl Log {
+    /// What another image carries on with.
+    pub(crate) fn state(&self) -> LogState {
+        self.queue.borrow().state.clone()
+    }
+
+    fn restore(&mut self, state: LogState) {
+        self.queue.borrow_mut().state = state;
+    }
+
     /// Adds one line, or counts it as lost.
     pub(crate) fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
         match self.capacity() {
