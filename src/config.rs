@@ -343,7 +343,7 @@ impl Config {
 /// serde's view of slog's levels, which lack it themselves.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "slog::Level")]
-enum Level {
+pub enum Level {
     Critical,
     Error,
     Warning,

@@ -8,10 +8,9 @@ mod control;
 mod daemon;
 #[cfg(feature = "einhorn")]
 mod einhorn;
-mod files;
 mod listen;
 mod log;
-mod pidfile;
+mod own_file;
 mod poller;
 mod startup;
 mod supervisor;

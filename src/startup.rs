@@ -10,10 +10,9 @@
 use crate::config::{Config, Dialect, SignalAction};
 use crate::control::{Access, Server};
 use crate::daemon::{self, Daemon, Setup, Signals};
-use crate::files::{OwnFile, Refusal, replaceable_by_everybody};
 use crate::listen::{self, Inherited, Opened};
 use crate::log::Log;
-use crate::pidfile::PidFile;
+use crate::own_file::{FileRefusal, OwnFile, PidFile, replaceable_by_everybody};
 use crate::sys;
 use crate::systemd::Systemd;
 use crate::text::{errno_text, error_text};
@@ -43,7 +42,10 @@ pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, S
         signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
     match unblocked {
         Ok(()) => Ok(signals),
-        Err(errno) => Err(format!("cannot unblock signals: {}", errno.desc())),
+        Err(errno) => Err(format!(
+            "cannot unblock signals: {}",
+            errno_text(errno as i32)
+        )),
     }
 }
 
@@ -129,7 +131,7 @@ fn set_up(
     let locked = path.filter(|_| lock.is_none());
     let mut pidfile = locked.map(|path| PidFile::lock(path, pid)).transpose()?;
     let variable = |name: &str| std::env::var_os(name);
-    let systemd = Systemd::from_env(&variable, pid).unwrap_or_else(|reason| {
+    let systemd = Systemd::from_env(variable, pid).unwrap_or_else(|reason| {
         slog::warn!(logger, "cannot notify systemd: {reason}; going on without");
         None
     });
@@ -165,7 +167,7 @@ fn set_up(
 fn take_lock(path: &OsStr) -> Result<OwnFile, String> {
     let path = Path::new(path);
     OwnFile::lock(path, 0o600).map_err(|refusal| match refusal {
-        Refusal::Locked(_) => format!(
+        FileRefusal::Locked(_) => format!(
             "File lock already acquired by another Einhorn process: {}. Were two started with the \
              same name?",
             path.display()
@@ -213,8 +215,12 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the
 /// limit as we found it and as it is now.
 fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
-    let nofile = sys::process::raise_nofile()
-        .map_err(|errno| format!("cannot raise the limit of descriptors: {}", errno.desc()))?;
+    let nofile = sys::process::raise_nofile().map_err(|errno| {
+        format!(
+            "cannot raise the limit of descriptors: {}",
+            errno_text(errno as i32)
+        )
+    })?;
     let capacity = daemon::capacity(nofile.1, config.listen.len(), config);
     match config.workers <= capacity {
         true => Ok(nofile),
@@ -260,7 +266,7 @@ fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, Stri
             listen::abandon(opened.listeners);
             return Err(format!(
                 "cannot set O_NONBLOCK on {address}: {}",
-                errno.desc()
+                errno_text(errno as i32)
             ));
         }
     }

@@ -1,5 +1,5 @@
-//! Words and numbers as people and terminals want them: once for the whole program. This file
-//! imports nothing of ours.
+//! Words and numbers for people and terminals, and how they are read: the only place for each. It
+//! must never import anything of ours.
 
 use nix::sys::signal::Signal;
 use std::ffi::OsStr;
@@ -8,9 +8,19 @@ use std::time::Duration;
 
 /// Text from outside as one line that a terminal survives: control characters are escaped.
 pub fn printable(text: &OsStr) -> String {
+    escaped(&text.to_string_lossy(), char::is_control)
+}
+
+/// Text of several lines that a terminal survives: all control characters but line ends and tabs
+/// are escaped. What has been escaped already stays as it is.
+pub fn printable_lines(text: &str) -> String {
+    escaped(text, |c| c.is_control() && c != '\n' && c != '\t')
+}
+
+fn escaped(text: &str, is_unsafe: fn(char) -> bool) -> String {
     let mut line = String::new();
-    for c in text.to_string_lossy().chars() {
-        match c.is_control() {
+    for c in text.chars() {
+        match is_unsafe(c) {
             true => line.extend(c.escape_default()),
             false => line.push(c),
         }
@@ -18,25 +28,21 @@ pub fn printable(text: &OsStr) -> String {
     line
 }
 
-/// Text of several lines that a terminal survives: all control characters but line ends and tabs
-/// are escaped. What has been escaped already stays as it is.
-pub fn printable_lines(text: &str) -> String {
-    let mut lines = String::new();
-    for c in text.chars() {
-        match c.is_control() && c != '\n' && c != '\t' {
-            true => lines.extend(c.escape_default()),
-            false => lines.push(c),
-        }
-    }
-    lines
-}
-
-/// The text with each control character as a space and none at its ends: one line of a log, or one
-/// value of a message that newlines separate and a NUL would spoil.
+/// The text as one line of a log or one value of a message: each control character is a space, and
+/// none stands at the ends.
 pub fn one_line(text: &str) -> String {
     let space = |c: char| if c.is_control() { ' ' } else { c };
     let spaced: String = text.chars().map(space).collect();
     spaced.trim().to_owned()
+}
+
+/// The first `limit` bytes of a text, or a little less, so that no character is cut in two.
+pub fn first_bytes(text: &str, limit: usize) -> &str {
+    let mut end = limit.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// `SIGTERM`, `SIGRTMIN+3`, or `signal 99` for a number that is no signal's.
@@ -52,26 +58,14 @@ pub fn signal_name(number: i32) -> String {
 
 /// Go's words for a signal, which the original printed: `killed`, `signal 34`.
 pub fn signal_words(number: i32) -> String {
-    let words = [
-        "hangup",
-        "interrupt",
-        "quit",
-        "illegal instruction",
-        "trace/breakpoint trap",
-        "aborted",
-        "bus error",
-        "floating point exception",
-        "killed",
-        "user defined signal 1",
-        "segmentation fault",
-        "user defined signal 2",
-        "broken pipe",
-        "alarm clock",
-        "terminated",
-    ];
+    let words = "hangup, interrupt, quit, illegal instruction, trace/breakpoint trap, aborted, \
+                 bus error, floating point exception, killed, user defined signal 1, \
+                 segmentation fault, user defined signal 2, broken pipe, alarm clock, terminated";
     let index = usize::try_from(number - 1).unwrap_or(usize::MAX);
-    let known = words.get(index).map(|words| (*words).to_owned());
-    known.unwrap_or_else(|| format!("signal {number}"))
+    match words.split(", ").nth(index) {
+        Some(words) => words.into(),
+        None => format!("signal {number}"),
+    }
 }
 
 /// Reads a signal's number or name, with or without SIG, in any case; also `RTMIN+N` and `RTMAX-N`
@@ -83,24 +77,22 @@ pub fn signal_number(text: &str) -> Result<i32, String> {
     }
     let name = text.to_ascii_uppercase();
     let name = name.strip_prefix("SIG").unwrap_or(&name);
-    let offset = |text: &str| text.parse::<u8>().ok().map(i32::from);
-    let real_time = match (name.strip_prefix("RTMIN"), name.strip_prefix("RTMAX")) {
-        (Some(""), _) => Some(first),
-        (_, Some("")) => Some(last),
-        (Some(rest), _) => rest.strip_prefix('+').and_then(offset).map(|n| first + n),
-        (_, Some(rest)) => rest.strip_prefix('-').and_then(offset).map(|n| last - n),
-        _ => None,
+    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
+        Some(number) => number
+            .parse()
+            .ok()
+            .filter(|n| (0..=last - first).contains(n)),
+        None => text.is_empty().then_some(0),
     };
-    let real_time = real_time.filter(|number| (first..=last).contains(number));
-    let is_named = |signal: &Signal| signal.as_str().strip_prefix("SIG") == Some(name);
-    let named = || {
-        Signal::iterator()
-            .find(is_named)
-            .map(|signal| signal as i32)
+    let number = if let Some(rest) = name.strip_prefix("RTMIN") {
+        offset(rest, '+').map(|n| first + n)
+    } else if let Some(rest) = name.strip_prefix("RTMAX") {
+        offset(rest, '-').map(|n| last - n)
+    } else {
+        let signal = format!("SIG{name}").parse::<Signal>();
+        signal.ok().map(|signal| signal as i32)
     };
-    real_time
-        .or_else(named)
-        .ok_or_else(|| "not a signal".into())
+    number.ok_or_else(|| "not a signal".into())
 }
 
 /// Reads a Go integer literal (strconv.ParseInt with base 0): a sign, `0x`, `0o`, `0b`, a leading
@@ -163,13 +155,11 @@ pub fn duration_text(duration: Duration) -> String {
 /// The system's word for an errno.
 pub fn errno_text(errno: i32) -> String {
     let text = std::io::Error::from_raw_os_error(errno).to_string();
-    match text.rsplit_once('(') {
-        Some((word, _os_error)) => word.trim_end().to_owned(),
-        None => text,
-    }
+    let number = format!(" (os error {errno})");
+    text.trim_end_matches(&number).to_owned()
 }
 
-/// The system's word for an error, without its number; where the error is not the system's, its text.
+/// The system's word for an error, or the error's own text if it does not come from the system.
 pub fn error_text(error: &std::io::Error) -> String {
     let errno = error.raw_os_error();
     errno.map_or_else(|| error.to_string(), errno_text)

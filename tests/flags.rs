@@ -377,7 +377,7 @@ fn a_path_that_is_too_long_for_a_socket_is_named_with_the_limit() {
         says(Run::bare().args(&["einhorn", "-d", &path, &worker(), "up"]));
     }
     let flags = ["-syslog".to_owned(), format!("-syslog-socket={path}")];
-    fails_to_start(Run::worker(&flags, &["up"]), &[&path, "File name too long"]);
+    fails_to_start(Run::worker(&flags, &["up"]), &[&reason]);
     let daemon = Run::worker(&["-start=0"], &["up"])
         .env("NOTIFY_SOCKET", &path)
         .start();

@@ -65,7 +65,7 @@ use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
 use crate::control::{MAX_CLIENTS, Order, Server, View};
 use crate::listen::{Listeners, Opened};
 use crate::log::Log;
-use crate::pidfile::PidFile;
+use crate::own_file::PidFile;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{
     self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,

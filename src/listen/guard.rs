@@ -7,6 +7,7 @@ use crate::listen::open::{bind_abstract, bind_path};
 use crate::listen::unix_path::{self, Place, SocketFile};
 use crate::listen::{Bound, Error, Listener, cannot};
 use crate::sys::socket::{disconnect, hung_up, listen};
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
@@ -95,7 +96,7 @@ pub fn is_hopeless(listener: &Listener) -> bool {
 }
 
 fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, Error> {
-    let failed = |errno: Errno| cannot("revive", &listener.uri, errno.desc());
+    let failed = |errno: Errno| cannot("revive", &listener.uri, &errno_text(errno as i32));
     // A second shutdown(2), or a connect(2), has left the socket in a state that every connection
     // accepted from it would inherit.
     disconnect(listener.as_fd()).map_err(failed)?;
@@ -119,7 +120,11 @@ fn relink(listener: &mut Listener) -> Result<Repair, Error> {
             Ok(Repair::Relinked)
         }
         Err(Errno::ENOENT) => rebind(listener),
-        Err(errno) => Err(cannot("link back", &listener.uri, errno.desc())),
+        Err(errno) => Err(cannot(
+            "link back",
+            &listener.uri,
+            &errno_text(errno as i32),
+        )),
     }
 }
 

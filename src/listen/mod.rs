@@ -16,6 +16,7 @@ pub use open::{Opened, abandon, check, open_all};
 
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::socket::{self, UnixDiag};
+use crate::text::errno_text;
 use crate::worker::env::Socket;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -69,22 +70,22 @@ impl Kind {
     }
 
     /// The kind of a socket that somebody else opened. Errors: why no worker could use it.
-    fn of_usable(fd: BorrowedFd<'_>) -> Result<Kind, &'static str> {
+    fn of_usable(fd: BorrowedFd<'_>) -> Result<Kind, String> {
         let kind = match getsockopt(&fd, sockopt::SockType) {
             Ok(SockType::Stream) => Kind::Stream,
             Ok(SockType::Datagram) => Kind::Datagram,
             Ok(SockType::SeqPacket) => Kind::SeqPacket,
             // nix says EINVAL of a type that it does not know.
             Ok(_) | Err(Errno::EINVAL) => {
-                return Err("it is neither a stream nor a datagram socket");
+                return Err("it is neither a stream nor a datagram socket".into());
             }
-            Err(Errno::ENOTSOCK) => return Err("it is not a socket"),
-            Err(errno) => return Err(errno.desc()),
+            Err(Errno::ENOTSOCK) => return Err("it is not a socket".into()),
+            Err(errno) => return Err(errno_text(errno as i32)),
         };
         match getsockopt(&fd, sockopt::AcceptConn) {
-            Ok(false) if kind.listens() => Err("it is not listening"),
+            Ok(false) if kind.listens() => Err("it is not listening".into()),
             Ok(_) => Ok(kind),
-            Err(errno) => Err(errno.desc()),
+            Err(errno) => Err(errno_text(errno as i32)),
         }
     }
 
@@ -112,8 +113,9 @@ pub enum Bound {
 }
 
 impl Bound {
-    fn of(fd: BorrowedFd<'_>) -> Result<Bound, &'static str> {
-        let address: SockaddrStorage = getsockname(fd.as_raw_fd()).map_err(Errno::desc)?;
+    fn of(fd: BorrowedFd<'_>) -> Result<Bound, String> {
+        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
+        let address = address.map_err(|errno| errno_text(errno as i32))?;
         if let Some(inet) = socket::inet(&address) {
             return Ok(Bound::Inet(inet));
         }
@@ -122,7 +124,7 @@ impl Bound {
         match (unix.path(), unix.as_abstract()) {
             (Some(path), _) => Ok(Bound::Path(path.to_owned())),
             (_, Some(name)) => Ok(Bound::Abstract(OsString::from_vec(name.to_vec()))),
-            _ => Err("it has no address"),
+            _ => Err("it has no address".into()),
         }
     }
 
@@ -169,10 +171,11 @@ impl Listener {
     pub fn adopt(uri: Uri, fd: OwnedFd, name: Option<&str>) -> Result<Listener, Error> {
         let usable = Kind::of_usable(fd.as_fd()).and_then(|kind| {
             let bound = Bound::of(fd.as_fd())?;
-            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(Errno::desc)?;
+            let marked = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
+            marked.map_err(|errno| errno_text(errno as i32))?;
             Ok((kind, bound))
         });
-        let (kind, bound) = usable.map_err(|why| cannot("use", &uri, why))?;
+        let (kind, bound) = usable.map_err(|why| cannot("use", &uri, &why))?;
         let mut listener = Listener::new(uri, fd, kind, bound, name);
         if let Bound::Path(path) = &listener.bound {
             let inode = file_inode(listener.as_fd());

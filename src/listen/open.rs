@@ -8,7 +8,7 @@ use super::{BACKLOG, Bound, Error, Kind, Listener, cannot};
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
-use crate::text::error_text;
+use crate::text::{errno_text, error_text};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
@@ -108,7 +108,7 @@ impl Opening<'_> {
             _ => inherit(number).map_err(|errno| match errno {
                 Errno::EBADF => "it is not open".to_owned(),
                 Errno::EBUSY => "it was not inherited".to_owned(),
-                errno => errno.desc().to_owned(),
+                errno => errno_text(errno as i32),
             }),
         };
         let fd = fd.map_err(|why| cannot("use", uri, &why))?;
@@ -215,7 +215,7 @@ impl Opening<'_> {
         let bound = Bound::of(fd.as_fd()).map_err(|why| {
             // Why there is no address matters more than what cannot be removed.
             let _ = file.as_mut().map(SocketFile::remove);
-            cannot("bind", uri, why)
+            cannot("bind", uri, &why)
         })?;
         let mut listener = Listener::new(uri.clone(), fd, kind, bound, None);
         listener.file = file;
@@ -272,7 +272,7 @@ fn shortfalls(listener: &Listener) -> Vec<String> {
 /// a unix one, can be reached by its path.
 fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Listener, Error> {
     let cannot = |why: &str| cannot("take back", uri, why);
-    let failed = |errno: Errno| cannot(errno.desc());
+    let failed = |errno: Errno| cannot(&errno_text(errno as i32));
     let fd = inherit(number).map_err(failed)?;
     let listener = Listener::adopt(uri.clone(), fd, None)?;
     let is_there = match (&listener.bound, &uri.address) {
@@ -326,7 +326,7 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     let host = Some(host).filter(|_| !is_all);
     let find = |family| {
         let found = resolve(host, port, family, kind.sock_type());
-        found.map_err(|word| cannot("resolve", uri, &word))
+        found.map_err(|error| cannot("resolve", uri, &error_text(&error)))
     };
     let found = match uri.scheme {
         Scheme::Tcp4 | Scheme::Udp4 => find(Some(Inet))?,
@@ -344,10 +344,10 @@ fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd
         match bind_inet_to(uri, kind, address) {
             // This kernel has no IPv6, or this sandbox allows none: the next address is IPv4.
             Err(errno @ (Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => last = errno,
-            other => return other.map_err(|errno| cannot("bind", uri, errno.desc())),
+            other => return other.map_err(|errno| cannot("bind", uri, &errno_text(errno as i32))),
         }
     }
-    Err(cannot("bind", uri, last.desc()))
+    Err(cannot("bind", uri, &errno_text(last as i32)))
 }
 
 fn bind_inet_to(uri: &Uri, kind: Kind, address: &SocketAddr) -> Result<OwnedFd, Errno> {
@@ -397,7 +397,7 @@ pub(crate) fn bind_abstract(uri: &Uri, kind: Kind) -> Result<OwnedFd, Error> {
         start_listening(uri, kind, &fd)?;
         Ok(fd)
     };
-    bound().map_err(|errno: Errno| cannot("bind", uri, errno.desc()))
+    bound().map_err(|errno: Errno| cannot("bind", uri, &errno_text(errno as i32)))
 }
 
 /// A unix socket at its path.
@@ -413,7 +413,7 @@ pub(crate) struct AtPath {
 /// Errors: EADDRINUSE in words when somebody answers there or holds the lock, and the reasons of
 /// `unix_path::clear`.
 pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Result<AtPath, Error> {
-    let failed = |errno: Errno| cannot("bind", uri, errno.desc());
+    let failed = |errno: Errno| cannot("bind", uri, &errno_text(errno as i32));
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     // From here until we listen, another instance would take our socket for a stale one.

@@ -6,8 +6,8 @@
 //! changes the owner and the mode of the inode that it looked at, not of a name.
 
 use super::{Kind, file_inode};
-use crate::files::{OwnFile, Refusal, open_folder};
 use crate::listen::uri::Options;
+use crate::own_file::{FileRefusal, OwnFile, open_folder};
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::errno::Errno;
@@ -66,7 +66,7 @@ struct Name<'a> {
 impl Name<'_> {
     fn of(path: &Path) -> Result<Name<'_>, Errno> {
         let directory = open_folder(path).map_err(|refusal| match refusal {
-            Refusal::System(errno) => errno,
+            FileRefusal::System(errno) => errno,
             // A start has said why before; the path was changed since.
             _ => Errno::ELOOP,
         })?;
@@ -165,7 +165,7 @@ pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool,
 ///
 /// Errors: EADDRINUSE when another instance has it; the reason in words when what stands at the
 /// lock's own name is not ours.
-pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
+pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
     let lock = hidden(path, "lock");
     for round in 0..rounds {
         if round > 0 {
@@ -173,14 +173,17 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, Refusal> {
         }
         match OwnFile::lock(&lock, 0o600) {
             Ok(file) => return Ok(PathLock(file)),
-            Err(Refusal::Locked(_)) => {}
-            Err(Refusal::Foreign(reason)) => {
-                return Err(Refusal::Foreign(format!("{}: {reason}", lock.display())));
+            Err(FileRefusal::Locked(_)) => {}
+            Err(FileRefusal::Foreign(reason)) => {
+                return Err(FileRefusal::Foreign(format!(
+                    "{}: {reason}",
+                    lock.display()
+                )));
             }
             Err(refusal) => return Err(refusal),
         }
     }
-    Err(Refusal::System(Errno::EADDRINUSE))
+    Err(FileRefusal::System(Errno::EADDRINUSE))
 }
 
 /// The lock beside a path. Dropped, it removes its file.

@@ -1,72 +1,89 @@
-//! slog's drain for our own messages: slog-term's plain decorator in front of the queue, or
-//! slog-syslog's streamer in front of the socket. It never writes to anything that could wait.
+//! slog's drain for our own messages. To stderr they go through slog-term's decorator into the
+//! queue; to syslog they go through slog-syslog's streamer, which sends at once, and into the queue
+//! only while something waits there. It must never write to anything that could block.
 
-use super::format::{cut_mark, escape, first_bytes};
+use super::format::{cut_mark, escape};
 use super::queue::Queue;
-use super::syslog;
-use slog::{Drain, Logger, Never, OwnedKVList, Record, o};
+use crate::text::first_bytes;
+use slog::{Drain, Level, Logger, Never, OwnedKVList, Record, b, o, record_static};
 use slog_syslog::Streamer3164;
 use slog_term::{Decorator, PlainDecorator};
 use std::cell::RefCell;
 use std::io::{self, Write};
-use std::panic::AssertUnwindSafe;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::rc::Rc;
 
-/// What one line of a message of our own is cut to, in bytes.
+/// The limit of one line of a message of our own, in bytes.
 pub const MESSAGE_LIMIT: usize = 8 * 1024;
 
-/// The logger for this queue; with a streamer, its messages go through that while nothing waits.
+/// The logger for this queue, with a streamer if the sink is syslog.
 pub fn logger(queue: &Rc<RefCell<Queue>>, streamer: Option<Streamer3164>) -> Logger {
-    let way = match streamer {
-        Some(streamer) => Way::Syslog(streamer),
-        None => Way::Stderr(PlainDecorator::new(OwnLines(Rc::clone(queue)))),
+    let drain = OwnMessages {
+        queue: Rc::clone(queue),
+        decorator: PlainDecorator::new(OwnLines(Rc::clone(queue))),
+        streamer,
     };
-    // slog asks for unwind safety; a panic aborts us.
-    let messages = OwnMessages(AssertUnwindSafe((Rc::clone(queue), way)));
-    Logger::root(messages, o!())
+    Logger::root(drain, o!())
 }
 
-enum Way {
-    Stderr(PlainDecorator<OwnLines>),
-    Syslog(Streamer3164),
+struct OwnMessages {
+    queue: Rc<RefCell<Queue>>,
+    decorator: PlainDecorator<OwnLines>,
+    streamer: Option<Streamer3164>,
 }
 
-struct OwnMessages(AssertUnwindSafe<(Rc<RefCell<Queue>>, Way)>);
+// slog asks for both. A panic aborts the program, so nothing is seen half-changed.
+impl UnwindSafe for OwnMessages {}
+impl RefUnwindSafe for OwnMessages {}
 
 impl Drain for OwnMessages {
     type Ok = ();
     type Err = Never;
 
     fn log(&self, record: &Record<'_>, values: &OwnedKVList) -> Result<(), Never> {
-        let (queue, way) = &*self.0;
         let level = record.level();
-        if !level.is_at_least(queue.borrow().level) {
+        if !level.is_at_least(self.queue.borrow().state.level) {
             return Ok(());
         }
-        for text in lines(&record.msg().to_string()) {
-            match way {
-                Way::Stderr(decorator) => {
-                    let line = queue.borrow_mut().own_line(level, text.as_bytes());
-                    // What is written to is memory, so this cannot fail.
-                    let _ = decorator.with_record(record, values, |decorated| {
-                        decorated.start_msg()?;
-                        decorated.write_all(&line)
-                    });
-                }
-                Way::Syslog(streamer) => {
-                    // While something waits, it would arrive out of order.
-                    let waits = !queue.borrow().is_empty();
-                    if waits
-                        || syslog::stream(streamer, record, values, &escape(text.as_bytes()))
-                            .is_err()
-                    {
-                        queue.borrow_mut().push_own_text(level, text.as_bytes());
-                    }
-                }
+        for line in record.msg().to_string().trim_end_matches('\n').split('\n') {
+            let kept = first_bytes(line, MESSAGE_LIMIT);
+            let text = kept.to_owned() + &cut_mark((line.len() - kept.len()) as u64);
+            // While something waits, what is sent at once would arrive out of order.
+            let streamer = self.streamer.as_ref();
+            let streamer = streamer.filter(|_| self.queue.borrow().is_empty());
+            if streamer.is_some_and(|it| stream(it, record, values, &text).is_ok()) {
+                continue;
             }
+            let line = self.queue.borrow_mut().own_line(level, text.as_bytes());
+            // The decorator writes to memory, so this cannot fail.
+            let _ = self.decorator.with_record(record, values, |decorated| {
+                decorated.start_msg()?;
+                decorated.write_all(&line)
+            });
         }
         Ok(())
     }
+}
+
+/// Sends one line through slog-syslog at the severity that slog's level means: slog-syslog itself
+/// says notice for Info and info for Debug. An error says only that it was not sent.
+fn stream(
+    streamer: &Streamer3164,
+    record: &Record<'_>,
+    values: &OwnedKVList,
+    text: &str,
+) -> io::Result<()> {
+    let level = match record.level() {
+        Level::Info => Level::Debug,
+        Level::Debug => Level::Trace,
+        other => other,
+    };
+    let lowered = record_static!(level, "");
+    let text = escape(text.as_bytes());
+    streamer.log(
+        &Record::new(&lowered, &format_args!("{text}"), b!()),
+        values,
+    )
 }
 
 /// Takes the lines that the decorator writes, each in one piece.
@@ -81,13 +98,4 @@ impl Write for OwnLines {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// A message's lines, each of bounded length.
-fn lines(message: &str) -> impl Iterator<Item = String> + '_ {
-    let lines = message.trim_end_matches('\n').split('\n');
-    lines.map(|line| {
-        let kept = first_bytes(line, MESSAGE_LIMIT);
-        kept.to_owned() + &cut_mark((line.len() - kept.len()) as u64)
-    })
 }

@@ -2,11 +2,11 @@
 //! in syslog's. It writes nothing and decides nothing about capacity.
 
 use crate::sys::io::local_time;
+use crate::text::first_bytes;
 use nix::sys::stat::fstat;
 use slog::Level;
 use std::borrow::Cow;
 use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::os::fd::BorrowedFd;
 use std::time::{SystemTime, UNIX_EPOCH};
 use syslog::{Facility, Formatter3164, LogFormat, Severity};
@@ -39,22 +39,20 @@ impl Format {
     }
 }
 
-/// Makes the headers of lines: what all lines of one second, or of one worker, have in common is
-/// made once.
+/// Makes the headers of lines. What all lines of one second have in common is made once.
 pub struct Formatter {
     format: Format,
-    syslog: Formatter3164,
-    /// The second of the wall clock that the headers name.
+    /// slog-syslog's streamer formats with a copy of it.
+    pub syslog: Formatter3164,
+    /// The second of the wall clock that the header names.
     second: u64,
-    plain: String,
-    worker: String,
-    worker_pid: Option<u32>,
+    info: String,
 }
 
 impl Formatter {
     /// For lines of the process `pid`.
     pub fn new(format: Format, pid: u32) -> Formatter {
-        Formatter {
+        let mut formatter = Formatter {
             format,
             syslog: Formatter3164 {
                 facility: Facility::LOG_DAEMON,
@@ -62,46 +60,53 @@ impl Formatter {
                 process: "socketmaster".into(),
                 pid: pid as i32,
             },
-            second: 0,
-            plain: String::new(),
-            worker: String::new(),
-            worker_pid: None,
-        }
+            second: u64::MAX,
+            info: String::new(),
+        };
+        formatter.tick();
+        formatter
     }
 
-    /// What slog-syslog formats with.
-    pub fn syslog(&self) -> Formatter3164 {
-        self.syslog.clone()
-    }
-
-    /// Looks at the wall clock; lines that follow bear this time.
+    /// Reads the wall clock; lines that follow bear this time.
     pub fn tick(&mut self) {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let second = since_1970.map_or(0, |time| time.as_secs());
-        if second == self.second {
-            return;
+        if second != self.second {
+            self.second = second;
+            self.info = self.header(Level::Info);
         }
-        self.second = second;
-        self.worker_pid = None;
-        let t = local_time(second as i64);
-        self.plain = format!(
-            "socketmaster[{}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
-            self.syslog.pid,
-            t.tm_year + 1900,
-            t.tm_mon + 1,
-            t.tm_mday,
-            t.tm_hour,
-            t.tm_min,
-            t.tm_sec
-        );
     }
 
-    /// How a message of our own begins.
+    /// The header of a worker's line, without its pid, at the time of the last
+    /// [`tick`](Self::tick).
+    pub fn worker_header(&self) -> &str {
+        &self.info
+    }
+
+    /// The header of a message of our own, at the present time.
     pub fn own_header(&mut self, level: Level) -> String {
         self.tick();
         match self.format {
-            Format::Plain => self.plain.clone(),
-            Format::Journal => journal_priority(level).into(),
+            Format::Plain => self.info.clone(),
+            _ => self.header(level),
+        }
+    }
+
+    fn header(&self, level: Level) -> String {
+        match self.format {
+            Format::Plain => {
+                let (pid, t) = (self.syslog.pid, local_time(self.second as i64));
+                format!(
+                    "socketmaster[{pid}] {:04}/{:02}/{:02} {:02}:{:02}:{:02} ",
+                    t.tm_year + 1900,
+                    t.tm_mon + 1,
+                    t.tm_mday,
+                    t.tm_hour,
+                    t.tm_min,
+                    t.tm_sec
+                )
+            }
+            Format::Journal => format!("<{}>", severity(level) as u8),
             Format::Syslog => {
                 let mut header = Vec::new();
                 // Writing to a Vec cannot fail.
@@ -109,17 +114,6 @@ impl Formatter {
                 String::from_utf8_lossy(&header).into_owned()
             }
         }
-    }
-
-    /// How a worker's line begins, at the time of the last [`tick`](Self::tick).
-    pub fn worker_header(&mut self, pid: u32) -> &str {
-        if self.worker_pid != Some(pid) {
-            self.worker = self.own_header(Level::Info);
-            // Writing to a String cannot fail.
-            let _ = write!(self.worker, "[{pid}] ");
-            self.worker_pid = Some(pid);
-        }
-        &self.worker
     }
 
     /// A line's text as the sink can take it: unchanged on stderr; to the journal NUL, which would
@@ -133,17 +127,6 @@ impl Formatter {
             Format::Plain | Format::Journal => Cow::Borrowed(line),
             Format::Syslog => Cow::Owned(escape(line).into_bytes()),
         }
-    }
-}
-
-/// The journal's words for our levels (sd-daemon(3)).
-fn journal_priority(level: Level) -> &'static str {
-    match level {
-        Level::Critical => "<2>",
-        Level::Error => "<3>",
-        Level::Warning => "<4>",
-        Level::Info => "<6>",
-        Level::Debug | Level::Trace => "<7>",
     }
 }
 
@@ -169,38 +152,21 @@ pub fn cut_mark(cut: u64) -> String {
 /// Text that cannot break a syslog message: control characters and what is not UTF-8 as `\x1b`,
 /// a tab as `\t`, and no longer than a datagram may be (cut, and marked).
 pub fn escape(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().min(SYSLOG_LIMIT) + 16);
+    let mut text = String::with_capacity(bytes.len() + 16);
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            match character {
-                '\t' | '\r' | '\n' => text.extend(character.escape_default()),
-                c if c.is_control() => escape_bytes(&mut text, c.encode_utf8(&mut [0; 4])),
-                c => text.push(c),
-            }
-            if text.len() > SYSLOG_LIMIT {
-                break;
+            if character.is_control() {
+                let mut encoded = [0; 4];
+                let encoded = character.encode_utf8(&mut encoded).as_bytes();
+                text += &encoded.escape_ascii().to_string();
+            } else {
+                text.push(character);
             }
         }
-        escape_bytes(&mut text, chunk.invalid());
+        text += &chunk.invalid().escape_ascii().to_string();
     }
     match text.len() > SYSLOG_LIMIT {
         true => first_bytes(&text, SYSLOG_LIMIT).to_owned() + " [cut]",
         false => text,
     }
-}
-
-fn escape_bytes(text: &mut String, bytes: impl AsRef<[u8]>) {
-    for byte in bytes.as_ref() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "\\x{byte:02x}");
-    }
-}
-
-/// The first `limit` bytes of a text, or a little less, for no character is torn.
-pub fn first_bytes(text: &str, limit: usize) -> &str {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
 }

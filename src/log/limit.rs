@@ -13,19 +13,15 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Whether a line may be logged at `now`: then how many were not since the last one.
-    pub fn allow(&mut self, now: Instant) -> Option<u64> {
+    /// Whether a line may be logged at `now`; if so, what is added to it about those that were
+    /// not: "" or " (and 12 more like this before)".
+    pub fn allow_with_count(&mut self, now: Instant) -> Option<String> {
         if now < self.next {
             self.suppressed += 1;
             return None;
         }
         self.next = now + PAUSE;
-        Some(std::mem::take(&mut self.suppressed))
-    }
-
-    /// The same, as what is added to the line: "" or " (and 12 more like this)".
-    pub fn allow_with_count(&mut self, now: Instant) -> Option<String> {
-        Some(match self.allow(now)? {
+        Some(match std::mem::take(&mut self.suppressed) {
             0 => String::new(),
             count => format!(" (and {count} more like this before)"),
         })
@@ -40,10 +36,12 @@ mod tests {
     fn one_line_a_second_with_a_count_of_the_rest() {
         let second = 1_000_000_000;
         let mut limit = RateLimit::default();
-        assert_eq!(limit.allow(Instant(second)), Some(0));
-        assert_eq!(limit.allow(Instant(second + 1)), None);
-        assert_eq!(limit.allow(Instant(2 * second - 1)), None);
-        assert_eq!(limit.allow(Instant(2 * second)), Some(2));
-        assert_eq!(limit.allow(Instant(9 * second)), Some(0));
+        let mut at = |nanos| limit.allow_with_count(Instant(nanos));
+        assert_eq!(at(second).as_deref(), Some(""));
+        assert_eq!(at(second + 1), None);
+        assert_eq!(at(2 * second - 1), None);
+        let counted = " (and 2 more like this before)";
+        assert_eq!(at(2 * second).as_deref(), Some(counted));
+        assert_eq!(at(9 * second).as_deref(), Some(""));
     }
 }

@@ -1,17 +1,16 @@
-//! The sink that is stderr, whatever stderr is: it is written without ever waiting and without ever
-//! touching the blocking mode of a descriptor that others hold too. It reports what happened; what
-//! that means for the queue is its owner's business.
+//! The sink that is stderr, whatever stderr is. It must never block, and never change the blocking
+//! mode of a descriptor that others hold too.
 
-use super::OWN_FDS_FROM;
-use super::queue::{Queue, SinkState};
-use crate::sys::io::{copy_above, same_terminal, write_nowait};
+use super::SinkState;
+use super::queue::Queue;
+use crate::sys::io::{same_terminal, write_nowait};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::write;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// What a probed pipe takes without waiting: PIPE_BUF (pipe(7)). A terminal that says it is
@@ -22,13 +21,13 @@ const PROBED_TERMINAL: usize = 256;
 /// How to write without waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriteMode {
-    /// A description of our own, O_NONBLOCK: pipes and terminals that let themselves be reopened.
+    /// A pipe or a terminal that could be reopened: the description is ours, with O_NONBLOCK.
     Reopened,
     /// A socket, which cannot be reopened: MSG_DONTWAIT.
     Send,
     /// Somebody else's pipe: RWF_NOWAIT.
     NoWait,
-    /// None of these: ask poll(2), then write no more than surely fits.
+    /// None of these works: ask poll(2), then write no more than surely fits.
     Probed(usize),
     /// A file or `/dev/null`: never full.
     Plain,
@@ -42,32 +41,22 @@ pub struct Stderr {
 }
 
 impl Stderr {
-    /// Finds the mode for this descriptor. Only running out of descriptors fails.
-    pub fn open(stderr: BorrowedFd<'_>) -> nix::Result<Stderr> {
+    /// Finds the mode for this descriptor. Errors: no descriptor is left.
+    pub fn open(stderr: BorrowedFd<'_>) -> io::Result<Stderr> {
         let kind = SFlag::from_bits_truncate(fstat(stderr)?.st_mode) & SFlag::S_IFMT;
-        let reopened = match kind {
-            SFlag::S_IFIFO => reopen(stderr),
+        let (reopened, mode) = match kind {
+            SFlag::S_IFIFO => (reopen(stderr), WriteMode::NoWait),
             SFlag::S_IFCHR if stderr.is_terminal() => {
-                reopen(stderr).or_else(|| reopen_controlling(stderr))
+                (reopen(stderr), WriteMode::Probed(PROBED_TERMINAL))
             }
-            _ => None,
+            SFlag::S_IFSOCK => (None, WriteMode::Send),
+            _ => (None, WriteMode::Plain),
         };
-        if let Some(own) = reopened {
-            return Ok(Stderr {
-                fd: copy_above(own.as_fd(), OWN_FDS_FROM).unwrap_or(own),
-                mode: WriteMode::Reopened,
-            });
-        }
-        let mode = match kind {
-            SFlag::S_IFIFO => WriteMode::NoWait,
-            SFlag::S_IFSOCK => WriteMode::Send,
-            SFlag::S_IFCHR if stderr.is_terminal() => WriteMode::Probed(PROBED_TERMINAL),
-            _ => WriteMode::Plain,
+        let (fd, mode) = match reopened {
+            Some(own) => (own, WriteMode::Reopened),
+            None => (stderr.try_clone_to_owned()?, mode),
         };
-        Ok(Stderr {
-            fd: copy_above(stderr, OWN_FDS_FROM)?,
-            mode,
-        })
+        Ok(Stderr { fd, mode })
     }
 
     /// The descriptor that becomes writable when there is room again; a file never does.
@@ -77,14 +66,13 @@ impl Stderr {
 
     /// One write(2) of what waits.
     pub fn flush(&mut self, queue: &mut Queue) -> SinkState {
-        let wanted = queue.len();
         match self.write(queue.bytes()) {
             Ok(count) => {
                 queue.consume(count);
                 match self.mode {
-                    // A file that took a part says why at the next try.
+                    _ if queue.is_empty() => SinkState::Open,
+                    // A file that took only a part says why at the next attempt.
                     WriteMode::Plain | WriteMode::Probed(_) => SinkState::Open,
-                    _ if count == wanted => SinkState::Open,
                     _ => SinkState::Full,
                 }
             }
@@ -92,7 +80,7 @@ impl Stderr {
                 self.mode = WriteMode::Probed(PROBED_PIPE);
                 SinkState::Open
             }
-            // No poll(2) will tell when: a device that is neither a terminal nor a pipe.
+            // A device that is neither a terminal nor a pipe: no poll(2) tells when it has room.
             Err(Errno::EAGAIN) if self.mode == WriteMode::Plain => SinkState::Absent,
             Err(Errno::EAGAIN) => SinkState::Full,
             Err(Errno::EINTR) => SinkState::Open,
@@ -120,21 +108,14 @@ impl Stderr {
     }
 }
 
-/// A second description of the same pipe or terminal. It fails without /proc, for a pipe of
-/// another user, and for a terminal whose device belongs to another user.
+/// A second, non-blocking description of the same pipe or terminal. The way by /proc fails for a
+/// pipe or a terminal of another user; a terminal may still be the controlling one, which everybody
+/// may open: after a change of user, or in a container whose terminal belongs to root.
 fn reopen(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
-    open_nonblocking(&format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
-/// The same terminal by its other name, which everybody may open: after a change of user, or in
-/// a container whose terminal belongs to root.
-fn reopen_controlling(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
-    open_nonblocking("/dev/tty").filter(|tty| same_terminal(fd, tty.as_fd()))
-}
-
-fn open_nonblocking(path: &str) -> Option<OwnedFd> {
     let flags = OFlag::O_WRONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    open(path, flags, Mode::empty()).ok()
+    let open = |path: &str| open(path, flags, Mode::empty()).ok();
+    open(&format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .or_else(|| open("/dev/tty").filter(|tty| same_terminal(fd, tty.as_fd())))
 }
 
 #[cfg(test)]
@@ -205,6 +186,6 @@ mod tests {
         let null = std::fs::File::create("/dev/null").unwrap();
         let null = Stderr::open(null.as_fd()).unwrap();
         assert_eq!(null.mode, WriteMode::Plain);
-        assert!(null.fd().is_none() && null.fd.as_raw_fd() >= OWN_FDS_FROM);
+        assert!(null.fd().is_none());
     }
 }

@@ -1,26 +1,26 @@
-//! The sink that is a syslog daemon: our own non-blocking datagram socket, with slog-syslog's
-//! streamer over a copy of it, which follows the daemon through a restart. It never waits; what
-//! was refused stays in the queue, formatted and with the time at which it was said.
+//! The sink that is a syslog daemon: our own non-blocking datagram socket, which follows the daemon
+//! through a restart. It must never wait: what was refused stays in the queue, formatted and with
+//! the time of its message.
 //!
-//! The streamer hides errno, stamps anew what is sent twice, and says `notice` for slog's `info`.
-//! So our own messages go through it when nothing is queued, one level lower; all else waits in
-//! the queue, one line a datagram, and is sent from there.
+//! slog-syslog's streamer works on a copy of the socket. It hides errno and would put a new time on
+//! what is sent twice, so it only gets our own messages, and only while nothing waits.
 
-use super::OWN_FDS_FROM;
-use super::queue::{Queue, SinkState};
-use crate::sys::io::copy_above;
+use super::SinkState;
+use super::queue::Queue;
+use crate::sys::socket::check_path;
 use nix::errno::Errno;
-use slog::{Drain, Level, OwnedKVList, Record, RecordStatic, b};
+use nix::sys::socket::{MsgFlags, send};
+use slog::Level;
 use slog_syslog::Streamer3164;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use syslog::{Formatter3164, LoggerBackend};
 
-/// What a message is cut to, in bytes, that a socket refuses for its length.
+/// The length, in bytes, to which a message is cut that the socket refuses for its length.
 const SHORT: usize = 1000;
-/// How many datagrams a turn may cost.
+/// How many datagrams one turn may send.
 const BATCH: usize = 256;
 
 /// The connection to the syslog daemon.
@@ -30,28 +30,20 @@ pub struct Syslog {
 }
 
 impl Syslog {
-    /// Connects to the datagram socket at `path`.
+    /// Connects to the datagram socket at `path`. The streamer is slog's drain over the same socket.
     ///
-    /// Errors: whatever connect(2) says, so that a daemon that is absent at start is noticed.
-    pub fn open(path: &Path) -> nix::Result<Syslog> {
-        let socket = UnixDatagram::unbound().map_err(errno_of)?;
-        socket.set_nonblocking(true).map_err(errno_of)?;
-        socket.connect(path).map_err(errno_of)?;
-        Ok(Syslog {
-            socket: copy(&socket)?,
-            path: path.to_owned(),
-        })
-    }
-
-    /// slog's drain over a copy of the socket: reconnecting one reconnects both.
-    pub fn streamer(&self, formatter: Formatter3164) -> nix::Result<Streamer3164> {
-        let backend = LoggerBackend::Unix(copy(&self.socket)?);
-        let logger = syslog::Logger::new(backend, formatter);
+    /// Errors: connect(2)'s, so that a daemon that is absent at start is noticed.
+    pub fn open(path: &Path, formatter: Formatter3164) -> io::Result<(Syslog, Streamer3164)> {
+        check_path(path)?;
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(path)?;
+        let backend = LoggerBackend::Unix(socket.try_clone()?);
+        let logger = Box::new(syslog::Logger::new(backend, formatter));
         // Its filter is upside down: Critical lets everything pass.
-        Ok(Streamer3164::new_with_level(
-            Box::new(logger),
-            Level::Critical,
-        ))
+        let streamer = Streamer3164::new_with_level(logger, Level::Critical);
+        let path = path.to_owned();
+        Ok((Syslog { socket, path }, streamer))
     }
 
     /// The descriptor that becomes writable when the daemon has read something.
@@ -59,82 +51,42 @@ impl Syslog {
         self.socket.as_fd()
     }
 
-    /// Sends up to a turn's worth of what waits.
+    /// Sends up to a turn's worth of what waits, one line a datagram.
     pub fn flush(&mut self, queue: &mut Queue) -> SinkState {
         for _ in 0..BATCH {
             let Some(end) = memchr::memchr(b'\n', queue.bytes()) else {
                 return SinkState::Open;
             };
-            let sent = match self.send(&queue.bytes()[..end]) {
-                Err(Errno::EMSGSIZE) => self.send_short(&queue.bytes()[..end]),
-                other => other,
-            };
+            let line = &queue.bytes()[..end];
+            let mut sent = self.send(line);
+            if sent == Err(Errno::EMSGSIZE) {
+                let short = [&line[..line.len().min(SHORT)], b" [cut]"].concat();
+                sent = self.send(&short);
+            }
             match sent {
-                // Too long even so: there is nobody to tell but the next message.
-                Ok(()) | Err(Errno::EMSGSIZE) => queue.consume(end + 1),
+                Ok(()) => queue.consume(end + 1),
                 Err(Errno::EAGAIN) => return SinkState::Full,
+                Err(Errno::EMSGSIZE) => {
+                    queue.consume(end + 1);
+                    queue.state.lost += 1;
+                }
                 Err(_) => return SinkState::Absent,
             }
         }
         SinkState::Open
     }
 
-    /// One datagram; a daemon that has been restarted is connected to anew, once.
+    /// Sends one datagram. The socket of a daemon that has been restarted is another one, so any
+    /// other failure is answered by connecting anew, once.
     fn send(&self, message: &[u8]) -> nix::Result<()> {
-        match self.send_once(message) {
+        let send = || send(self.socket.as_raw_fd(), message, MsgFlags::MSG_NOSIGNAL).map(drop);
+        match send() {
             Err(Errno::EAGAIN) => Err(Errno::EAGAIN),
             Err(Errno::EMSGSIZE) => Err(Errno::EMSGSIZE),
-            Err(_) => {
-                self.socket.connect(&self.path).map_err(errno_of)?;
-                self.send_once(message)
-            }
-            Ok(()) => Ok(()),
+            Err(_) if self.socket.connect(&self.path).is_ok() => send(),
+            other => other,
         }
     }
-
-    fn send_once(&self, message: &[u8]) -> nix::Result<()> {
-        self.socket.send(message).map(drop).map_err(errno_of)
-    }
-
-    fn send_short(&self, message: &[u8]) -> nix::Result<()> {
-        let mut short = message[..message.len().min(SHORT)].to_vec();
-        short.extend_from_slice(b" [cut]");
-        self.send(&short)
-    }
-}
-
-/// The same socket at a number that no listener will want.
-fn copy(socket: &UnixDatagram) -> nix::Result<UnixDatagram> {
-    Ok(copy_above(socket.as_fd(), OWN_FDS_FROM)?.into())
-}
-
-/// std's only error of its own here is for a path that no socket can have.
-fn errno_of(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::ENAMETOOLONG))
-}
-
-/// Sends one line through slog-syslog at the severity that slog's level means. An error says only
-/// that it was not sent.
-pub fn stream(
-    streamer: &Streamer3164,
-    record: &Record<'_>,
-    values: &OwnedKVList,
-    line: &str,
-) -> io::Result<()> {
-    let lowered = RecordStatic {
-        location: record.location(),
-        tag: record.tag(),
-        level: match record.level() {
-            // slog-syslog says notice for Info and info for Debug.
-            Level::Info => Level::Debug,
-            Level::Debug => Level::Trace,
-            other => other,
-        },
-    };
-    streamer.log(
-        &Record::new(&lowered, &format_args!("{line}"), b!()),
-        values,
-    )
 }
 
 #[cfg(test)]

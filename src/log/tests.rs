@@ -1,7 +1,7 @@
 //! The log into everything that stderr can be, and into a syslog that misbehaves.
 
 use super::drain::MESSAGE_LIMIT;
-use super::queue::QUEUE_LIMIT;
+use super::queue::{LogState, QUEUE_LIMIT};
 use super::*;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::fstat;
@@ -38,6 +38,15 @@ fn text(end: impl AsFd) -> String {
 }
 
 impl Log {
+    /// What another image carries on with.
+    pub(crate) fn state(&self) -> LogState {
+        self.queue.borrow().state.clone()
+    }
+
+    fn restore(&mut self, state: LogState) {
+        self.queue.borrow_mut().state = state;
+    }
+
     /// Adds one line, or counts it as lost.
     pub(crate) fn worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
         match self.capacity() {
@@ -184,8 +193,8 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     for number in 0..100_000 {
         info!(logger, "message {number}");
     }
-    let Unwritten { bytes, lost, .. } = log.unwritten();
-    assert!(bytes.len() <= QUEUE_LIMIT + MESSAGE_LIMIT);
+    let lost = log.state().lost;
+    assert!(log.queue.borrow().len() <= QUEUE_LIMIT + MESSAGE_LIMIT);
     assert!(lost > 90_000, "{lost}");
     let mut logged = String::new();
     while log.is_pending() {
@@ -197,7 +206,7 @@ fn our_own_messages_are_bounded_and_counted_while_nobody_reads() {
     assert!(logged.ends_with(&note), "{}", &logged[logged.len() - 300..]);
     assert_eq!(log.retry_at(), Some(seconds(1)));
     log.flush(seconds(1));
-    assert_eq!(log.queue.borrow().memory(), 0);
+    assert_eq!(log.queue.borrow().state.bytes.capacity(), 0);
     assert_eq!(log.retry_at(), None);
 }
 
@@ -350,15 +359,31 @@ fn the_last_flush_writes_all_to_a_reader_that_reads() {
 fn another_image_goes_on_where_this_one_stopped() {
     let (mut log, _end, _start) = piped();
     log.worker_line(1, b"half-", 0);
+    let line = log.queue.borrow().bytes().to_vec();
     log.queue.borrow_mut().consume(10);
     log.count_lost(4);
-    let unwritten = log.unwritten();
+    log.set_level(Level::Warning);
+    let state = serde_json::to_string(&log.state()).unwrap();
     let (mut next, end, _start) = piped();
-    next.restore(unwritten.clone());
+    next.restore(serde_json::from_str(&state).unwrap());
     assert!(next.finish(Duration::from_secs(10)));
     let logged = text(&end);
-    assert!(logged.starts_with(&String::from_utf8(unwritten.bytes).unwrap()[..]));
+    assert!(logged.as_bytes().starts_with(&line[10..]), "{logged}");
     assert!(logged.contains(" 4 lines were lost"));
+    assert_eq!(next.level(), Level::Warning);
+}
+
+#[test]
+fn what_an_older_image_did_not_say_has_its_default() {
+    let state: LogState = serde_json::from_str("{\"lost\": 3, \"later\": 1}").unwrap();
+    let lost = 3;
+    assert_eq!(
+        state,
+        LogState {
+            lost,
+            ..LogState::default()
+        }
+    );
 }
 
 /// A path nobody else uses.

@@ -3,11 +3,10 @@
 //! Nothing here keeps state or decides what to do about an error.
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 nix::ioctl_read!(tiocgdev, b'T', 0x32, libc::c_uint);
@@ -89,15 +88,6 @@ pub fn read_append(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>, limit: usize) -> nix
     Ok(count)
 }
 
-/// A close-on-exec copy of a descriptor at number `least` or above, so that the low numbers stay
-/// free; at any number, if the limit of descriptors is lower (F_DUPFD_CLOEXEC, fcntl(2)).
-pub fn copy_above(fd: BorrowedFd, least: RawFd) -> nix::Result<OwnedFd> {
-    let copy = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))
-        .or_else(|_| fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(3)))?;
-    // SAFETY: fcntl has just made this descriptor, and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
-}
-
 /// Whether two descriptors are the same terminal, `/dev/tty` included (TIOCGDEV, Linux 2.6.37).
 pub fn same_terminal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let device = |fd: BorrowedFd<'_>| {
@@ -169,12 +159,6 @@ mod tests {
         drop(start);
         assert_eq!(read_append(end.as_fd(), &mut bytes, 100), Ok(0));
         assert_eq!(bytes, b"old new and more");
-    }
-
-    #[test]
-    fn a_copy_lies_above_the_numbers_that_must_stay_free() {
-        let (end, _start) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        assert!(copy_above(end.as_fd(), 40).unwrap().as_raw_fd() >= 40);
     }
 
     #[test]

@@ -17,16 +17,15 @@ use std::ptr;
 /// The addresses of a host and a service, for a socket that is to be bound, in the resolver's
 /// order (getaddrinfo(3) with AI_PASSIVE). No host means all addresses, no family means both.
 ///
-/// Errors: the resolver's own words, as gai_strerror(3) has them.
+/// Errors: the system's, or the resolver's own words, as gai_strerror(3) has them.
 pub fn resolve(
     host: Option<&str>,
     service: &str,
     family: Option<AddressFamily>,
     kind: SockType,
-) -> Result<Vec<SocketAddr>, String> {
-    let c_string = |text: &str| CString::new(text).map_err(|error| error.to_string());
-    let host = host.map(c_string).transpose()?;
-    let service = c_string(service)?;
+) -> io::Result<Vec<SocketAddr>> {
+    let host = host.map(CString::new).transpose()?;
+    let service = CString::new(service)?;
     // SAFETY: all zeroes is a valid addrinfo: integers, and pointers that may be null.
     let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
     hints.ai_flags = libc::AI_PASSIVE;
@@ -37,11 +36,11 @@ pub fn resolve(
     // SAFETY: both strings end in NUL and outlive the call, `hints` and `list` are ours.
     match unsafe { libc::getaddrinfo(node, service.as_ptr(), &hints, &mut list) } {
         0 => {}
-        libc::EAI_SYSTEM => return Err(Errno::last().desc().to_owned()),
+        libc::EAI_SYSTEM => return Err(io::Error::last_os_error()),
         code => {
             // SAFETY: gai_strerror returns a static string that ends in NUL for every code.
             let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
-            return Err(text.to_string_lossy().into_owned());
+            return Err(io::Error::other(text.to_string_lossy()));
         }
     }
     let mut addresses = Vec::new();

@@ -3,33 +3,18 @@
 //! elsewhere.
 
 use super::Systemd;
-use super::notify::Message;
+use super::notify::Notification;
 use crate::text::error_text;
 use std::ffi::OsString;
 use std::os::fd::BorrowedFd;
 
-/// What is known of the unit's store. systemd says its size from 254 on (systemd.exec(5)); over
-/// its limit it closes what it gets, and only its own journal tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// There is no store: this systemd would have said its size.
-    None,
-    /// For so many descriptors.
-    For(usize),
-    /// This systemd is too old to say.
-    Unsaid,
-}
-
-impl Room {
-    /// Reads `FDSTORE`, and whether there is a `MEMORY_PRESSURE_WATCH`: both came with 254.
-    pub fn from_env(variable: &dyn Fn(&str) -> Option<OsString>) -> Room {
-        let said = variable("FDSTORE").and_then(|limit| limit.to_str()?.parse().ok());
-        match said {
-            Some(limit) => Room::For(limit),
-            None if variable("MEMORY_PRESSURE_WATCH").is_some() => Room::None,
-            None => Room::Unsaid,
-        }
-    }
+/// How many descriptors the unit's store can hold. systemd says so from version 254 on
+/// (systemd.exec(5)); into a store that is full an older one puts nothing, and only its own journal
+/// tells. `Some(0)`: there is no store; `None`: systemd is too old to say.
+pub fn capacity(variable: impl Fn(&str) -> Option<OsString>) -> Option<usize> {
+    let said = variable("FDSTORE").and_then(|limit| limit.to_str()?.parse().ok());
+    // MEMORY_PRESSURE_WATCH came with the same version: whoever has that alone has no store.
+    said.or_else(|| variable("MEMORY_PRESSURE_WATCH").map(|_| 0))
 }
 
 /// What became of the sockets that were handed over.
@@ -38,7 +23,7 @@ pub enum Stored {
     All,
     /// Some do not fit: FileDescriptorStoreMax= is too small.
     NotAll,
-    /// Nothing is known: there is no store, or systemd is too old to say, or all were there.
+    /// Nothing can be said: there is no store, systemd is too old, or all were in it before.
     Unsaid,
 }
 
@@ -55,39 +40,37 @@ impl Systemd {
         forget: &[String],
     ) -> Result<Stored, String> {
         for name in forget.iter().filter(|name| is_name(name)) {
-            self.state.queue.push(Message::Remove(name.clone()));
+            self.state.push(Notification::Remove(name.clone()));
         }
         self.state.stored = found.iter().map(|name| (*name).to_owned()).collect();
         let mut fresh = sockets.to_vec();
         fresh.retain(|(name, _)| !self.state.stored.contains(*name));
-        let room = match self.room {
-            Room::None => 0,
-            Room::For(limit) => limit.saturating_sub(self.state.stored.len()),
-            Room::Unsaid => fresh.len(),
-        };
+        let capacity = self.store_capacity.unwrap_or(usize::MAX);
+        let room = capacity.saturating_sub(self.state.stored.len());
         for (name, socket) in fresh.iter().take(room) {
             self.store(name, *socket)?;
         }
-        Ok(match self.room {
-            Room::For(_) if fresh.is_empty() => Stored::Unsaid,
-            Room::For(_) if room < fresh.len() => Stored::NotAll,
-            Room::For(_) => Stored::All,
-            Room::None | Room::Unsaid => Stored::Unsaid,
+        Ok(match self.store_capacity {
+            None | Some(0) => Stored::Unsaid,
+            Some(_) if fresh.is_empty() => Stored::Unsaid,
+            Some(_) if room < fresh.len() => Stored::NotAll,
+            Some(_) => Stored::All,
         })
     }
 
-    /// A listener was bound anew: the store is to hold the new socket in place of the old one.
+    /// Replaces a stored socket by the new one of a listener that was bound anew.
     pub fn store_again(&mut self, name: &str, socket: BorrowedFd) -> Result<(), String> {
         if !self.state.stored.remove(name) {
             return Ok(());
         }
-        self.state.queue.push(Message::Remove(name.to_owned()));
+        self.state.push(Notification::Remove(name.to_owned()));
         self.store(name, socket)
     }
 
-    /// We serve no more: copies of our sockets that wait to be stored are closed.
+    /// Closes the copies of our sockets that wait to be stored: we do not serve any more.
     pub fn forget_sockets(&mut self) {
-        self.state.queue.forget_stores();
+        let is_store = |message: &Notification| matches!(message, Notification::Store(_));
+        self.state.queue.retain(|message| !is_store(message));
         self.link.to_store.clear();
     }
 
@@ -98,7 +81,7 @@ impl Systemd {
         let copy = socket.try_clone_to_owned();
         let copy = copy.map_err(|error| error_text(&error))?;
         self.link.to_store.insert(name.to_owned(), copy);
-        self.state.queue.push(Message::Store(name.to_owned()));
+        self.state.push(Notification::Store(name.to_owned()));
         self.state.stored.insert(name.to_owned());
         Ok(())
     }

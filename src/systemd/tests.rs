@@ -15,8 +15,8 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 impl Systemd {
-    fn say(&mut self, message: Message) {
-        self.state.queue.push(message);
+    fn say(&mut self, message: Notification) {
+        self.state.push(message);
     }
 
     fn say_status(&mut self, text: &str) {
@@ -26,12 +26,18 @@ impl Systemd {
 
 /// Without the pause after a failure.
 fn flush(systemd: &mut Systemd) -> Result<(), String> {
-    systemd.link.flush(&mut systemd.state.queue)
+    systemd.state.retry = None;
+    systemd.flush(Instant(0))
+}
+
+/// Whether something waits for systemd to read.
+fn is_blocked(systemd: &Systemd) -> bool {
+    !systemd.state.queue.is_empty() && systemd.state.retry.is_none()
 }
 
 fn systemd_at(value: &str) -> Result<Option<Systemd>, String> {
     let variable = |name: &str| (name == "NOTIFY_SOCKET").then(|| value.into());
-    Systemd::from_env(&variable, 1)
+    Systemd::from_env(variable, 1)
 }
 
 /// A bound socket that reads when the test says so, and our way to it.
@@ -57,8 +63,8 @@ fn fill(systemd: &mut Systemd) -> usize {
     for count in 0..10_000 {
         systemd.say_status(&format!("filling {count}"));
         flush(systemd).unwrap();
-        if systemd.link.is_blocked() {
-            systemd.state.queue = Queue::default();
+        if is_blocked(systemd) {
+            systemd.state.queue.clear();
             return count;
         }
     }
@@ -66,7 +72,7 @@ fn fill(systemd: &mut Systemd) -> usize {
 }
 
 fn queued(systemd: &Systemd) -> Vec<String> {
-    systemd.state.queue.iter().map(Message::text).collect()
+    systemd.state.queue.iter().map(Notification::text).collect()
 }
 
 fn interval(usec: &str, watched: Option<&str>) -> Option<Duration> {
@@ -75,7 +81,7 @@ fn interval(usec: &str, watched: Option<&str>) -> Option<Duration> {
 
 #[test]
 fn without_notify_socket_there_is_no_systemd() {
-    assert!(Systemd::from_env(&|_| None, 1).unwrap().is_none());
+    assert!(Systemd::from_env(|_| None, 1).unwrap().is_none());
     assert!(systemd_at("").unwrap().is_none());
 }
 
@@ -95,12 +101,12 @@ fn an_address_that_is_none_is_named() {
 fn all_that_is_said_arrives_in_order_each_in_its_own_datagram() {
     let (fake, mut systemd) = fake();
     systemd.ready();
-    systemd.say(Message::Reloading(17));
+    systemd.say(Notification::Reloading(17));
     systemd.say_status("generation 2\nof 3");
-    systemd.say(Message::ExtendTimeout(2_000_000));
-    systemd.say(Message::Watchdog);
+    systemd.say(Notification::ExtendTimeout(2_000_000));
+    systemd.say(Notification::Watchdog);
     systemd.ready();
-    systemd.say(Message::Stopping);
+    systemd.say(Notification::Stopping);
     flush(&mut systemd).unwrap();
     let expected = [
         "READY=1",
@@ -141,19 +147,19 @@ fn a_systemd_that_does_not_read_never_holds_us_up_and_loses_nothing_that_counts(
     let (fake, mut systemd) = fake();
     let taken = fill(&mut systemd);
     systemd.ready();
-    systemd.say(Message::Reloading(1));
+    systemd.say(Notification::Reloading(1));
     for count in 0..100 {
         systemd.say_status(&format!("status {count}"));
-        systemd.say(Message::Watchdog);
+        systemd.say(Notification::Watchdog);
         flush(&mut systemd).unwrap();
     }
     systemd.ready();
-    systemd.say(Message::Stopping);
+    systemd.say(Notification::Stopping);
     flush(&mut systemd).unwrap();
-    assert!(systemd.link.is_blocked());
+    assert!(is_blocked(&systemd));
     assert_eq!(heard(&fake).len(), taken);
     flush(&mut systemd).unwrap();
-    assert!(!systemd.link.is_blocked());
+    assert!(!is_blocked(&systemd));
     let expected = [
         "READY=1",
         "RELOADING=1\nMONOTONIC_USEC=1",
@@ -170,11 +176,11 @@ fn thousands_of_reloads_unheard_do_not_grow_the_queue() {
     let (_fake, mut systemd) = fake();
     systemd.ready();
     for count in 0..1000 {
-        systemd.say(Message::Reloading(count));
+        systemd.say(Notification::Reloading(count));
         systemd.ready();
         systemd.ready();
     }
-    systemd.say(Message::Reloading(1000));
+    systemd.say(Notification::Reloading(1000));
     let expected = ["READY=1", "RELOADING=1\nMONOTONIC_USEC=1000"];
     assert_eq!(queued(&systemd), expected);
 }
@@ -182,14 +188,14 @@ fn thousands_of_reloads_unheard_do_not_grow_the_queue() {
 #[test]
 fn an_end_of_a_reload_that_systemd_heard_begin_is_kept() {
     let (fake, mut systemd) = fake();
-    systemd.say(Message::Reloading(1));
+    systemd.say(Notification::Reloading(1));
     flush(&mut systemd).unwrap();
     heard(&fake);
     fill(&mut systemd);
     systemd.ready();
-    systemd.say(Message::Reloading(2));
+    systemd.say(Notification::Reloading(2));
     systemd.ready();
-    systemd.say(Message::Reloading(3));
+    systemd.say(Notification::Reloading(3));
     let expected = ["READY=1", "RELOADING=1\nMONOTONIC_USEC=3"];
     assert_eq!(queued(&systemd), expected);
 }
@@ -214,7 +220,7 @@ fn the_socket_turns_writable_when_systemd_reads_again() {
 
 #[test]
 fn a_status_is_one_datagram_that_systemd_takes_whole() {
-    let text = Message::Status(status_value(&"ü".repeat(5000))).text();
+    let text = Notification::Status(status_value(&"ü".repeat(5000))).text();
     assert!((4090..4096).contains(&text.len()), "{}", text.len());
     assert!(text.ends_with("üü"), "cut within a character");
     assert_eq!(status_value(" a\nb\0c\t\n"), "a b c");
@@ -299,7 +305,7 @@ fn what_systemd_was_told_can_be_written_down_and_read_back() {
     let text = serde_json::to_string(&systemd.state).unwrap();
     let state: State = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_string(&state).unwrap(), text);
-    assert!(state.queue.iter().eq(systemd.state.queue.iter()));
+    assert_eq!(state.queue, systemd.state.queue);
     let nothing: State = serde_json::from_str("{}").unwrap();
     assert!(nothing.queue.is_empty(), "what is missing has its default");
 }
@@ -323,7 +329,7 @@ impl FakeStore {
             "FDSTORE" if announced => Some(OsString::from(room.to_string())),
             _ => None,
         };
-        let systemd = Systemd::from_env(&variable, 1).unwrap().unwrap();
+        let systemd = Systemd::from_env(variable, 1).unwrap().unwrap();
         (
             FakeStore {
                 socket,
@@ -454,7 +460,7 @@ fn a_systemd_that_would_say_its_limit_and_does_not_is_asked_nothing() {
         "MEMORY_PRESSURE_WATCH" => Some(OsString::from("/dev/null")),
         _ => None,
     };
-    let mut systemd = Systemd::from_env(&variable, 1).unwrap().unwrap();
+    let mut systemd = Systemd::from_env(variable, 1).unwrap().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let stored = systemd.hand_over(&[("web", socket.as_fd())], &[], &[]);
     assert_eq!(stored, Ok(Stored::Unsaid));

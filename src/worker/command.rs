@@ -3,6 +3,7 @@
 //! symlink is seen. Nothing is started here. Our own working directory never changes, because
 //! other paths of ours may be relative to it.
 
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, stat};
@@ -63,12 +64,12 @@ enum Flaw {
 fn check(path: &Path, directory: BorrowedFd) -> Result<(), Flaw> {
     let name = path.display();
     let not_executable = |errno: Errno| {
-        let word = errno.desc();
+        let word = errno_text(errno as i32);
         Flaw::NotExecutable(format!("{name} is not executable: {word}"))
     };
     let found = fstatat(directory, path, AtFlags::empty()).map_err(|errno| match errno {
         Errno::EACCES => not_executable(errno),
-        _ => Flaw::NoProgram(format!("cannot find {name}: {}", errno.desc())),
+        _ => Flaw::NoProgram(format!("cannot find {name}: {}", errno_text(errno as i32))),
     })?;
     match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
         SFlag::S_IFREG => {

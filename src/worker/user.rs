@@ -2,6 +2,7 @@
 //! looked up once in the user database. Nothing is changed here: the change of user is a step of
 //! the forked child.
 
+use crate::text::errno_text;
 use nix::errno::Errno;
 use nix::unistd::{self, Gid, Uid, getegid, geteuid};
 use std::ffi::CString;
@@ -71,7 +72,7 @@ fn find(text: &str) -> Result<User, String> {
 }
 
 fn cannot(what: &str, name: &str, errno: Errno) -> String {
-    format!("cannot {what} {name}: {}", errno.desc())
+    format!("cannot {what} {name}: {}", errno_text(errno as i32))
 }
 
 /// The uid of a user, given by name or number.

@@ -170,7 +170,7 @@ fn of_two_that_want_a_path_one_waits_for_the_other() {
     let first = lock(&path, ONCE).unwrap_or_else(|_| panic!("it is free"));
     assert!(matches!(
         lock(&path, ONCE),
-        Err(Refusal::System(Errno::EADDRINUSE))
+        Err(FileRefusal::System(Errno::EADDRINUSE))
     ));
     drop(first);
     assert!(lock(&path, ONCE).is_ok());

@@ -167,9 +167,8 @@ fn a_daemon_that_stalls_holds_the_workers_and_nothing_else() {
     for number in 0..100_000 {
         info!(logger, "{number}");
     }
-    let left = log.unwritten();
-    let lost = left.lost;
-    assert!(left.bytes.len() < 400 * 1024 && lost > 90_000);
+    let lost = log.state().lost;
+    assert!(log.queue.borrow().len() < 400 * 1024 && lost > 90_000);
     let mut last = Vec::new();
     while log.is_pending() {
         log.flush(START);
@@ -256,11 +255,13 @@ fn a_long_line_is_cut_and_marked() {
 #[test]
 fn a_message_the_socket_refuses_for_its_length_is_sent_short() {
     let daemon = Daemon::start("short");
-    let mut syslog = Syslog::open(&daemon.path).unwrap();
-    nix::sys::socket::setsockopt(&syslog.socket, nix::sys::socket::sockopt::SndBuf, &0).unwrap();
     let mut queue = Queue::new(Format::Syslog, 1);
-    queue.push_own_text(Level::Info, &[b'y'; 7000]);
-    queue.push_own_text(Level::Info, b"next");
+    let (mut syslog, _) = Syslog::open(&daemon.path, queue.formatter.syslog.clone()).unwrap();
+    nix::sys::socket::setsockopt(&syslog.socket, nix::sys::socket::sockopt::SndBuf, &0).unwrap();
+    for text in [&[b'y'; 7000][..], b"next"] {
+        let line = queue.own_line(Level::Info, text);
+        queue.push_own_line(&line);
+    }
     while !queue.is_empty() {
         assert_ne!(syslog.flush(&mut queue), SinkState::Absent);
         let messages = daemon.messages();

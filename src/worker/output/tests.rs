@@ -256,7 +256,7 @@ fn a_log_that_is_only_slow_holds_even_such_a_worker_back_and_loses_nothing() {
                 .is_none_or(|later| later > world.now)
         );
     }
-    assert_eq!(world.log.unwritten().lost, 0, "no line was lost");
+    assert_eq!(world.log.state().lost, 0, "no line was lost");
     assert!(world.unread(id) + CHUNK >= before);
 }
 
@@ -425,7 +425,7 @@ fn a_full_disk_costs_lines_not_the_service() {
     assert!(waits > 0, "dropping has a bounded rate");
     assert_eq!(world.log.wait_fd(), None);
     assert_eq!(world.log.retry_at(), Some(Instant(1_000_000_000)));
-    assert!(world.log.unwritten().lost > 0, "lost lines are counted");
+    assert!(world.log.state().lost > 0, "lost lines are counted");
 }
 
 #[test]

@@ -313,7 +313,7 @@ fn failure(program: &Path) -> String {
 
 fn words(end: End) -> String {
     match end {
-        End::Exec { step, errno } => format!("{step}: {}", Errno::from_raw(errno).desc()),
+        End::Exec { step, errno } => format!("{step}: {}", crate::text::errno_text(errno)),
         other => panic!("{other:?}"),
     }
 }
