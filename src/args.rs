@@ -90,7 +90,7 @@ struct Flags {
     #[argh(switch)]
     respawn: bool,
     /// the workers' working directory, entered by this name at every start, so that a symlink on the
-    /// way that is flipped is followed. A relative -command is found from there. (default ours)
+    /// way that is flipped is followed. A relative -command is found from there. (default none)
     #[argh(option, arg_name = "DIR", from_str_fn(bytes))]
     chdir: Vec<OsString>,
     /// how workers are told about the sockets: einhorn, systemd, server-starter, nginx, php-fpm.

@@ -13,6 +13,7 @@ use crate::text::counted;
 use crate::worker::Process;
 use serde_json::{Value, json};
 use signal_hook::consts::SIGTERM;
+#[cfg(feature = "einhorn")]
 use slog::Level;
 use std::collections::BTreeMap;
 
@@ -47,6 +48,7 @@ pub struct View<'a> {
     pub by_pid: &'a BTreeMap<i32, ChildId>,
     pub listeners: &'a [Listener],
     /// The least severe level that is logged.
+    #[cfg(feature = "einhorn")]
     pub level: Level,
 }
 

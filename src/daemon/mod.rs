@@ -621,6 +621,7 @@ impl Daemon {
             processes,
             by_pid,
             listeners: &self.listeners,
+            #[cfg(feature = "einhorn")]
             level: self.log.level(),
         };
         (&mut self.control, view, &mut self.poller)

@@ -153,6 +153,7 @@ impl Log {
     }
 
     /// The level below which our own messages are not logged.
+    #[cfg(feature = "einhorn")]
     pub fn level(&self) -> Level {
         self.queue.borrow().state.level
     }
