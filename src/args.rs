@@ -89,6 +89,10 @@ struct Flags {
     /// dying. (default off)
     #[argh(switch)]
     respawn: bool,
+    /// the workers' working directory, entered by this name at every start, so that a symlink on the
+    /// way that is flipped is followed. A relative -command is found from there. (default ours)
+    #[argh(option, arg_name = "DIR", from_str_fn(bytes))]
+    chdir: Vec<OsString>,
     /// how workers are told about the sockets: einhorn, systemd, server-starter, nginx, php-fpm.
     /// (default einhorn)
     #[argh(option, arg_name = "NAME,...", from_str_fn(protocols))]
@@ -391,6 +395,7 @@ fn config(mut flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageErr
         },
         control,
         pidfile: last_name(flags.pidfile),
+        chdir: last_name(flags.chdir),
         takeover: flags.takeover.pop(),
         ..default
     })

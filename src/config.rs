@@ -24,6 +24,9 @@ pub struct Config {
     /// The name or number of the user that the workers run as, with `:GROUP` if one was given.
     pub user: Option<String>,
     pub listen: Vec<Uri>,
+    /// The workers' working directory, entered by this name at every start; `None`: see
+    /// `command::logical_directory`.
+    pub chdir: Option<OsString>,
     /// The listeners, by their place in `listen`, that get O_NONBLOCK when they are opened.
     pub nonblocking: Vec<usize>,
     pub protocols: Protocols,
@@ -164,6 +167,7 @@ impl Default for Config {
             arguments: Vec::new(),
             user: None,
             listen: vec![Uri::new(Scheme::Tcp, address)],
+            chdir: None,
             nonblocking: Vec::new(),
             protocols: Protocols {
                 einhorn: true,
@@ -264,6 +268,9 @@ impl fmt::Display for Config {
         writeln!(f, "run {:?} {:?}", self.command, self.arguments)?;
         if let Some(user) = &self.user {
             writeln!(f, "as user {user}")?;
+        }
+        if let Some(directory) = &self.chdir {
+            writeln!(f, "in the directory {}", shown(directory))?;
         }
         writeln!(f, "tell the workers by {}", self.protocols)?;
         self.describe_life(f)?;

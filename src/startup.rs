@@ -188,13 +188,21 @@ fn refuse_takeover(config: &Config) -> Result<(), String> {
 /// The path of the program that would be run now. Each start looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = command::logical_directory(std::env::var_os("PWD"));
-    let opened = directory.as_deref().map(command::open_directory);
-    let directory = opened.transpose().map_err(|errno| {
-        let word = errno_text(errno as i32);
-        format!("cannot open the working directory: {word}")
-    })?;
-    let directory = directory.flatten();
+    let directory = match config.chdir.as_deref().map(Path::new) {
+        Some(path) => command::enter(path).map(Some).map_err(|errno| {
+            let (path, word) = (path.display(), errno_text(errno as i32));
+            format!("cannot enter {path}: {word}")
+        })?,
+        None => {
+            let directory = command::logical_directory(std::env::var_os("PWD"));
+            let opened = directory.as_deref().map(command::open_directory);
+            let opened = opened.transpose().map(Option::flatten);
+            opened.map_err(|errno| {
+                let word = errno_text(errno as i32);
+                format!("cannot open the working directory: {word}")
+            })?
+        }
+    };
     let directory = directory.as_ref().map(AsFd::as_fd);
     let found = command::resolve(&config.command, path.as_deref(), directory);
     found.map(|path| path.display().to_string())

@@ -50,6 +50,7 @@ fn the_defaults_are_those_of_the_table() {
         arguments: vec![],
         user: None,
         listen: vec!["tcp://:8080".parse().unwrap()],
+        chdir: None,
         nonblocking: vec![],
         protocols: Protocols {
             einhorn: true,

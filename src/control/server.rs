@@ -571,7 +571,7 @@ impl Server {
     /// A worker has ended, and the core does not know it yet.
     pub fn on_worker_gone(&mut self, id: ChildId, pid: i32, core: &Supervisor) {
         let worker = core.workers().find(id);
-        let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_asked());
+        let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_stopping());
         self.tell(ReloadStep::Gone { pid, was_ready });
         self.forget_worker(id);
         let left = core.workers().len().saturating_sub(1);

@@ -105,7 +105,7 @@ impl Status {
                 Phase::Starting { .. } => "starting",
                 Phase::Running { .. } => "running",
                 Phase::Ready { .. } => "ready",
-                Phase::Stopping { .. } => "stopping",
+                Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
             },
             age_ms: millis(worker.age(now)),
             restarts: worker.restarts,
@@ -191,7 +191,7 @@ pub fn summary(core: &Supervisor, last_verdict: &str) -> String {
         0 => format!("starting: {ready} of {wanted} workers ready"),
         live => format!("generation {live}: {ready} of {wanted} workers ready"),
     };
-    let draining = tally.len() as u32 - tally.unasked();
+    let draining = tally.len() as u32 - tally.staying();
     let unreached = core.unreached().map_or(0, |unreached| unreached.workers);
     if draining > unreached {
         line += &format!(", {} draining", draining - unreached);

@@ -1,7 +1,9 @@
 //! What became of workers and of reloads, in words for people and as data for programs. Everything
 //! that is said here was decided by the core.
 
-use crate::supervisor::{Cause, End, Failure, GivenUp, Note, Outcome, Then, Unreached, Verdict};
+use crate::supervisor::{
+    AfterRefusal, Cause, End, Failure, GivenUp, Note, Outcome, Unreached, Verdict,
+};
 use crate::text::{counted, duration_text, errno_text, printable_lines, signal_name, signal_words};
 use serde::{Deserialize, Serialize};
 
@@ -218,17 +220,12 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
             "SIGQUIT: no worker to forward it to (SIGTERM stops socketmaster)".to_owned()
         }
         Note::Killed { .. } => format!("{who} did not stop in time: SIGKILL to its process group"),
-        Note::Refused {
-            signal,
-            errno,
-            then,
-            ..
-        } => {
-            let (signal, errno) = (signal_name(*signal), errno_text(*errno));
-            let then = match then {
-                Then::Nothing => "",
-                Then::RunsOn => "; trying for 10 s more, then it is left to run on",
-                Then::GivenUp => "; trying for 10 s more, then we end without it",
+        Note::Refused { refusal, .. } => {
+            let (signal, errno) = (signal_name(refusal.signal), errno_text(refusal.errno));
+            let then = match refusal.then {
+                AfterRefusal::Nothing => "",
+                AfterRefusal::RunsOn => "; trying for 10 s more, then it is left to run on",
+                AfterRefusal::GivenUp => "; trying for 10 s more, then we end without it",
             };
             format!("cannot send {signal} to {who}: {errno}{then}")
         }

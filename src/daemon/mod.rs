@@ -347,14 +347,14 @@ impl Daemon {
     /// What is ready is promoted after one more look that found no death: a worker that was ready
     /// and has died since is no success.
     fn confirm_promotion(&mut self) {
-        while self.core.awaits_settling() {
+        while self.core.awaits_confirmation() {
             self.wait(None, true);
             let ended = self.dispatch();
             if self.processes.has_unexplained() {
                 return;
             }
             if !(self.reap() || ended) {
-                self.tell(Event::Settled);
+                self.tell(Event::PromotionConfirmed);
             }
         }
     }
@@ -580,7 +580,7 @@ impl Daemon {
             for (id, worker) in core.workers().iter() {
                 let verb = match worker.phase {
                     Phase::Ready { .. } => continue,
-                    Phase::Stopping { .. } => "stopping",
+                    Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
                     _ => "starting",
                 };
                 if pids.len() < 8 {
@@ -691,7 +691,12 @@ impl Daemon {
                 Action::Signal { id, signal } => {
                     let (control, view, _) = self.control();
                     control.on_worker_asked(id, signal, &view);
-                    if self.core.workers().find(id).is_some_and(Worker::is_asked) {
+                    if self
+                        .core
+                        .workers()
+                        .find(id)
+                        .is_some_and(Worker::is_stopping)
+                    {
                         self.processes.allow_drops(id);
                     }
                     let result = self.processes.signal(id, signal);

@@ -195,11 +195,7 @@ impl Processes {
     ///
     /// Errors: it could not be started, in the words of the step that failed.
     pub fn start(&mut self, start: &Start, poller: &mut Poller) -> Result<i32, End> {
-        let directory = self.directory.as_deref().map(command::open_directory);
-        let directory = directory.transpose();
-        let directory =
-            directory.map_err(|errno| not_done("opening its working directory")(errno.into()))?;
-        let directory = directory.flatten();
+        let directory = self.working_directory()?;
         let directory = directory.as_ref().map(AsFd::as_fd);
         let path = std::env::var_os("PATH");
         let program = command::resolve(&self.config.command, path.as_deref(), directory)
@@ -243,6 +239,30 @@ impl Processes {
             self.renice(pid, level);
         }
         Ok(pid)
+    }
+
+    /// The directory that a worker starts in, as its name leads now; `None`: ours.
+    fn working_directory(&self) -> Result<Option<OwnedFd>, End> {
+        if let Some(path) = self.config.chdir.as_deref().map(Path::new) {
+            let step = format!("entering {}", path.display());
+            let entered = command::enter(path);
+            return entered
+                .map(Some)
+                .map_err(|errno| not_done(&step)(errno.into()));
+        }
+        let opened = self.directory.as_deref().map(command::open_directory);
+        let opened = opened.transpose().map(Option::flatten);
+        let directory =
+            opened.map_err(|errno| not_done("opening its working directory")(errno.into()))?;
+        if let (None, Some(removed)) = (&directory, command::removed_directory()) {
+            warn!(
+                self.logger,
+                "the working directory {} was removed: the worker starts in a directory that is \
+                 empty for ever (-chdir=DIR names another)",
+                removed.display()
+            );
+        }
+        Ok(directory)
     }
 
     /// Opens and registers our ends of what a worker is started with, all but its pidfd. Returns

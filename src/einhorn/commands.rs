@@ -77,7 +77,7 @@ pub fn state(
             pid(id).unwrap_or(0),
             worker.generation.saturating_sub(1),
             worker.is_ready(),
-            worker.is_asked(),
+            worker.is_stopping(),
             worker.index
         );
     }

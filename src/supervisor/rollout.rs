@@ -1,23 +1,26 @@
-//! A generation on its way to be live, and the six ways in which that ends.
+//! A generation on its way to be live, and the six ways in which that ends. It begins, promotes,
+//! rolls back and supersedes generations; it must never start a worker by itself.
 
-use super::{
-    Action, ChildId, Failure, Gate, Instant, Mode, Outcome, Phase, Style, Supervisor, Verdict,
-    Worker, places::Vacancies,
-};
+use super::respawn::PendingStart;
+use super::types::{Cause, Failure, Gate, Instant, Outcome, Style, Verdict};
+use super::workers::{Phase, Worker};
+use super::{Action, Mode, Supervisor};
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The generation that is coming up. There is at most one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rollout {
     pub generation: u64,
     style: Style,
-    first: bool,
-    /// How many of its workers are still to be started.
+    /// How many of its workers have not been started for the first time.
     pub quota: u32,
-    /// Places of its workers that died and are to be replaced.
-    pub vacancies: Vacancies,
+    /// Replacements for its workers that died, the soonest first.
+    #[serde(default)]
+    pub pending_starts: VecDeque<PendingStart>,
     /// The last of its workers that was lost.
-    failure: Option<Failure>,
+    pub failure: Option<Failure>,
     began: Instant,
 }
 
@@ -25,117 +28,103 @@ impl Rollout {
     pub fn is_rolling(&self) -> bool {
         self.style == Style::Rolling
     }
+}
 
-    /// einhorn starts a first generation and a fleet at once, everything else at its pace.
-    pub fn is_paced(&self) -> bool {
-        self.is_rolling() && !self.first
-    }
+/// A reload that follows as soon as nothing is in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PendingReload {
+    /// `None`: in the configured style.
+    pub style: Option<Style>,
 }
 
 impl Supervisor {
-    /// A new generation starts to come up; `None`: in the configured style. One that would not
-    /// fit has only its verdict, and whatever is under way goes on.
+    /// A new generation starts to come up; `None`: in the configured style. One that exceeds our
+    /// descriptors has only its verdict.
     pub(super) fn begin(&mut self, now: Instant, style: Option<Style>) {
-        let generation = self.next_generation;
-        self.next_generation += 1;
-        let first = generation == 1;
-        let style = self.style(style);
-        if let Some(failure) = self.lack_of_room(style, first) {
-            return self.refuse(generation, failure);
+        self.last_generation += 1;
+        let generation = self.last_generation;
+        let style = self.policy.style(style);
+        if let Some(failure) = self.lack_of_room(style, generation) {
+            let outcome = match self.workers.ready() {
+                0 => Outcome::Failed,
+                _ => Outcome::RolledBack,
+            };
+            let verdict = self.verdict_on(generation, outcome, Some(failure));
+            return self.outbox.push_back(Action::Verdict(verdict));
         }
+        let first = generation == 1;
         self.outbox.push_back(Action::Begin { generation, first });
         self.rollout = Some(Rollout {
             generation,
             style,
-            first,
             quota: self.policy.workers,
-            vacancies: Vacancies::default(),
+            pending_starts: VecDeque::new(),
             failure: None,
             began: now,
         });
     }
 
-    fn style(&self, asked: Option<Style>) -> Style {
-        let by_size = match self.policy.max_extra() < self.policy.workers {
-            true => Style::Rolling,
-            false => Style::Fleet,
-        };
-        asked.or(self.policy.style).unwrap_or(by_size)
-    }
-
     /// Why a generation need not begin: what it starts with exceeds our descriptors.
-    fn lack_of_room(&self, style: Style, first: bool) -> Option<Failure> {
-        let beside = match style {
-            Style::Rolling if !first => self.policy.max_extra(),
+    fn lack_of_room(&self, style: Style, generation: u64) -> Option<Failure> {
+        let added = match style {
+            Style::Rolling if generation > 1 => self.policy.max_extra(),
             _ => self.policy.workers,
         };
-        let wanted = (self.workers.len() as u32).saturating_add(beside);
-        (wanted > self.policy.capacity).then(|| self.no_room(wanted))
+        let capacity = self.policy.capacity;
+        let wanted = (self.workers.len() as u32).saturating_add(added);
+        (wanted > capacity).then_some(Failure {
+            worker: None,
+            cause: Cause::NoRoom { wanted, capacity },
+            after: Duration::ZERO,
+        })
     }
 
-    fn refuse(&mut self, generation: u64, failure: Failure) {
-        let outcome = match self.workers.ready() {
-            0 => Outcome::Failed,
-            _ => Outcome::RolledBack,
-        };
-        let verdict = self.verdict_on(generation, outcome, Some(failure));
-        self.announce(Verdict {
-            first: generation == 1,
-            ..verdict
-        });
-    }
-
-    /// Starts the remembered reload, if nothing is in its way.
-    pub(super) fn start_pending(&mut self, now: Instant) {
-        let Some(style) = self.pending.filter(|_| self.has_begun()) else {
+    /// Begins the remembered reload, if nothing is in its way.
+    pub(super) fn start_pending_reload(&mut self, now: Instant) {
+        let (Some(PendingReload { style }), Some(generation)) =
+            (self.pending_reload, self.reload_would_begin())
+        else {
             return;
         };
-        if self.rollout.is_some() {
-            if self.awaits_settling() || !self.may_block_for_ever() {
-                return;
-            }
-            if self.lack_of_room(self.style(style), false).is_none() {
-                self.supersede(now);
-            }
+        let asked = self.policy.style(style);
+        // A reload that cannot begin must not end a rollout that may still succeed.
+        if self.rollout.is_some() && self.lack_of_room(asked, generation).is_none() {
+            self.supersede(now);
         }
-        self.pending = None;
-        if self.unfilled && self.rollout.is_none() && self.style(style) == Style::Fleet {
-            self.fill(now);
+        self.pending_reload = None;
+        if self.needs_refill && self.rollout.is_none() && asked == Style::Fleet {
+            self.fill_live_set(now);
         }
         self.begin(now, style);
     }
 
     /// Whether the rollout may never come to an end: a worker may take as long as it likes, or
-    /// each that is left of it follows one that died, and some have died again.
+    /// each that is on its way follows one that died, and others have died again.
     pub(super) fn may_block_for_ever(&self) -> bool {
         let Some(rollout) = &self.rollout else {
             return false;
         };
-        let unlimited = self.policy.gate == Gate::Report && self.policy.start.is_zero();
+        let has_no_limit = self.policy.gate == Gate::Report && self.policy.start.is_zero();
         let is_running = |worker: &Worker| matches!(worker.phase, Phase::Running { .. });
-        let mut unready = self.workers.unready_of(rollout.generation);
-        if unlimited && unready.any(is_running) {
+        let unready = || self.workers.unready_of(rollout.generation);
+        if has_no_limit && unready().any(is_running) {
             return true;
         }
-        let is_ready = self.workers.tally(rollout.generation).ready > 0;
-        let mut unready = self.workers.unready_of(rollout.generation);
-        !rollout.vacancies.is_empty() && !is_ready && unready.all(|worker| worker.streak > 0)
+        let has_ready = self.workers.tally(rollout.generation).ready > 0;
+        !has_ready
+            && !rollout.pending_starts.is_empty()
+            && unready().all(|worker| worker.deaths_in_row > 0)
     }
 
     /// Whether an older generation serves, so that there is something to go back to.
     pub(super) fn has_fallback(&self) -> bool {
-        let Some(generation) = self.rolling_out() else {
-            return false;
-        };
-        let mut older = self
-            .workers
-            .generations()
-            .take_while(|(older, _)| *older < generation);
-        older.any(|(_, tally)| tally.ready > 0)
+        let coming_up = self.rolling_out().unwrap_or(0);
+        let mut generations = self.workers.generations();
+        generations.any(|(generation, tally)| generation < coming_up && tally.ready > 0)
     }
 
-    /// Whether nothing is left to wait for. Every place has two tries; where there is nothing to
-    /// go back to, one that needs more costs only itself.
+    /// Whether the rollout has nothing more to wait for. Every place has two tries; where there is
+    /// nothing to go back to, a place that needs more of them is not waited for.
     pub(super) fn is_decided(&self) -> bool {
         let Some(rollout) = &self.rollout else {
             return false;
@@ -144,9 +133,9 @@ impl Supervisor {
         if tally.ready >= self.policy.workers || rollout.quota > 0 {
             return tally.ready >= self.policy.workers;
         }
-        let is_waited_for = |worker: &Worker| worker.streak < 2;
+        let is_waited_for = |worker: &Worker| worker.deaths_in_row < 2;
         match (tally.ready, tally.unready) {
-            (0, 0) => rollout.vacancies.is_empty(),
+            (0, 0) => rollout.pending_starts.is_empty(),
             (0, _) => false,
             (_, 0) => true,
             _ if rollout.failure.is_none() => false,
@@ -155,69 +144,46 @@ impl Supervisor {
     }
 
     /// How many old workers a rolling reload has made dispensable.
-    pub(super) fn rolling_excess(&self) -> u32 {
+    pub(super) fn rolling_surplus(&self) -> u32 {
         let Some(rollout) = self.rollout.as_ref().filter(|it| it.is_rolling()) else {
             return 0;
         };
-        match (self.workers.tally(rollout.generation).ready, self.old()) {
-            (0, _) => 0,
-            (ready, old) => (ready + old).saturating_sub(self.policy.workers).min(old),
+        let old = self.old_workers();
+        match self.workers.tally(rollout.generation).ready {
+            0 => 0,
+            ready => (ready + old).saturating_sub(self.policy.workers).min(old),
         }
     }
 
-    /// Whether more than N are there besides those that come up: a rolling reload ended half-way
-    /// before its last step was taken.
-    pub(super) fn is_overfull(&self) -> bool {
-        self.old() > self.policy.workers
+    /// How many workers have not been asked to stop, besides those of the rollout. They are more
+    /// than N after a rolling reload that ended half-way before its last step was taken.
+    pub(super) fn old_workers(&self) -> u32 {
+        let rollout = self.rolling_out().map(|it| self.workers.tally(it));
+        self.workers.staying() - rollout.map_or(0, |tally| tally.staying())
     }
 
-    /// How many workers nobody has asked, besides those of the generation that is coming up.
-    fn old(&self) -> u32 {
-        let members = self.rolling_out().map(|it| self.workers.tally(it));
-        self.workers.unasked() - members.map_or(0, |it| it.unasked())
-    }
-
-    /// Promotes: what is ready was alive a moment ago.
-    pub(super) fn on_settled(&mut self, now: Instant) {
-        if self.mode == Mode::Serving {
-            let coming_up = self.rolling_out();
-            if self.is_overfull() {
-                self.trim(now, &|worker| Some(worker.generation) != coming_up);
-            }
-            self.ask_dispensable(now);
-            self.promote(now);
+    /// What is ready was alive a moment ago: it may take the place of others.
+    pub(super) fn on_promotion_confirmed(&mut self, now: Instant) {
+        if self.mode != Mode::Serving {
+            return;
         }
-    }
-
-    /// A rolling reload asks old workers: those that do not serve yet first, then the oldest.
-    fn ask_dispensable(&mut self, now: Instant) {
-        let excess = self.rolling_excess();
-        let Some(generation) = self.rolling_out().filter(|_| excess > 0) else {
+        let coming_up = self.rolling_out();
+        if self.old_workers() > self.policy.workers {
+            self.stop_surplus(now, |worker| Some(worker.generation) != coming_up);
+        }
+        let Some(generation) = coming_up else {
             return;
         };
-        let old = self.workers.unasked_in_order();
-        let old = old.filter(|(_, worker)| worker.generation != generation);
-        let ids: Vec<_> = old.take(excess as usize).map(|(id, _)| id).collect();
-        for id in ids {
-            self.ask(now, id);
-        }
-    }
-
-    fn promote(&mut self, now: Instant) {
-        let Some(generation) = self.rolling_out().filter(|_| self.is_decided()) else {
+        let mut old = self.workers.staying_of(|it| it.generation != generation);
+        old.truncate(self.rolling_surplus() as usize);
+        self.ask_to_stop(now, &old, self.policy.stop);
+        if !self.is_decided() {
             return;
-        };
-        match self.workers.tally(generation).ready {
-            0 => self.end_without_workers(now),
-            _ => self.go_live(now, generation),
         }
-    }
-
-    /// Nothing of the rollout is left.
-    fn end_without_workers(&mut self, now: Instant) {
-        let failure = self.last_loss();
+        let failure = self.last_failure();
         let outcome = match failure {
-            None => Outcome::Abandoned, // by SIGQUIT
+            _ if self.workers.tally(generation).ready > 0 => return self.go_live(now, generation),
+            None => Outcome::Abandoned, // all its workers left because of SIGQUIT
             Some(_) if self.has_fallback() => Outcome::RolledBack,
             Some(_) => Outcome::Failed,
         };
@@ -228,22 +194,21 @@ impl Supervisor {
         let Some(rollout) = &mut self.rollout else {
             return;
         };
-        self.vacancies = std::mem::take(&mut rollout.vacancies);
-        self.unfilled = false;
-        for id in self.unasked_where(&|worker| worker.generation != generation) {
-            self.ask(now, id);
-        }
-        let whole = self.workers.tally(generation).ready >= self.policy.workers;
-        let failure = self.last_loss().filter(|_| !whole);
+        self.pending_starts = std::mem::take(&mut rollout.pending_starts);
+        self.needs_refill = false;
+        let old = self.workers.staying_of(|it| it.generation != generation);
+        self.ask_to_stop(now, &old, self.policy.stop);
+        let is_whole = self.workers.tally(generation).ready >= self.policy.workers;
+        let failure = self.last_failure().filter(|_| !is_whole);
         self.conclude(now, Outcome::Live, failure);
     }
 
     /// A new worker failed while older ones serve.
     pub(super) fn roll_back(&mut self, now: Instant, failure: Failure) {
         let Some(rollout) = &self.rollout else { return };
-        let (generation, rolling) = (rollout.generation, rollout.is_rolling());
-        self.withdraw(now, generation, rolling);
-        self.unfilled |= rolling && self.policy.respawn;
+        let (generation, is_rolling) = (rollout.generation, rollout.is_rolling());
+        self.stop_generation(now, generation, is_rolling);
+        self.needs_refill |= is_rolling && self.policy.respawn;
         let outcome = match self.workers.tally(generation).ready {
             0 => Outcome::RolledBack,
             _ => Outcome::HalfWay,
@@ -251,85 +216,66 @@ impl Supervisor {
         self.conclude(now, outcome, Some(failure));
     }
 
-    /// Asks the workers of a generation to stop, those that are ready only if not `keep_ready`.
-    fn withdraw(&mut self, now: Instant, generation: u64, keep_ready: bool) {
-        for id in self.unasked_where(&|worker| {
-            worker.generation == generation && !(keep_ready && worker.is_ready())
-        }) {
-            self.dismiss(now, id);
-        }
+    /// Asks the workers of a failed generation to stop, ready ones only if not `keep_ready`.
+    fn stop_generation(&mut self, now: Instant, generation: u64, keep_ready: bool) {
+        let is_meant = |it: &Worker| it.generation == generation && !(keep_ready && it.is_ready());
+        let ids = self.workers.staying_of(is_meant);
+        self.ask_to_stop(now, &ids, self.policy.rollback_limit());
     }
 
-    /// One of the new workers is lost, and costs only itself: there is nothing to go back to.
-    pub(super) fn lose_member(&mut self, failure: Failure) {
-        if let Some(rollout) = &mut self.rollout {
-            rollout.failure = Some(failure);
-        }
-    }
-
-    /// Whether the program has never run, and nobody is left who could still show that it does.
-    pub(super) fn is_unstartable(&self) -> bool {
-        let is_tried = self.rollout.as_ref().is_some_and(|r| r.quota == 0);
-        is_tried && !self.ever_ran && self.workers.unasked() == 0
-    }
-
-    /// Nobody follows those of the rollout that have died.
-    pub(super) fn forget_coming_up(&mut self) {
-        if let Some(rollout) = &mut self.rollout {
-            rollout.vacancies.clear();
-        }
-    }
-
-    /// N is another number now, in the middle of a rollout: it goes on with that, and what the
-    /// old ones lack follows when it is over.
+    /// N has changed in the middle of a rollout: it goes on with the new N. What the live set
+    /// lacks is started when the rollout is over.
     pub(super) fn resize_rollout(&mut self, now: Instant, generation: u64) {
         let workers = self.policy.workers;
-        let here = self.workers.tally(generation).unasked();
+        let present = self.workers.tally(generation).staying();
         if let Some(rollout) = &mut self.rollout {
-            rollout.quota = workers.saturating_sub(here);
-            rollout.vacancies.clear();
+            rollout.quota = workers.saturating_sub(present);
+            rollout.pending_starts.clear();
         }
-        self.unfilled = true;
-        self.trim(now, &|worker| worker.generation == generation);
-        self.trim(now, &|worker| worker.generation != generation);
-        self.vacancies.truncate(workers.saturating_sub(self.old()));
+        self.needs_refill = true;
+        self.stop_surplus(now, |worker| worker.generation == generation);
+        self.stop_surplus(now, |worker| worker.generation != generation);
+        let missing = workers.saturating_sub(self.old_workers());
+        self.pending_starts.truncate(missing as usize);
     }
 
     /// The rollout gives way to the remembered reload.
     fn supersede(&mut self, now: Instant) {
         let Some(rollout) = &self.rollout else { return };
-        let (generation, rolling) = (rollout.generation, rollout.is_rolling());
-        let has_ready = self.workers.tally(generation).ready > 0;
+        let (generation, is_rolling) = (rollout.generation, rollout.is_rolling());
         if self.has_fallback() {
-            self.withdraw(now, generation, rolling);
+            self.stop_generation(now, generation, is_rolling);
         } else {
-            // Nobody older serves: who does not serve yet of older ones never will be needed.
-            for id in self.unasked_where(&|worker| worker.generation != generation) {
-                self.dismiss(now, id);
-            }
+            // Without an older worker that serves, those of the rollout that are ready serve; if
+            // there are none, those on their way go on: they may still become ready.
+            let has_ready = self.workers.tally(generation).ready > 0;
+            let old = self.workers.staying_of(|it| it.generation != generation);
+            self.ask_to_stop(now, &old, self.policy.rollback_limit());
             if has_ready {
-                self.withdraw(now, generation, true);
+                self.stop_generation(now, generation, true);
             }
-            self.vacancies.clear();
-            for id in self.unasked_where(&Worker::is_unready) {
-                self.workers.mark_superseded(id);
+            self.pending_starts.clear();
+            for worker in self.workers.iter_mut().filter(|it| it.is_unready()) {
+                worker.superseded = true;
             }
         }
-        self.unfilled |= self.policy.respawn;
-        let failure = self.last_loss();
+        self.needs_refill |= self.policy.respawn;
+        let failure = self.last_failure();
         self.conclude(now, Outcome::Superseded, failure);
     }
 
-    /// A stop wins over everything that was to come.
+    /// A stop wins over the rollout and over the remembered reload.
     pub(super) fn abandon(&mut self, now: Instant) {
         if self.rollout.is_some() {
             self.conclude(now, Outcome::Abandoned, None);
         }
-        if self.pending.take().is_some() {
-            let generation = self.next_generation;
-            self.next_generation += 1;
-            let verdict = self.verdict_on(generation, Outcome::Abandoned, None);
-            self.announce(verdict);
+        if self.pending_reload.take().is_some() {
+            self.last_generation += 1;
+            let verdict = self.verdict_on(self.last_generation, Outcome::Abandoned, None);
+            // It is a reload, also where the first generation was never begun.
+            let first = false;
+            self.outbox
+                .push_back(Action::Verdict(Verdict { first, ..verdict }));
         }
     }
 
@@ -339,27 +285,24 @@ impl Supervisor {
             return;
         };
         if outcome != Outcome::Abandoned {
-            self.take_stock();
+            self.update_live_generation();
         }
+        let took = now - rollout.began;
         let verdict = self.verdict_on(rollout.generation, outcome, failure);
-        self.announce(Verdict {
-            took: now - rollout.began,
-            first: rollout.first,
-            ..verdict
-        });
+        self.outbox
+            .push_back(Action::Verdict(Verdict { took, ..verdict }));
     }
 
-    /// Who is ready outside of a rollout serves for good.
-    pub(super) fn take_stock(&mut self) {
-        let serving = (self.workers.generations()).rfind(|(_, tally)| tally.ready > 0);
-        if let Some((generation, _)) = serving {
+    /// Outside of a rollout, the newest generation with a ready worker is live.
+    pub(super) fn update_live_generation(&mut self) {
+        let mut generations = self.workers.generations();
+        if let Some((generation, _)) = generations.rfind(|(_, tally)| tally.ready > 0) {
             self.live = self.live.max(generation);
-            self.been_up = true;
         }
     }
 
-    fn last_loss(&self) -> Option<Failure> {
-        self.rollout.as_ref().and_then(|r| r.failure.clone())
+    fn last_failure(&self) -> Option<Failure> {
+        self.rollout.as_ref().and_then(|it| it.failure.clone())
     }
 
     fn verdict_on(&self, generation: u64, outcome: Outcome, failure: Option<Failure>) -> Verdict {
@@ -373,18 +316,8 @@ impl Supervisor {
             failure,
             serving: serving.map(|(other, _)| other),
             took: Duration::ZERO,
-            first: false,
+            first: generation == 1,
             unreached: None,
         }
-    }
-
-    fn announce(&mut self, verdict: Verdict) {
-        self.outbox.push_back(Action::Verdict(verdict));
-    }
-
-    pub(super) fn unasked_where(&self, is_meant: &dyn Fn(&Worker) -> bool) -> Vec<ChildId> {
-        let unasked = self.workers.unasked_in_order();
-        let meant = unasked.filter(|(_, worker)| is_meant(worker));
-        meant.map(|(id, _)| id).collect()
     }
 }

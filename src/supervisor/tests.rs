@@ -1,5 +1,5 @@
-//! The core under test: scripts (one line an event, with what it does and the deadline it
-//! leaves) and a simulation that looks for scripts nobody thought of. Nothing here does I/O.
+//! Tests of the core: scripts (a line is an event, the actions that follow, and the next deadline)
+//! and a simulation that finds scripts that nobody has written. Nothing here does I/O.
 
 mod endings;
 mod generations;
@@ -11,4 +11,5 @@ mod respawn;
 mod rolling;
 mod script;
 mod simulation;
+mod state;
 mod symptoms;

@@ -94,16 +94,30 @@ pub fn logical_directory(pwd: Option<OsString>) -> Option<PathBuf> {
 /// those that say nothing about the directory, as a rule that no descriptor is left. Because of
 /// them a worker must not start in another directory, where another release may lie.
 pub fn open_directory(path: &Path) -> Result<Option<OwnedFd>, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = open(path, flags, Mode::empty()).and_then(|directory| {
-        // Entering needs the right to search it, which O_PATH does not ask for.
-        faccessat(&directory, ".", AccessFlags::X_OK, AtFlags::empty()).map(|()| directory)
-    });
-    match opened {
+    match enter(path) {
         Ok(directory) => Ok(Some(directory)),
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => Ok(None),
         Err(errno) => Err(errno),
     }
+}
+
+/// Opens the directory that `-chdir` names, wherever that leads now; close-on-exec.
+///
+/// Errors: open(2)'s, and EACCES when we may not search it.
+pub fn enter(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = open(path, flags, Mode::empty())?;
+    // To enter a directory needs the right to search it, which O_PATH does not ask for.
+    faccessat(&directory, ".", AccessFlags::X_OK, AtFlags::empty())?;
+    Ok(directory)
+}
+
+/// The name of our own working directory if it was removed (proc(5), `cwd`): it has no name any
+/// more, and what is looked up in it is not there.
+pub fn removed_directory() -> Option<PathBuf> {
+    let is_removed = stat(".").is_ok_and(|found| found.st_nlink == 0);
+    let name = is_removed.then(|| std::fs::read_link("/proc/self/cwd"));
+    Some(name?.unwrap_or_else(|_| PathBuf::from(".")))
 }
 
 /// Whether `directory` is another than our own working directory.

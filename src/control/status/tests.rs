@@ -30,7 +30,7 @@ fn core() -> Supervisor {
         core.handle(Instant(0), Event::Running(ChildId(id)));
     }
     core.handle(Instant(100 * MS), Event::Tick);
-    core.handle(Instant(100 * MS), Event::Settled);
+    core.handle(Instant(100 * MS), Event::PromotionConfirmed);
     core
 }
 

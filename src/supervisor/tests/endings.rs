@@ -17,8 +17,8 @@ fn each_stop_signal_is_forwarded_to_all_also_to_those_who_drain() {
     let mut s = Script::up(Policy { stop, ..policy() });
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "18001");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "18001");
     s.at(14_000)
         .term()
         .does("close; TERM to 1; TERM to 2", "18001");
@@ -134,8 +134,8 @@ fn a_first_generation_that_quits_was_abandoned() {
     let mut s = Script::new(policy());
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "3000");
     s.at(1).quit().does("QUIT to 1", "3000");
-    s.at(2).killed(1, 3).does("", "settle");
-    s.settle().does("abandoned 1 0/1; close; exit 1", "-");
+    s.at(2).killed(1, 3).does("", "confirm");
+    s.confirm().does("abandoned 1 0/1; close; exit 1", "-");
 }
 
 #[test]
@@ -145,12 +145,12 @@ fn one_that_hangs_after_a_quit_does_not_spoil_the_exit_status() {
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_010).quit().does("QUIT to 1; QUIT to 2", "13000");
     s.at(10_020).exits(1, 0).does("", "13000");
-    s.at(13_000).tick().does("TERM to 2", "settle 23000");
-    s.settle().does("abandoned 2 0/1; close", "23000");
+    s.at(13_000).tick().does("TERM to 2", "confirm 23000");
+    s.confirm().does("abandoned 2 0/1; close", "23000");
     s.at(13_010).killed(2, 15).does("exit 0", "-");
 }
 
-/// What becomes of a service of one worker, and the status that we exit with.
+/// Each row: what happens to a service of one worker, and the status that we exit with.
 #[track_caller]
 fn exits_with(status: i32, live: impl Fn(&mut Script)) {
     let mut s = Script::new(policy());
@@ -164,8 +164,8 @@ fn exits_with(status: i32, live: impl Fn(&mut Script)) {
 
 fn up(s: &mut Script) {
     s.at(0).running(1).does("", "3000");
-    s.at(3000).tick().does("ready 1", "settle");
-    s.settle().does("live 1 1/1", "-");
+    s.at(3000).tick().does("ready 1", "confirm");
+    s.confirm().does("live 1 1/1", "-");
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn the_table_of_exit_statuses() {
             s.feed(event.clone());
         }
     };
-    // Asked to stop after we had been up, and the workers left: however they did.
+    // We were asked to stop after the service had been up: how the workers ended does not matter.
     for end in [gone(0), gone(3), killed(15), killed(9)] {
         exits_with(0, |s| {
             up(s);
@@ -224,11 +224,13 @@ fn the_table_of_exit_statuses() {
         tell(s, &[Event::Quit, gone(1)]);
     });
     // A first generation that never became ready: its own status, else 1.
-    exits_with(7, |s| tell(s, &[gone(7), Event::Settled]));
-    exits_with(1, |s| tell(s, &[never(), Event::Settled]));
+    exits_with(7, |s| tell(s, &[gone(7), Event::PromotionConfirmed]));
+    exits_with(1, |s| tell(s, &[never(), Event::PromotionConfirmed]));
     exits_with(1, |s| tell(s, &[Event::Stop(15), killed(15)]));
     exits_with(1, |s| tell(s, &[Event::Stop(2), gone(0)]));
-    exits_with(1, |s| tell(s, &[Event::Quit, gone(0), Event::Settled]));
+    exits_with(1, |s| {
+        tell(s, &[Event::Quit, gone(0), Event::PromotionConfirmed])
+    });
 }
 
 #[test]
@@ -236,8 +238,8 @@ fn the_last_one_that_died_unasked_gives_the_status_not_one_that_drained() {
     let mut s = Script::up(policy());
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.at(14_000)
         .exits(2, 5)
         .does("not replacing 2, 0 ready; close", "-");
@@ -249,8 +251,8 @@ fn a_stop_while_the_last_ones_drain_is_a_stop() {
     let mut s = Script::up(policy());
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.at(14_000)
         .exits(2, 5)
         .does("not replacing 2, 0 ready; close", "-");
@@ -266,7 +268,7 @@ fn strangers_and_dead_workers_change_nothing() {
     s.ready(77).does("", "-");
     s.killed(0, 9).does("", "-");
     s.start().does("", "-");
-    s.settle().does("", "-");
+    s.confirm().does("", "-");
     s.exits(1, 3)
         .does("not replacing 1, 0 ready; close; exit 3", "-");
     s.exits(1, 4).does("", "-");

@@ -1,4 +1,4 @@
-//! The first generation, the gates, reloads of whole fleets and what they fall back to.
+//! The first generation, the gates, reloads of whole fleets, and their rollbacks.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Event, Gate, Phase, Policy};
@@ -20,8 +20,8 @@ fn a_generation_is_live_when_its_workers_lived_for_the_time_of_the_gate() {
     s.at(10).running(1).does("", "3000");
     s.at(30).running(2).does("", "3010");
     s.at(3010).tick().does("ready 1", "3030");
-    s.at(3030).tick().does("ready 2", "settle");
-    s.settle().does("live 1 2/2", "-");
+    s.at(3030).tick().does("ready 2", "confirm");
+    s.confirm().does("live 1 2/2", "-");
     s.tick().does("", "-");
 }
 
@@ -31,7 +31,7 @@ fn the_time_of_the_gate_runs_from_exec() {
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "3000");
     s.at(2999).running(1).does("", "5999");
     s.at(3000).tick().does("", "5999");
-    s.at(5999).tick().does("ready 1", "settle");
+    s.at(5999).tick().does("ready 1", "confirm");
 }
 
 #[test]
@@ -39,11 +39,11 @@ fn start_zero_means_no_waiting_with_the_timer() {
     let start = Duration::ZERO;
     let mut s = Script::new(Policy { start, ..policy() });
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "30000"); // an exec may take 30 s
-    s.at(10).running(1).does("ready 1", "settle");
-    s.settle().does("live 1 1/1", "-");
+    s.at(10).running(1).does("ready 1", "confirm");
+    s.confirm().does("live 1 1/1", "-");
     s.hup().does("begin 2; spawn 2 of 2", "30010");
-    s.at(20).running(2).does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(20).running(2).does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.at(30).exits(1, 0).does("", "-");
 }
 
@@ -57,8 +57,8 @@ fn start_zero_means_no_limit_with_the_other_gates() {
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "30000");
     s.at(10).running(1).does("", "-");
     s.at(1_000_000).tick().does("", "-");
-    s.ready(1).does("ready 1", "settle");
-    s.settle().does("live 1 1/1", "-");
+    s.ready(1).does("ready 1", "confirm");
+    s.confirm().does("live 1 1/1", "-");
 }
 
 #[test]
@@ -69,8 +69,8 @@ fn an_exec_that_hangs_fails_after_thirty_seconds_where_start_is_zero() {
     s.at(29_999).tick().does("", "30000");
     s.at(30_000)
         .tick()
-        .does("TERM to 1; not replacing 1, 0 ready", "settle 40000");
-    s.settle()
+        .does("TERM to 1; not replacing 1, 0 ready", "confirm 40000");
+    s.confirm()
         .does("failed 1 0/1 (1 hung after 30000); close", "40000");
     s.at(40_000).tick().does("KILL to 1; killed 1", "50000");
     s.at(40_001).killed(1, 9).does("exit 1", "-");
@@ -85,9 +85,9 @@ fn a_worker_that_reports_is_ready_at_once() {
     s.at(5).running(2).does("", "3000");
     s.at(9).ready(1).does("ready 1", "3005"); // it spoke before its exec was seen
     s.at(10).running(1).does("", "3005");
-    s.at(11).ready(2).does("ready 2", "settle");
-    s.ready(2).does("", "settle"); // said twice
-    s.settle().does("live 1 2/2", "-");
+    s.at(11).ready(2).does("ready 2", "confirm");
+    s.ready(2).does("", "confirm"); // said twice
+    s.confirm().does("live 1 2/2", "-");
     s.ready(1).does("", "-");
 }
 
@@ -112,8 +112,8 @@ fn a_first_generation_that_is_silent_ends_in_status_one() {
     s.at(10).running(1).does("", "3010");
     s.at(3010)
         .tick()
-        .does("TERM to 1; not replacing 1, 0 ready", "settle 13010");
-    s.settle()
+        .does("TERM to 1; not replacing 1, 0 ready", "confirm 13010");
+    s.confirm()
         .does("failed 1 0/1 (1 silent after 3010); close", "13010");
     s.at(3020).exits(1, 9).does("exit 1", "-"); // it was asked: not its own status
 }
@@ -126,9 +126,9 @@ fn a_fleet_is_promoted_only_when_all_of_it_are_ready() {
         .does("begin 2; spawn 4 of 2; spawn 5 of 2; spawn 6 of 2", "13000");
     s.at(10_001).ready(4).does("ready 4", "13000");
     s.at(10_002).ready(5).does("ready 5", "13000");
-    s.settle().does("", "13000");
-    s.at(10_003).ready(6).does("ready 6", "settle");
-    s.settle()
+    s.confirm().does("", "13000");
+    s.at(10_003).ready(6).does("ready 6", "confirm");
+    s.confirm()
         .does("TERM to 1; TERM to 2; TERM to 3; live 2 3/3", "-");
     for id in [1, 2, 3] {
         s.exits(id, 0).does("", "-");
@@ -161,7 +161,7 @@ fn a_death_in_the_last_look_undoes_a_promotion() {
         .does("begin 2; spawn 3 of 2; spawn 4 of 2", "13000");
     s.at(10_001).running(3).does("", "13000");
     s.at(10_001).running(4).does("", "13001");
-    s.at(13_001).tick().does("ready 3; ready 4", "settle");
+    s.at(13_001).tick().does("ready 3; ready 4", "confirm");
     s.killed(4, 11).does(
         "TERM to 3; rolled back 2 0/2 (4 killed 11 after 3001) keeping 1",
         "23001",
@@ -197,8 +197,8 @@ fn the_last_old_worker_dies_and_then_the_candidate_fails() {
         .does("not replacing 1, 0 ready", "13001");
     s.at(10_003)
         .exits(2, 4)
-        .does("not replacing 2, 0 ready", "settle");
-    s.settle()
+        .does("not replacing 2, 0 ready", "confirm");
+    s.confirm()
         .does("failed 2 0/1 (2 exited 4 after 3); close; exit 4", "-");
 }
 
@@ -212,8 +212,8 @@ fn without_anything_to_go_back_to_seven_of_eight_go_live() {
     for id in [1, 2, 4, 5, 6, 7] {
         s.at(20).ready(id).does(&format!("ready {id}"), "3000");
     }
-    s.at(30).ready(8).does("ready 8", "settle");
-    s.settle().does("live 1 7/8 (3 exited 7 after 10)", "-");
+    s.at(30).ready(8).does("ready 8", "confirm");
+    s.confirm().does("live 1 7/8 (3 exited 7 after 10)", "-");
 }
 
 #[test]
@@ -231,8 +231,8 @@ fn seven_of_eight_also_when_the_old_ones_died_meanwhile() {
     s.at(10_003)
         .exits(3, 1)
         .does("not replacing 3, 0 ready", "13000");
-    s.at(10_004).ready(4).does("ready 4", "settle");
-    s.settle().does("live 2 1/2 (3 exited 1 after 3)", "-");
+    s.at(10_004).ready(4).does("ready 4", "confirm");
+    s.confirm().does("live 2 1/2 (3 exited 1 after 3)", "-");
 }
 
 #[test]
@@ -241,16 +241,16 @@ fn a_second_generation_that_fails_too_ends_us_with_its_status() {
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "3000");
     s.at(1)
         .exits(1, 7)
-        .does("not replacing 1, 0 ready", "settle");
-    s.hup().does("remembered", "settle");
-    s.settle().does(
+        .does("not replacing 1, 0 ready", "confirm");
+    s.hup().does("remembered", "confirm");
+    s.confirm().does(
         "failed 1 0/1 (1 exited 7 after 1); begin 2; spawn 2 of 2",
         "3001",
     );
     s.at(2)
         .exits(2, 8)
-        .does("not replacing 2, 0 ready", "settle");
-    s.settle()
+        .does("not replacing 2, 0 ready", "confirm");
+    s.confirm()
         .does("failed 2 0/1 (2 exited 8 after 1); close; exit 8", "-");
 }
 
@@ -270,8 +270,8 @@ fn a_straggler_of_a_failed_reload_does_not_harm_the_next() {
     s.at(10_030).exits(4, 1).does("", "13020");
     s.at(10_040).running(5).does("", "13020");
     s.running(6).does("", "13040");
-    s.at(13_040).tick().does("ready 5; ready 6", "settle");
-    s.settle().does("TERM to 1; TERM to 2; live 3 2/2", "-");
+    s.at(13_040).tick().does("ready 5; ready 6", "confirm");
+    s.confirm().does("TERM to 1; TERM to 2; live 3 2/2", "-");
 }
 
 #[test]
@@ -279,14 +279,14 @@ fn old_generations_drain_for_hours_and_block_nothing() {
     let mut s = Script::up(policy());
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.at(7_200_000)
         .hup()
         .does("begin 3; spawn 3 of 3", "7203000");
     s.at(7_200_001).running(3).does("", "7203001");
-    s.at(7_203_001).tick().does("ready 3", "settle");
-    s.settle().does("TERM to 2; live 3 1/1", "-");
+    s.at(7_203_001).tick().does("ready 3", "confirm");
+    s.confirm().does("TERM to 2; live 3 1/1", "-");
     s.at(7_300_000).exits(1, 0).does("", "-");
     s.at(7_300_001).exits(2, 0).does("", "-");
 }
@@ -296,8 +296,8 @@ fn a_new_worker_fails_while_an_older_generation_still_drains() {
     let mut s = Script::up(policy());
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.at(20_000).hup().does("begin 3; spawn 3 of 3", "23000");
     s.at(20_100)
         .exits(3, 1)
@@ -315,8 +315,8 @@ fn an_asked_worker_is_killed_after_stop_once() {
     });
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("USR2 to 1; live 2 1/1", "18001");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("USR2 to 1; live 2 1/1", "18001");
     s.at(18_000).tick().does("", "18001");
     s.at(18_001).tick().does("KILL to 1; killed 1", "-");
     s.at(90_000).tick().does("", "-");
@@ -331,8 +331,8 @@ fn what_an_asked_worker_says_changes_nothing() {
         .exits(3, 1)
         .does("rolled back 2 0/2 (3 exited 1 after 1) keeping 1", "-");
     s.at(10_002).hup().does("begin 3; spawn 4 of 3", "13002");
-    s.at(10_003).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; spawn 5 of 3", "13003");
+    s.at(10_003).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; spawn 5 of 3", "13003");
     s.at(10_004).ready(1).does("", "13003");
     s.at(10_005).running(1).does("", "13003");
     let phase = s.core.workers().iter().next().map(|(_, it)| it.phase);
@@ -366,13 +366,13 @@ fn indexes_are_the_smallest_that_nobody_has() {
 #[test]
 fn a_verdict_says_how_long_it_took_and_of_what_it_is_the_first() {
     let mut s = Script::up(policy());
-    let first = s.core.last_verdict().expect("a verdict").clone();
+    let first = s.last_verdict.clone().expect("a verdict");
     assert_eq!((first.took, first.first), (Duration::from_secs(3), true));
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_500)
         .exits(2, 1)
         .does("rolled back 2 0/1 (2 exited 1 after 500) keeping 1", "-");
-    let second = s.core.last_verdict().expect("a verdict").clone();
+    let second = s.last_verdict.clone().expect("a verdict");
     assert_eq!(
         (second.took, second.first),
         (Duration::from_millis(500), false)

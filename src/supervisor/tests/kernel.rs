@@ -1,4 +1,4 @@
-//! The kernel of scripts and simulated worlds, as far as signals go: whom it lets us signal.
+//! The kernel of scripts and of the simulation: it sends or refuses signals, and nothing else.
 
 use crate::supervisor::ChildId;
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ pub enum Refuses {
     Nothing,
     /// All signals to these workers.
     These(Vec<u64>),
-    /// As for workers of another user where we have no CAP_KILL.
+    /// All signals, as to workers of another user when we have no CAP_KILL.
     Everything,
     EveryThirdWorker,
     /// The first signal to each worker.
@@ -21,7 +21,7 @@ pub enum Refuses {
 #[derive(Debug, Clone)]
 pub struct Kernel {
     pub refuses: Refuses,
-    /// How many signals were sent to whom.
+    /// How many signals were sent to each worker.
     sent: BTreeMap<ChildId, u32>,
 }
 
@@ -33,7 +33,7 @@ impl Kernel {
         }
     }
 
-    /// What kill(2) says.
+    /// The answer of kill(2).
     pub fn send(&mut self, id: ChildId) -> Result<(), i32> {
         let sent = self.sent.entry(id).or_default();
         *sent += 1;

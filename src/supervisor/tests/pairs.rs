@@ -1,5 +1,5 @@
-//! Every pair of what is under way and what can happen to it: one worker, `-start` 3 s, `-stop`
-//! 5 s. A row is one fresh world, one event, what it does and what it leaves.
+//! Every pair of a situation and an event that can happen in it: one worker, `-start` 3 s, `-stop`
+//! 5 s. A row is a situation built anew, one event, its actions, and the next deadline.
 
 use super::script::{Script, Step, policy};
 use crate::supervisor::Policy;
@@ -19,7 +19,7 @@ fn respawning() -> Policy {
     }
 }
 
-/// In that situation, that event.
+/// In a new `situation`, `event` leads to these actions and this deadline.
 #[track_caller]
 fn pair(situation: fn() -> Script, event: fn(&mut Script) -> Step<'_>, actions: &str, left: &str) {
     event(&mut situation()).does(actions, left);
@@ -52,7 +52,7 @@ fn while_a_worker_serves() {
         "-",
     );
     pair(serving, |s| s.at(60_000).tick(), "", "-");
-    pair(serving, |s| s.settle(), "", "-");
+    pair(serving, |s| s.confirm(), "", "-");
     pair(serving, |s| s.resize(2), "spawn 2 of 1", "13000");
     pair(serving, |s| s.running(1), "", "-");
     pair(serving, |s| s.ready(1), "", "-");
@@ -88,28 +88,28 @@ fn while_the_first_generation_is_forked() {
         starting,
         |s| s.exec_fails(1, "executing", 2),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
     pair(
         starting,
         |s| s.at(4000).tick(),
         "TERM to 1; not replacing 1, 0 ready",
-        "settle 9000",
+        "confirm 9000",
     );
     pair(
         starting,
         |s| s.exits(1, 7),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
     pair(
         starting,
         |s| s.killed(1, 9),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
     pair(starting, |s| s.at(3999).tick(), "", "4000");
-    pair(starting, |s| s.settle(), "", "4000");
+    pair(starting, |s| s.confirm(), "", "4000");
     pair(starting, |s| s.resize(2), "spawn 2 of 1", "4000");
     pair(starting, |s| s.running(1), "", "4500");
     pair(starting, |s| s.start(), "", "4000");
@@ -142,46 +142,46 @@ fn while_the_first_generation_boots() {
         booting,
         |s| s.exits(1, 7),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
     pair(
         booting,
         |s| s.killed(1, 9),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
     pair(booting, |s| s.at(4999).tick(), "", "5000");
-    pair(booting, |s| s.at(5000).tick(), "ready 1", "settle");
-    pair(booting, |s| s.settle(), "", "5000");
+    pair(booting, |s| s.at(5000).tick(), "ready 1", "confirm");
+    pair(booting, |s| s.confirm(), "", "5000");
     pair(booting, |s| s.resize(2), "spawn 2 of 1", "5000");
     pair(booting, |s| s.ready(1), "", "5000"); // the gate is the timer
 }
 
-/// The first generation is ready, and its promotion awaits the last look.
-fn unsettled() -> Script {
+/// The first generation is ready, and its promotion is not confirmed.
+fn unconfirmed() -> Script {
     let mut s = booting();
-    s.at(5000).tick().does("ready 1", "settle");
+    s.at(5000).tick().does("ready 1", "confirm");
     s
 }
 
 #[test]
 fn while_the_first_generation_awaits_the_last_look() {
-    pair(unsettled, |s| s.settle(), "live 1 1/1", "-");
-    pair(unsettled, |s| s.hup(), "remembered", "settle");
+    pair(unconfirmed, |s| s.confirm(), "live 1 1/1", "-");
+    pair(unconfirmed, |s| s.hup(), "remembered", "confirm");
     pair(
-        unsettled,
+        unconfirmed,
         |s| s.term(),
         "abandoned 1 1/1; close; TERM to 1",
         "10000",
     );
-    pair(unsettled, |s| s.quit(), "QUIT to 1", "settle");
+    pair(unconfirmed, |s| s.quit(), "QUIT to 1", "confirm");
     pair(
-        unsettled,
+        unconfirmed,
         |s| s.exits(1, 7),
         "not replacing 1, 0 ready",
-        "settle",
+        "confirm",
     );
-    pair(unsettled, |s| s.tick(), "", "settle");
+    pair(unconfirmed, |s| s.tick(), "", "confirm");
 }
 
 /// Worker 1 serves, worker 2 of generation 2 is forked.
@@ -272,7 +272,7 @@ fn while_a_reload_boots() {
         "not replacing 1, 0 ready",
         "13100",
     );
-    pair(reload_boots, |s| s.at(13_100).tick(), "ready 2", "settle");
+    pair(reload_boots, |s| s.at(13_100).tick(), "ready 2", "confirm");
     pair(
         reload_boots,
         |s| s.resize(3),
@@ -282,46 +282,46 @@ fn while_a_reload_boots() {
 }
 
 /// Worker 2 is ready, worker 1 not yet asked.
-fn reload_unsettled() -> Script {
+fn reload_unconfirmed() -> Script {
     let mut s = reload_boots();
-    s.at(13_100).tick().does("ready 2", "settle");
+    s.at(13_100).tick().does("ready 2", "confirm");
     s
 }
 
 #[test]
 fn while_a_reload_awaits_the_last_look() {
     pair(
-        reload_unsettled,
-        |s| s.settle(),
+        reload_unconfirmed,
+        |s| s.confirm(),
         "TERM to 1; live 2 1/1",
         "18100",
     );
-    pair(reload_unsettled, |s| s.hup(), "remembered", "settle");
+    pair(reload_unconfirmed, |s| s.hup(), "remembered", "confirm");
     pair(
-        reload_unsettled,
+        reload_unconfirmed,
         |s| s.term(),
         "abandoned 2 1/1 keeping 1; close; TERM to 1; TERM to 2",
         "18100",
     );
     pair(
-        reload_unsettled,
+        reload_unconfirmed,
         |s| s.quit(),
         "QUIT to 1; QUIT to 2",
-        "settle",
+        "confirm",
     );
     pair(
-        reload_unsettled,
+        reload_unconfirmed,
         |s| s.exits(2, 7),
         "rolled back 2 0/1 (2 exited 7 after 3100) keeping 1",
         "-",
     );
     pair(
-        reload_unsettled,
+        reload_unconfirmed,
         |s| s.exits(1, 7),
         "not replacing 1, 1 ready",
-        "settle",
+        "confirm",
     );
-    pair(reload_unsettled, |s| s.resize(2), "spawn 3 of 2", "16100");
+    pair(reload_unconfirmed, |s| s.resize(2), "spawn 3 of 2", "16100");
 }
 
 /// … and a further reload is remembered.
@@ -360,14 +360,14 @@ fn while_a_reload_is_remembered() {
         "not replacing 1, 0 ready",
         "13100",
     );
-    pair(pending, |s| s.at(13_100).tick(), "ready 2", "settle");
+    pair(pending, |s| s.at(13_100).tick(), "ready 2", "confirm");
     pair(pending, |s| s.resize(2), "spawn 3 of 2", "13100");
 }
 
 /// Worker 2 serves, worker 1 drains until 18100.
 fn draining() -> Script {
-    let mut s = reload_unsettled();
-    s.settle().does("TERM to 1; live 2 1/1", "18100");
+    let mut s = reload_unconfirmed();
+    s.confirm().does("TERM to 1; live 2 1/1", "18100");
     s.at(14_000);
     s
 }
@@ -428,7 +428,7 @@ fn while_we_stop() {
     pair(stopping, |s| s.resize(2), "", "15000");
     pair(stopping, |s| s.running(1), "", "15000");
     pair(stopping, |s| s.ready(1), "", "15000");
-    pair(stopping, |s| s.settle(), "", "15000");
+    pair(stopping, |s| s.confirm(), "", "15000");
     pair(stopping, |s| s.start(), "", "15000");
     pair(stopping, |s| s.rebound(), "refused", "15000");
     pair(stopping, |s| s.lost(1), "giving up 1, lost; exit 1", "-");
@@ -458,7 +458,7 @@ fn while_the_last_ones_drain() {
     pair(leaving, |s| s.resize(2), "", "18100");
 }
 
-/// The only worker has died twice: its place waits until 10110.
+/// The only worker has died twice: the next start is due at 10110.
 fn in_backoff() -> Script {
     let mut s = Script::up(respawning());
     s.at(10_000)
@@ -486,7 +486,7 @@ fn while_a_place_is_in_back_off() {
     );
 }
 
-/// The first generation has died twice: its place waits until 1120.
+/// The first generation has died twice: the next start is due at 1120.
 fn first_in_backoff() -> Script {
     let mut s = Script::new(respawning());
     s.at(1000)

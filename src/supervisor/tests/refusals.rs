@@ -1,5 +1,5 @@
 //! Workers that the kernel does not let us signal (another user's, where we have no CAP_KILL), and
-//! workers that not even SIGKILL ends: a stop ends all the same, and everything is said.
+//! workers that SIGKILL does not end: a stop ends all the same, and a note names each of them.
 
 use super::script::{Script, fleet, policy};
 use crate::supervisor::Policy;
@@ -94,8 +94,8 @@ fn a_worker_that_sigkill_did_not_end_before_the_stop_has_ten_seconds_more() {
     let mut s = Script::up(Policy { stop, ..policy() });
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.at(10_001).running(2).does("", "13001");
-    s.at(13_001).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "18001");
+    s.at(13_001).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "18001");
     s.at(18_001).tick().does("KILL to 1; killed 1", "-");
     s.at(90_000)
         .term()
@@ -112,8 +112,8 @@ fn a_reload_whose_old_workers_cannot_be_asked_is_live_and_says_so() {
         .does("begin 2; spawn 3 of 2; spawn 4 of 2", "13000");
     s.running(3).does("", "13000");
     s.running(4).does("", "13000");
-    s.at(13_000).tick().does("ready 3; ready 4", "settle");
-    s.refuses(&[1, 2]).settle().does(
+    s.at(13_000).tick().does("ready 3; ready 4", "confirm");
+    s.refuses(&[1, 2]).confirm().does(
         "TERM to 1; TERM to 2; live 2 2/2 but 2 unreached; TERM refused by 1, RunsOn; \
          TERM refused by 2, RunsOn",
         "14000",
@@ -131,7 +131,7 @@ fn a_reload_whose_old_workers_cannot_be_asked_is_live_and_says_so() {
         "TERM to 6; rolled back 3 0/2 (5 exited 3 after 0) keeping 2 but 1 unreached",
         "40000",
     );
-    // And a stop tries again, and ends.
+    // A stop tries the signals again, and ends.
     s.at(35_000).term().does(
         "close; TERM to 2; TERM to 3; TERM to 4; TERM to 6; TERM refused by 2, GivenUp",
         "36000",
@@ -154,16 +154,16 @@ fn a_rolling_reload_whose_old_workers_cannot_be_asked_comes_to_its_end() {
     s.refuses(&[1, 2]);
     s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");
     s.running(3).does("", "13000");
-    s.at(13_000).tick().does("ready 3", "settle");
-    s.settle().does(
+    s.at(13_000).tick().does("ready 3", "confirm");
+    s.confirm().does(
         "TERM to 1; spawn 4 of 2; TERM refused by 1, RunsOn",
         "14000",
     );
     s.running(4).does("", "14000");
     s.at(16_000)
         .tick()
-        .does("TERM to 1; ready 4", "settle 17000");
-    s.settle().does(
+        .does("TERM to 1; ready 4", "confirm 17000");
+    s.confirm().does(
         "TERM to 2; live 2 2/2 but 2 unreached; TERM refused by 2, RunsOn",
         "17000",
     );
@@ -175,8 +175,8 @@ fn when_the_last_ready_one_leaves_one_that_cannot_be_asked_keeps_nobody() {
     s.refuses(&[1]);
     s.at(10_000).hup().does("begin 2; spawn 2 of 2", "13000");
     s.running(2).does("", "13000");
-    s.at(13_000).tick().does("ready 2", "settle");
-    s.settle().does(
+    s.at(13_000).tick().does("ready 2", "confirm");
+    s.confirm().does(
         "TERM to 1; live 2 1/1 but 1 unreached; TERM refused by 1, RunsOn",
         "14000",
     );

@@ -1,4 +1,5 @@
-//! Reloads that are asked for while one is running: remembered once, superseding, abandoned.
+//! Reloads that are asked for while one is running: they are remembered once, supersede the
+//! running one, or are abandoned.
 
 use super::script::{Script, fleet, policy};
 use crate::supervisor::{Gate, Policy, Style};
@@ -26,12 +27,12 @@ fn three_hups_are_two_reloads() {
     s.at(10_050).hup().does("remembered", "13000");
     s.at(10_100).hup().does("remembered again", "13000");
     s.at(10_150).running(2).does("", "13150");
-    s.at(13_150).tick().does("ready 2", "settle");
-    s.settle()
+    s.at(13_150).tick().does("ready 2", "confirm");
+    s.confirm()
         .does("TERM to 1; live 2 1/1; begin 3; spawn 3 of 3", "16150");
     s.at(13_160).running(3).does("", "16160");
-    s.at(16_160).tick().does("ready 3", "settle");
-    s.settle().does("TERM to 2; live 3 1/1", "-");
+    s.at(16_160).tick().does("ready 3", "confirm");
+    s.confirm().does("TERM to 2; live 3 1/1", "-");
 }
 
 #[test]
@@ -56,14 +57,14 @@ fn a_remembered_reload_runs_also_when_the_live_set_is_empty() {
         .does("not replacing 1, 0 ready", "13000");
     s.at(10_070)
         .exits(2, 2)
-        .does("not replacing 2, 0 ready", "settle");
-    s.settle().does(
+        .does("not replacing 2, 0 ready", "confirm");
+    s.confirm().does(
         "failed 2 0/1 (2 exited 2 after 70); begin 3; spawn 3 of 3",
         "13070",
     );
     s.at(10_080).running(3).does("", "13080");
-    s.at(13_080).tick().does("ready 3", "settle");
-    s.settle().does("live 3 1/1", "-");
+    s.at(13_080).tick().does("ready 3", "confirm");
+    s.confirm().does("live 3 1/1", "-");
 }
 
 #[test]
@@ -73,14 +74,14 @@ fn a_reload_of_a_first_generation_that_failed_is_its_second_chance() {
     s.at(1).hup().does("remembered", "3000");
     s.at(2)
         .exits(1, 1)
-        .does("not replacing 1, 0 ready", "settle");
-    s.settle().does(
+        .does("not replacing 1, 0 ready", "confirm");
+    s.confirm().does(
         "failed 1 0/1 (1 exited 1 after 2); begin 2; spawn 2 of 2",
         "3002",
     );
     s.at(3).running(2).does("", "3003");
-    s.at(3003).tick().does("ready 2", "settle");
-    s.settle().does("live 2 1/1", "-");
+    s.at(3003).tick().does("ready 2", "confirm");
+    s.confirm().does("live 2 1/1", "-");
     s.term().does("close; TERM to 2", "-");
     s.exits(2, 0).does("exit 0", "-");
 }
@@ -91,8 +92,9 @@ fn a_hup_before_the_start_is_remembered() {
     s.at(0).hup().does("remembered", "-");
     s.at(1).start().does("begin 1 first; spawn 1 of 1", "3001");
     s.at(2).running(1).does("", "3002");
-    s.at(3002).tick().does("ready 1", "settle");
-    s.settle().does("live 1 1/1; begin 2; spawn 2 of 2", "6002");
+    s.at(3002).tick().does("ready 1", "confirm");
+    s.confirm()
+        .does("live 1 1/1; begin 2; spawn 2 of 2", "6002");
 }
 
 #[test]
@@ -114,8 +116,8 @@ fn a_reload_without_a_limit_gives_way_at_once() {
     let mut s = Script::new(unlimited(1));
     s.at(0).start().does("begin 1 first; spawn 1 of 1", "30000");
     s.at(1).running(1).does("", "-");
-    s.at(2).ready(1).does("ready 1", "settle");
-    s.settle().does("live 1 1/1", "-");
+    s.at(2).ready(1).does("ready 1", "confirm");
+    s.confirm().does("live 1 1/1", "-");
     s.at(10).hup().does("begin 2; spawn 2 of 2", "30010");
     s.at(11).running(2).does("", "-");
     s.at(20).hup().does(
@@ -127,8 +129,8 @@ fn a_reload_without_a_limit_gives_way_at_once() {
         "TERM to 3; superseded 3 0/1 keeping 1; begin 4; spawn 4 of 4",
         "10020",
     );
-    s.at(30).ready(4).does("ready 4", "settle 10020");
-    s.settle().does("TERM to 1; live 4 1/1", "10020");
+    s.at(30).ready(4).does("ready 4", "confirm 10020");
+    s.confirm().does("TERM to 1; live 4 1/1", "10020");
 }
 
 #[test]
@@ -147,8 +149,8 @@ fn a_first_generation_without_a_limit_gives_way_when_the_next_is_ready() {
         .exits(1, 1)
         .does("not replacing 1, 0 ready", "30010"); // superseded: nobody follows it
     s.at(12).ready(3).does("ready 3", "30010");
-    s.at(13).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 2; live 2 2/2", "-");
+    s.at(13).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 2; live 2 2/2", "-");
 }
 
 #[test]
@@ -238,8 +240,8 @@ fn a_crash_looping_first_generation_gives_way_in_its_back_off() {
         "3040",
     );
     s.at(50).running(3).does("", "3050");
-    s.at(3050).tick().does("ready 3", "settle");
-    s.settle().does("live 2 1/1", "-");
+    s.at(3050).tick().does("ready 3", "confirm");
+    s.confirm().does("live 2 1/1", "-");
 }
 
 #[test]
@@ -256,8 +258,8 @@ fn one_crash_looper_does_not_make_the_others_give_way() {
     s.at(20).exits(3, 1).does("replacing 3 in 100", "120");
     s.at(30).hup().does("remembered", "120");
     s.at(120).tick().does("spawn 4 of 1", "3010");
-    s.at(3010).tick().does("ready 2", "settle 3120");
-    s.settle().does(
+    s.at(3010).tick().does("ready 2", "confirm 3120");
+    s.confirm().does(
         "live 1 1/2 (3 exited 1 after 0); begin 2; spawn 5 of 2; spawn 6 of 2",
         "3120",
     );
@@ -282,8 +284,8 @@ fn a_generation_does_not_wait_for_those_that_keep_crashing() {
     s.at(30).exits(3, 1).does("replacing 3 in 100", "130");
     s.at(60_000).tick().does("spawn 4 of 1", "60010");
     s.running(4).does("", "60010");
-    s.at(60_010).tick().does("ready 1", "settle 120000"); // 1 is ready, 4 is the third in its place
-    s.settle()
+    s.at(60_010).tick().does("ready 1", "confirm 120000"); // 1 is ready, 4 is the third in its place
+    s.confirm()
         .does("live 1 1/2 (3 exited 1 after 10)", "120000");
 }
 
@@ -295,8 +297,8 @@ fn a_rebound_listener_brings_one_reload_in_each_generation() {
         .does("begin 2; spawn 2 of 2", "13000");
     s.rebound().does("no second rebound", "13000");
     s.at(10_010).running(2).does("", "13010");
-    s.at(13_010).tick().does("ready 2", "settle");
-    s.settle().does("TERM to 1; live 2 1/1", "-");
+    s.at(13_010).tick().does("ready 2", "confirm");
+    s.confirm().does("TERM to 1; live 2 1/1", "-");
     s.rebound().does("begin 3; spawn 3 of 3", "16010");
 }
 

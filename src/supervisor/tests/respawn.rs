@@ -1,4 +1,4 @@
-//! Places that are filled again: the back-off, einhorn's pace, and the bounds of descriptors.
+//! Workers that replace dead ones: the back-off, einhorn's pace, and the limit of descriptors.
 
 use super::script::{Script, at_ms, fleet, policy, rolling};
 use crate::supervisor::{End, Event, Gate, Pace, Policy};
@@ -11,7 +11,7 @@ fn respawning(workers: u32) -> Policy {
     }
 }
 
-/// einhorn's: at least `seconds` apart, one on its way at a time.
+/// einhorn's pace: starts are at least `seconds` apart, and one worker is unready at a time.
 fn paced(policy: Policy, seconds: u64) -> Policy {
     let interval = Duration::from_secs(seconds);
     let max_unready = 1;
@@ -27,8 +27,8 @@ fn paced(policy: Policy, seconds: u64) -> Policy {
     }
 }
 
-/// All workers die as soon as they are there, for a minute: how many were started, and the delays
-/// that were announced.
+/// For a minute, each worker dies as soon as it is started. Returns how many were started, and the
+/// delays that were announced.
 fn crash_loop(s: &mut Script) -> (usize, Vec<String>) {
     let end = at_ms(70_000);
     let mut did = Vec::new();
@@ -127,7 +127,7 @@ fn a_fleet_that_reloads_is_refilled_meanwhile() {
         "TERM to 4; rolled back 2 0/2 (3 exited 1 after 20) keeping 1",
         "13010",
     );
-    assert_eq!(s.core.workers().tally(1).unasked(), 2);
+    assert_eq!(s.core.workers().tally(1).staying(), 2);
 }
 
 #[test]
@@ -143,8 +143,8 @@ fn a_first_generation_that_fails_goes_on_in_its_back_off() {
     assert_eq!(s.core.backoffs().collect::<Vec<_>>(), [at_ms(130)]);
     s.at(130).tick().does("spawn 3 of 1", "3130");
     s.at(140).running(3).does("", "3140");
-    s.at(3140).tick().does("ready 3", "settle");
-    s.settle().does("live 1 1/1", "-");
+    s.at(3140).tick().does("ready 3", "confirm");
+    s.confirm().does("live 1 1/1", "-");
     let workers = s.core.workers().iter();
     assert_eq!(workers.map(|(_, it)| it.restarts).collect::<Vec<_>>(), [2]);
 }
@@ -166,8 +166,8 @@ fn a_program_that_never_ran_is_not_tried_for_ever() {
         .does("replacing 3 in 100", "103");
     s.at(4)
         .exec_fails(4, "executing", 2)
-        .does("not replacing 4, 0 ready", "settle");
-    s.settle()
+        .does("not replacing 4, 0 ready", "confirm");
+    s.confirm()
         .does("failed 1 0/2 (4 executing 2 after 2); close; exit 1", "-");
 }
 
@@ -193,14 +193,14 @@ fn the_pace_starts_one_at_a_time_and_waits_until_it_is_ready() {
         .start()
         .does("begin 1 first; spawn 1 of 1; spawn 2 of 1", "3000"); // the first generation at once
     s.at(10).ready(1).does("ready 1", "3000");
-    s.at(10).ready(2).does("ready 2", "settle");
-    s.settle().does("live 1 2/2", "-");
+    s.at(10).ready(2).does("ready 2", "confirm");
+    s.confirm().does("live 1 2/2", "-");
     s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");
-    s.at(10_010).ready(3).does("ready 3", "settle");
-    s.settle().does("TERM to 1", "11000");
+    s.at(10_010).ready(3).does("ready 3", "confirm");
+    s.confirm().does("TERM to 1", "11000");
     s.at(11_000).tick().does("spawn 4 of 2", "14000");
-    s.at(11_010).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 2; live 2 2/2", "-");
+    s.at(11_010).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 2; live 2 2/2", "-");
 }
 
 #[test]
@@ -245,8 +245,8 @@ fn unready_workers_of_a_superseded_generation_do_not_hold_the_next_one_up() {
         "remembered; superseded 1 0/2; begin 2; spawn 3 of 2",
         "35000",
     );
-    s.at(5010).ready(3).does("ready 3", "settle");
-    s.settle().does("TERM to 1", "6000");
+    s.at(5010).ready(3).does("ready 3", "confirm");
+    s.confirm().does("TERM to 1", "6000");
 }
 
 #[test]
@@ -293,8 +293,8 @@ fn a_rolling_reload_waits_for_those_who_drain_when_there_is_no_room() {
         ..rolling(3, 1)
     });
     s.at(10_000).hup().does("begin 2; spawn 4 of 2", "13000");
-    s.at(10_010).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1", "-");
+    s.at(10_010).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1", "-");
     s.at(20_000).exits(1, 0).does("spawn 5 of 2", "23000");
 }
 
@@ -342,7 +342,7 @@ fn the_time_that_a_gate_may_still_take_is_known() {
     s.at(10).running(1).does("", "3000");
     assert_eq!(s.core.gate_deadline(), Some(at_ms(3010)));
     s.at(20).ready(1).does("ready 1", "3000");
-    s.at(30).ready(2).does("ready 2", "settle");
-    s.settle().does("live 1 2/2", "-");
+    s.at(30).ready(2).does("ready 2", "confirm");
+    s.confirm().does("live 1 2/2", "-");
     assert_eq!(s.core.gate_deadline(), None);
 }

@@ -1,4 +1,5 @@
-//! Rolling reloads: one ready, one asked; half-way; and resizes in the middle of anything.
+//! Rolling reloads: an old worker is asked for each new one that is ready; half-way ends; and
+//! resizes in the middle of other things.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Event, Gate, Policy, Style};
@@ -14,12 +15,12 @@ fn respawning(policy: Policy) -> Policy {
 fn an_old_worker_is_asked_for_each_new_one_that_is_ready() {
     let mut s = Script::up(rolling(3, 1));
     s.at(10_000).hup().does("begin 2; spawn 4 of 2", "13000");
-    s.at(10_100).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; spawn 5 of 2", "13100");
-    s.at(10_200).ready(5).does("ready 5", "settle");
-    s.settle().does("TERM to 2; spawn 6 of 2", "13200");
-    s.at(10_300).ready(6).does("ready 6", "settle");
-    s.settle().does("TERM to 3; live 2 3/3", "-");
+    s.at(10_100).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; spawn 5 of 2", "13100");
+    s.at(10_200).ready(5).does("ready 5", "confirm");
+    s.confirm().does("TERM to 2; spawn 6 of 2", "13200");
+    s.at(10_300).ready(6).does("ready 6", "confirm");
+    s.confirm().does("TERM to 3; live 2 3/3", "-");
 }
 
 #[test]
@@ -28,14 +29,14 @@ fn two_at_a_time() {
     s.at(10_000)
         .hup()
         .does("begin 2; spawn 5 of 2; spawn 6 of 2", "13000");
-    s.at(10_100).ready(6).does("ready 6", "settle 13000");
-    s.settle().does("TERM to 1; spawn 7 of 2", "13000");
-    s.at(10_200).ready(5).does("ready 5", "settle 13100");
-    s.at(10_200).ready(7).does("ready 7", "settle");
-    s.settle()
+    s.at(10_100).ready(6).does("ready 6", "confirm 13000");
+    s.confirm().does("TERM to 1; spawn 7 of 2", "13000");
+    s.at(10_200).ready(5).does("ready 5", "confirm 13100");
+    s.at(10_200).ready(7).does("ready 7", "confirm");
+    s.confirm()
         .does("TERM to 2; TERM to 3; spawn 8 of 2", "13200");
-    s.at(10_300).ready(8).does("ready 8", "settle");
-    s.settle().does("TERM to 4; live 2 4/4", "-");
+    s.at(10_300).ready(8).does("ready 8", "confirm");
+    s.confirm().does("TERM to 4; live 2 4/4", "-");
 }
 
 /// Reloads N workers K at a time; there are never more than N + K, nor fewer than N ready.
@@ -51,13 +52,13 @@ fn roll(workers: u32, max_extra: u32) {
             .last();
         s.feed(Event::Ready(next.expect("somebody comes up")));
         s.feed(Event::Tick);
-        while s.core.awaits_settling() {
-            s.feed(Event::Settled);
+        while s.core.awaits_confirmation() {
+            s.feed(Event::PromotionConfirmed);
         }
-        let (unasked, ready) = (s.core.workers().unasked(), s.core.workers().ready());
+        let (staying, ready) = (s.core.workers().staying(), s.core.workers().ready());
         assert!(
-            unasked <= workers + max_extra.min(workers),
-            "{unasked} are there"
+            staying <= workers + max_extra.min(workers),
+            "{staying} are there"
         );
         assert!(ready >= workers, "{ready} are ready");
         turns += 1;
@@ -80,7 +81,7 @@ fn every_k_from_one_to_n_replaces_all_of_n() {
 fn a_new_worker_that_is_ready_but_dies_in_the_last_look_costs_no_old_one() {
     let mut s = Script::up(rolling(2, 1));
     s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");
-    s.at(10_100).ready(3).does("ready 3", "settle");
+    s.at(10_100).ready(3).does("ready 3", "confirm");
     s.exits(3, 1)
         .does("rolled back 2 0/2 (3 exited 1 after 100) keeping 1", "-");
 }
@@ -89,15 +90,15 @@ fn a_new_worker_that_is_ready_but_dies_in_the_last_look_costs_no_old_one() {
 fn a_failure_stops_a_rolling_reload_half_way() {
     let mut s = Script::up(rolling(3, 1));
     s.at(10_000).hup().does("begin 2; spawn 4 of 2", "13000");
-    s.at(10_100).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; spawn 5 of 2", "13100");
+    s.at(10_100).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; spawn 5 of 2", "13100");
     s.at(10_200)
         .exits(5, 7)
         .does("half-way 2 1/3 (5 exited 7 after 100) keeping 1", "-");
     assert_eq!(s.core.live_generation(), 2);
     s.at(10_300).hup().does("begin 3; spawn 6 of 3", "13300");
-    s.at(10_400).ready(6).does("ready 6", "settle");
-    s.settle().does("TERM to 2; spawn 7 of 3", "13400"); // the oldest first, whatever its generation
+    s.at(10_400).ready(6).does("ready 6", "confirm");
+    s.confirm().does("TERM to 2; spawn 7 of 3", "13400"); // the oldest first, whatever its generation
 }
 
 #[test]
@@ -106,10 +107,10 @@ fn half_way_the_last_step_is_taken_after_the_last_look() {
     s.at(10_000)
         .hup()
         .does("begin 2; spawn 4 of 2; spawn 5 of 2", "13000");
-    s.at(10_100).ready(4).does("ready 4", "settle 13000");
+    s.at(10_100).ready(4).does("ready 4", "confirm 13000");
     s.exits(5, 7)
-        .does("half-way 2 1/3 (5 exited 7 after 100) keeping 1", "settle");
-    s.settle().does("TERM to 1", "-");
+        .does("half-way 2 1/3 (5 exited 7 after 100) keeping 1", "confirm");
+    s.confirm().does("TERM to 1", "-");
 }
 
 #[test]
@@ -118,9 +119,9 @@ fn half_way_a_death_in_the_last_look_keeps_the_old_ones() {
     s.at(10_000)
         .reload(Style::Rolling)
         .does("begin 2; spawn 3 of 2; spawn 4 of 2", "13000");
-    s.at(10_100).ready(3).does("ready 3", "settle 13000");
+    s.at(10_100).ready(3).does("ready 3", "confirm 13000");
     s.exits(4, 7)
-        .does("half-way 2 1/2 (4 exited 7 after 100) keeping 1", "settle");
+        .does("half-way 2 1/2 (4 exited 7 after 100) keeping 1", "confirm");
     s.exits(3, 7).does("not replacing 3, 2 ready", "-");
 }
 
@@ -132,10 +133,10 @@ fn an_old_worker_that_dies_during_a_rolling_reload_is_replaced_by_it() {
         .exits(2, 1)
         .does("not replacing 2, 2 ready; spawn 5 of 2", "13000");
     s.at(10_100).ready(4).does("ready 4", "13050");
-    s.at(10_110).ready(5).does("ready 5", "settle");
-    s.settle().does("TERM to 1; spawn 6 of 2", "13110");
-    s.at(10_120).ready(6).does("ready 6", "settle");
-    s.settle().does("TERM to 3; live 2 3/3", "-");
+    s.at(10_110).ready(5).does("ready 5", "confirm");
+    s.confirm().does("TERM to 1; spawn 6 of 2", "13110");
+    s.at(10_120).ready(6).does("ready 6", "confirm");
+    s.confirm().does("TERM to 3; live 2 3/3", "-");
 }
 
 #[test]
@@ -157,8 +158,8 @@ fn what_a_rolling_reload_did_not_replace_is_replaced_after_its_failure() {
 fn a_new_worker_that_took_an_old_ones_place_and_died_is_replaced_after_the_rollback() {
     let mut s = Script::up(respawning(rolling(2, 1)));
     s.at(10_000).hup().does("begin 2; spawn 3 of 2", "13000");
-    s.at(10_010).ready(3).does("ready 3", "settle");
-    s.settle().does("TERM to 1; spawn 4 of 2", "13010");
+    s.at(10_010).ready(3).does("ready 3", "confirm");
+    s.confirm().does("TERM to 1; spawn 4 of 2", "13010");
     s.at(10_020).exits(3, 7).does(
         "TERM to 4; rolled back 2 0/2 (3 exited 7 after 20) keeping 1; spawn 5 of 1",
         "13020",
@@ -189,8 +190,8 @@ fn the_first_generation_of_a_rolling_service_starts_at_once() {
     s.at(1).ready(2).does("ready 2", "3000");
     s.at(1)
         .exits(3, 7)
-        .does("not replacing 3, 2 ready", "settle");
-    s.settle().does("live 1 2/3 (3 exited 7 after 1)", "-");
+        .does("not replacing 3, 2 ready", "confirm");
+    s.confirm().does("live 1 2/3 (3 exited 7 after 1)", "-");
 }
 
 #[test]
@@ -202,8 +203,8 @@ fn a_fleet_that_is_asked_for_may_be_twice_n_whatever_k_is() {
     for id in [4, 5] {
         s.at(10_010).ready(id).does(&format!("ready {id}"), "13000");
     }
-    s.at(10_020).ready(6).does("ready 6", "settle");
-    s.settle()
+    s.at(10_020).ready(6).does("ready 6", "confirm");
+    s.confirm()
         .does("TERM to 1; TERM to 2; TERM to 3; live 2 3/3", "-");
 }
 
@@ -216,8 +217,8 @@ fn a_rolling_reload_asks_those_who_do_not_serve_first() {
     s.at(10_010)
         .reload(Style::Rolling)
         .does("begin 2; spawn 5 of 2; spawn 6 of 2; spawn 7 of 2", "13000");
-    s.at(10_020).ready(5).does("ready 5", "settle 13000");
-    s.settle().does("TERM to 4", "13010");
+    s.at(10_020).ready(5).does("ready 5", "confirm 13000");
+    s.confirm().does("TERM to 4", "13010");
 }
 
 #[test]
@@ -268,8 +269,8 @@ fn a_reload_goes_on_with_the_new_number() {
     s.at(10_020).ready(4).does("ready 4", "13010");
     s.at(10_030)
         .resize(1)
-        .does("TERM to 5; TERM to 3; TERM to 1", "settle");
-    s.settle().does("TERM to 2; live 2 1/1", "-");
+        .does("TERM to 5; TERM to 3; TERM to 1", "confirm");
+    s.confirm().does("TERM to 2; live 2 1/1", "-");
 }
 
 #[test]
@@ -295,11 +296,11 @@ fn a_resize_before_the_start_is_the_size_of_the_first_generation() {
 fn a_shrinking_rolling_reload_that_ends_half_way_does_not_block_the_next() {
     let mut s = Script::up(rolling(3, 1));
     s.at(10_000).hup().does("begin 2; spawn 4 of 2", "13000");
-    s.at(10_010).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; spawn 5 of 2", "13010");
+    s.at(10_010).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; spawn 5 of 2", "13010");
     s.at(10_020).hup().does("remembered", "13010");
-    s.at(10_030).resize(2).does("", "settle 13010");
+    s.at(10_030).resize(2).does("", "confirm 13010");
     let begins = "half-way 2 1/2 (5 exited 7 after 20) keeping 1; begin 3";
-    s.exits(5, 7).does(begins, "settle");
-    s.settle().does("TERM to 2; spawn 6 of 3", "13030");
+    s.exits(5, 7).does(begins, "confirm");
+    s.confirm().does("TERM to 2; spawn 6 of 3", "13030");
 }

@@ -2,34 +2,22 @@
 //! what it waits for afterwards:
 //!
 //! ```text
-//! s.at(3005).tick().does("ready 1", "settle");
-//! s.settle().does("live 1 1/1", "-");
+//! s.at(3005).tick().does("ready 1", "confirm");
+//! s.confirm().does("live 1 1/1", "-");
 //! ```
 //!
-//! Actions are words, `; ` between them. What is left is the next deadline in milliseconds (`-`:
-//! none), with `settle` before it where `Event::Settled` is awaited.
+//! Actions are words with `; ` between them. Then follows the next deadline in milliseconds (`-`:
+//! none), with `confirm` before it where `Event::PromotionConfirmed` is awaited.
 
 use super::kernel::{Kernel, Refuses};
 use crate::supervisor::{
     Action, Cause, ChildId, End, Event, Failure, Gate, GivenUp, Instant, Note, Outcome, Policy,
     Style, Supervisor, Verdict,
 };
-use std::time::Duration;
 
-/// One worker, three seconds to live, no limit to drain.
+/// One worker that is ready after three seconds and may drain for ever.
 pub fn policy() -> Policy {
-    Policy {
-        workers: 1,
-        max_extra: None,
-        style: None,
-        gate: Gate::Timer,
-        start: Duration::from_secs(3),
-        stop: None,
-        stop_signal: 15,
-        respawn: false,
-        pace: None,
-        capacity: 1000,
-    }
+    Policy::default()
 }
 
 /// The same with `workers`.
@@ -56,12 +44,13 @@ pub fn at_ms(ms: u64) -> Instant {
 
 pub struct Script {
     pub core: Supervisor,
+    pub last_verdict: Option<Verdict>,
     now: Instant,
     seen: Vec<String>,
     kernel: Kernel,
 }
 
-/// What an event has led to; it has to be looked at.
+/// The actions that followed from an event; [`Step::does`] has to check them.
 #[must_use]
 pub struct Step<'a> {
     script: &'a mut Script,
@@ -70,7 +59,7 @@ pub struct Step<'a> {
 }
 
 impl Step<'_> {
-    /// These actions, no others, in this order; and this is left.
+    /// Checks that the event led to these actions, in this order, and what the core waits for.
     #[track_caller]
     pub fn does(self, actions: &str, left: &str) {
         let at = show(self.script.now);
@@ -83,13 +72,14 @@ impl Script {
     pub fn new(policy: Policy) -> Script {
         Script {
             core: Supervisor::new(policy),
+            last_verdict: None,
             now: Instant(0),
             seen: Vec::new(),
             kernel: Kernel::new(Refuses::Nothing),
         }
     }
 
-    /// In a world whose kernel refuses signals.
+    /// A script whose kernel refuses signals.
     pub fn under(policy: Policy, refuses: Refuses) -> Script {
         let kernel = Kernel::new(refuses);
         Script {
@@ -98,13 +88,13 @@ impl Script {
         }
     }
 
-    /// From now on signals to these workers are refused with EPERM, to others not.
+    /// From now on the kernel refuses signals to these workers with EPERM, and to no others.
     pub fn refuses(&mut self, ids: &[u64]) -> &mut Script {
         self.kernel.refuses = Refuses::These(ids.to_vec());
         self
     }
 
-    /// Up and serving since 3000 ms, workers 1 … N of generation 1.
+    /// A service that is up since 3000 ms, with workers 1 … N of generation 1.
     #[track_caller]
     pub fn up(policy: Policy) -> Script {
         let (workers, gate) = (policy.workers, policy.gate);
@@ -119,7 +109,7 @@ impl Script {
             script.feed(Event::Ready(ChildId(id)));
         }
         script.feed(Event::Tick);
-        let verdict = script.feed(Event::Settled);
+        let verdict = script.feed(Event::PromotionConfirmed);
         assert_eq!(verdict, [format!("live 1 {workers}/{workers}")]);
         assert_eq!(script.left(), "-");
         script
@@ -141,12 +131,15 @@ impl Script {
         }
     }
 
-    /// The events of a stretch whose actions are somebody else's concern.
+    /// Handles an event whose actions another test checks, and returns them.
     pub fn feed(&mut self, event: Event) -> Vec<String> {
         self.core.handle(self.now, event);
         let mut did = Vec::new();
         while let Some(it) = self.core.next_action() {
             did.push(action(&it));
+            if let Action::Verdict(verdict) = &it {
+                self.last_verdict = Some(verdict.clone());
+            }
             if let Some((id, signal)) = sends(&it) {
                 let result = self.kernel.send(id);
                 let event = Event::Sent { id, signal, result };
@@ -157,12 +150,12 @@ impl Script {
         did
     }
 
-    /// All that was ever done.
+    /// All actions since the beginning.
     pub fn seen(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.seen.iter().map(String::as_str)
     }
 
-    /// The whole line of a script in which this happens.
+    /// Handles an event and returns the line of a script that checks what it led to.
     pub fn tell(&mut self, at: Instant, event: &Event) -> String {
         self.now = at;
         let (line, did) = (line(at, event), self.feed(event.clone()));
@@ -171,9 +164,9 @@ impl Script {
 
     fn left(&self) -> String {
         let next = self.core.next_deadline(self.now).map(show);
-        match (self.core.awaits_settling(), next) {
-            (true, None) => "settle".into(),
-            (true, Some(next)) => format!("settle {next}"),
+        match (self.core.awaits_confirmation(), next) {
+            (true, None) => "confirm".into(),
+            (true, Some(next)) => format!("confirm {next}"),
             (false, next) => next.unwrap_or("-".into()),
         }
     }
@@ -246,12 +239,12 @@ impl Script {
         self.step(Event::Tick)
     }
 
-    pub fn settle(&mut self) -> Step<'_> {
-        self.step(Event::Settled)
+    pub fn confirm(&mut self) -> Step<'_> {
+        self.step(Event::PromotionConfirmed)
     }
 }
 
-/// An event as the line of a script, without what it leads to.
+/// An event as the line of a script, without the actions that follow.
 fn line(at: Instant, event: &Event) -> String {
     let call = match event {
         Event::Start => "start()".into(),
@@ -273,12 +266,12 @@ fn line(at: Instant, event: &Event) -> String {
         Event::Lost(id) => format!("lost({})", id.0),
         Event::Resize(workers) => format!("resize({workers})"),
         Event::Tick => "tick()".into(),
-        Event::Settled => "settle()".into(),
+        Event::PromotionConfirmed => "confirm()".into(),
     };
     format!("s.at({}).{call}", show(at))
 }
 
-/// Whom an action sends which signal.
+/// The worker that an action signals, and the signal.
 pub fn sends(action: &Action) -> Option<(ChildId, i32)> {
     match action {
         Action::Signal { id, signal } => Some((*id, *signal)),
@@ -287,7 +280,7 @@ pub fn sends(action: &Action) -> Option<(ChildId, i32)> {
     }
 }
 
-/// Milliseconds.
+/// A moment in milliseconds.
 pub fn show(at: Instant) -> String {
     format!("{}", at.0 as f64 / 1e6)
 }
@@ -371,9 +364,10 @@ fn note(it: &Note) -> String {
         Note::ReboundAgain => "no second rebound".into(),
         Note::NobodyToQuit => "nobody to quit".into(),
         Note::Killed { id } => format!("killed {}", id.0),
-        Note::Refused {
-            id, signal, then, ..
-        } => format!("{} refused by {}, {then:?}", name(*signal), id.0),
+        Note::Refused { id, refusal } => {
+            let (signal, then) = (name(refusal.signal), refusal.then);
+            format!("{signal} refused by {}, {then:?}", id.0)
+        }
         Note::LeftAlone { id, .. } => format!("leaving {} alone", id.0),
         Note::Replacing { id, delay } => format!("replacing {} in {}", id.0, delay.as_millis()),
         Note::NotReplaced { id, ready } => format!("not replacing {}, {ready} ready", id.0),

@@ -1,6 +1,7 @@
-//! The core in worlds that chance makes: workers that start, hang, speak, crash and ignore us,
-//! people who reload, resize and stop at any moment. After each event a witness that keeps its own
-//! books says whether a promise was broken; what it objects to is cut down to a short script.
+//! The core in random worlds: workers that start, hang, speak, crash and ignore us, people who
+//! reload, resize and stop at any moment. After each event a witness that keeps its own books says
+//! whether a promise was broken; the events before an objection are reduced to a short script.
+//! Now and then the whole state is written as JSON and read back, and the copy goes on.
 //!
 //! `SOCKETMASTER_SIM_EVENTS` sets how many events there are, `SOCKETMASTER_SIM_SEED` the first
 //! seed.
@@ -20,10 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use witness::Witness;
 use world::World;
 
-/// What was told to the core, and when.
-type Told = Vec<(Instant, Event)>;
+/// The events that the core handled, and when.
+type History = Vec<(Instant, Event)>;
 
-/// How often what was seen.
+/// How often each outcome was seen.
 type Seen = BTreeMap<String, u64>;
 
 #[test]
@@ -43,7 +44,7 @@ fn a_million_random_events_break_no_promise() {
     covers_all_outcomes(&seen, told);
 }
 
-/// A world in which something never happens proves nothing about it.
+/// A simulation in which an outcome never happens proves nothing about it.
 fn covers_all_outcomes(seen: &Seen, told: u64) {
     for outcome in [
         "Live",
@@ -65,21 +66,25 @@ fn from_environment(name: &str, default: u64) -> u64 {
     value.map_or(default, |it| it.parse().expect("a number"))
 }
 
-/// What does not change in a life.
+/// The configuration and the kernel of one life.
 #[derive(Debug, Clone)]
 struct Setting {
     policy: Policy,
     refuses: Refuses,
+    /// Of every 500 events, the one at which the state is written and read back.
+    copied_at: u64,
 }
 
-/// One life, from the start to the exit: the number of its events, or what went wrong.
-fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (Told, String)>) {
+/// Simulates one life from the start to the exit. Returns the number of its events, or what went
+/// wrong.
+fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (History, String)>) {
     let mut chance = Chance::new(seed);
     let setting = Setting {
         policy: world::policy(&mut chance),
         refuses: world::refuses(&mut chance),
+        copied_at: seed % 500,
     };
-    let mut told = Told::new();
+    let mut told = History::new();
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(&setting, chance, &mut told);
         let lived = world.live();
@@ -94,14 +99,14 @@ fn live_through(seed: u64, seen: &mut Seen) -> (Setting, Result<u64, (Told, Stri
     (setting, Err((told, objection)))
 }
 
-/// What the witness objects to when `told` happens and everybody is reasonable after that.
-fn objection(setting: &Setting, told: &Told) -> Option<String> {
+/// The witness's objection when the events of `told` happen and everybody behaves well after that.
+fn objection(setting: &Setting, told: &History) -> Option<String> {
     let lived = catch_unwind(AssertUnwindSafe(|| {
         let mut witness = Witness::new(setting);
         for (at, event) in told {
             witness.tell(*at, event.clone())?;
         }
-        world::come_to_an_end(&mut witness, &mut Told::new())
+        world::come_to_an_end(&mut witness, &mut History::new())
     }));
     match lived {
         Ok(result) => result.err(),
@@ -109,8 +114,8 @@ fn objection(setting: &Setting, told: &Told) -> Option<String> {
     }
 }
 
-/// The smallest script that is left when events are dropped as long as somebody objects.
-fn shrink(setting: &Setting, mut told: Told) -> Told {
+/// Drops events as long as the witness still objects to the remaining ones.
+fn shrink(setting: &Setting, mut told: History) -> History {
     let mut chunk = told.len() / 2;
     while chunk > 0 {
         let mut at = 0;
@@ -130,7 +135,7 @@ fn shrink(setting: &Setting, mut told: Told) -> Told {
     told
 }
 
-fn report(seed: u64, setting: &Setting, told: Told, first: &str) -> String {
+fn report(seed: u64, setting: &Setting, told: History, first: &str) -> String {
     let told = shrink(setting, told);
     let objection = objection(setting, &told).unwrap_or("cannot be replayed".into());
     let mut script = Script::under(setting.policy.clone(), setting.refuses.clone());

@@ -1,4 +1,4 @@
-//! What went wrong once, mostly in the simulation: each script is named after its symptom.
+//! Bugs of the past, most of which the simulation found: each script is named after its symptom.
 
 use super::script::{Script, fleet, policy, rolling};
 use crate::supervisor::{Gate, Policy, Style};
@@ -12,11 +12,11 @@ fn a_fleet_larger_than_k_was_never_whole() {
         .reload(Style::Fleet)
         .does("begin 2; spawn 3 of 2; spawn 4 of 2", "13000");
     s.at(10_010).ready(3).does("ready 3", "13000");
-    s.at(10_020).ready(4).does("ready 4", "settle");
-    s.settle().does("TERM to 1; TERM to 2; live 2 2/2", "-");
+    s.at(10_020).ready(4).does("ready 4", "confirm");
+    s.confirm().does("TERM to 1; TERM to 2; live 2 2/2", "-");
 }
 
-/// It joined generation 0 and was nobody's.
+/// The worker had generation 0, to which no rollout belonged.
 #[test]
 fn a_worker_was_started_before_the_start() {
     let mut s = Script::new(policy());
@@ -38,7 +38,7 @@ fn a_stop_finished_a_resize_first() {
     s.at(10_003).term().does("abandoned 2 0/3 keeping 1; close; TERM to 1; TERM to 2; TERM to 3; TERM to 4; TERM to 5; TERM to 6", "-");
 }
 
-/// They were of a generation that gave way, and the one they gave way to was rolled back.
+/// Their generation was superseded, and the generation that superseded it was rolled back.
 #[test]
 fn superseded_workers_that_died_left_the_live_set_short() {
     let (gate, start) = (Gate::Report, Duration::ZERO);
@@ -68,7 +68,7 @@ fn superseded_workers_that_died_left_the_live_set_short() {
     );
 }
 
-/// The same in a service that had been up: the places had been counted before they died.
+/// The same in a service that had been up: the missing workers were counted before these died.
 #[test]
 fn superseded_workers_that_died_later_left_the_live_set_short() {
     let (gate, start) = (Gate::Report, Duration::ZERO);
@@ -104,7 +104,8 @@ fn superseded_workers_that_died_later_left_the_live_set_short() {
     );
 }
 
-/// A reload without room superseded a crash loop that still had hope, and then we exited.
+/// A reload that exceeded our descriptors superseded a crash loop that could still have become
+/// ready, and then we exited.
 #[test]
 fn a_reload_without_room_ended_a_crash_loop() {
     let policy = Policy {
@@ -129,7 +130,8 @@ fn a_reload_without_room_ended_a_crash_loop() {
     s.at(3103).exits(1, 1).does("spawn 5 of 1", "6003");
 }
 
-/// The old places of a rolling reload that failed stayed empty while a fleet came up.
+/// Old workers that died during a rolling reload that failed were not replaced while a fleet came
+/// up.
 #[test]
 fn a_service_stayed_short_during_the_next_reload() {
     let mut s = Script::up(Policy {
@@ -146,7 +148,7 @@ fn a_service_stayed_short_during_the_next_reload() {
     s.at(10_030).exits(3, 1).does("TERM to 4; rolled back 2 0/2 (3 exited 1 after 30) keeping 1; begin 3; spawn 5 of 1; spawn 6 of 3; spawn 7 of 3", "13030");
 }
 
-/// The place was filled beside the last old worker, and N + K left no room for the new one.
+/// A replacement was started beside the last old worker, and N + K left no room for the new one.
 #[test]
 fn a_resize_left_a_place_of_the_old_ones_that_blocked_the_new() {
     let mut s = Script::up(Policy {
@@ -165,7 +167,7 @@ fn a_resize_left_a_place_of_the_old_ones_that_blocked_the_new() {
     assert_eq!(s.core.backoffs().count(), 0);
 }
 
-/// It was started in the room of the generation that might have saved the service, and hung.
+/// An old worker's replacement was started instead of a worker of the new generation, and hung.
 #[test]
 fn an_old_place_took_the_room_of_the_new_generation() {
     let start = Duration::ZERO;

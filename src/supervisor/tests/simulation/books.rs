@@ -1,5 +1,5 @@
-//! The witness's own books: what has become of each worker and each reload, from what was told
-//! and what was done, never from what the core remembers.
+//! The witness's own books: what has become of each worker and each reload. They are kept from
+//! events and actions, never from what the core remembers.
 
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Policy, Style};
 use std::collections::{BTreeMap, VecDeque};
@@ -19,11 +19,11 @@ pub struct Seen {
     pub generation: u64,
     pub index: u32,
     pub state: State,
-    /// When its time runs out: to run, to be ready, to leave.
+    /// By when it has to run, to be ready, or to leave.
     pub deadline: Option<Instant>,
     pub is_told_to_quit: bool,
     pub is_killed: bool,
-    /// Since when each signal to it was refused.
+    /// Since when the kernel has refused every signal to it.
     pub refused: Option<Instant>,
     /// When SIGKILL reached it.
     pub killed_at: Option<Instant>,
@@ -43,6 +43,12 @@ pub struct Current {
     pub lost: u32,
 }
 
+/// A reload that has to begin; `None`: in the configured style.
+#[derive(Debug, Clone, Copy)]
+pub struct Owed {
+    pub style: Option<Style>,
+}
+
 #[derive(Debug, Default)]
 pub struct Books {
     pub workers: BTreeMap<ChildId, Seen>,
@@ -51,9 +57,9 @@ pub struct Books {
     pub started: BTreeMap<u64, u32>,
     pub current: Option<Current>,
     /// A reload that was asked for and has not begun.
-    pub owed: Option<Option<Style>>,
+    pub owed: Option<Owed>,
     pub rebound: Option<u64>,
-    /// Somebody sent a stop.
+    /// A stop signal came.
     pub is_stopped: bool,
     pub is_closed: bool,
     /// Since when no worker is started any more.
@@ -67,11 +73,11 @@ pub struct Books {
     pub was_superseded: bool,
     pub live: u64,
     pub most_workers: u32,
-    /// What was started in the last second: when, how many, on somebody's demand.
+    /// What was started in the last second: when, how many, and whether a person asked for it.
     pub recent: VecDeque<(Instant, u32, bool)>,
-    /// Ticks in a row that left a deadline in the past and started nobody.
+    /// Ticks in a row that left a deadline in the past and started no worker.
     pub idle_ticks: u32,
-    /// As many ready workers as must be there: N once they were, less those that died.
+    /// How many ready workers there must be: N once there were N, less those that died.
     pub due_ready: u32,
 }
 
@@ -88,7 +94,7 @@ impl Books {
         self.count(|seen| seen.state == State::Ready && seen.generation == generation)
     }
 
-    /// The ready workers that count: a fleet does only when it is whole.
+    /// The ready workers that serve: those of a fleet count only when it is whole.
     pub fn serving(&self) -> u32 {
         self.count(|seen| seen.state == State::Ready && self.counts(seen.generation))
     }
@@ -102,16 +108,16 @@ impl Books {
         self.workers.values().filter(|seen| is_meant(seen)).count() as u32
     }
 
-    /// What an event means whatever the core does about it.
+    /// Notes what an event means, whatever the core does about it.
     pub fn hear(&mut self, now: Instant, event: &Event, policy: &Policy, live: u64) {
         match event {
             Event::Running(id) => self.hear_running(now, *id, policy),
             Event::Gone(id, end) => self.hear_gone(*id, end),
-            Event::Reload(style) if !self.is_closed => self.owed = Some(*style),
+            Event::Reload(style) if !self.is_closed => self.owed = Some(Owed { style: *style }),
             Event::Rebound if self.rebound != Some(live) => {
                 self.rebound = Some(live);
                 if !self.is_closed {
-                    self.owed = Some(None);
+                    self.owed = Some(Owed { style: None });
                 }
             }
             Event::Stop(_) => self.is_stopped = true,
@@ -153,7 +159,7 @@ impl Books {
         self.lose(&seen);
     }
 
-    /// What became of a signal.
+    /// Notes what became of a signal.
     pub fn sent(&mut self, now: Instant, id: ChildId, signal: i32, result: Result<(), i32>) {
         let Some(seen) = self.workers.get_mut(&id) else {
             return;
@@ -170,7 +176,7 @@ impl Books {
         }
     }
 
-    /// A worker that nobody asked is lost.
+    /// Notes that a worker was lost that had not been asked to stop.
     pub fn lose(&mut self, seen: &Seen) {
         if seen.state == State::Ready && self.counts(seen.generation) {
             self.due_ready = self.due_ready.saturating_sub(1);

@@ -1,4 +1,4 @@
-//! Chance that can be repeated: xorshift64*, seeded.
+//! Random numbers that a seed repeats (xorshift64*).
 
 pub struct Chance(u64);
 
@@ -14,7 +14,7 @@ impl Chance {
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 16
     }
 
-    /// Of 0 … `n` - 1.
+    /// A number of 0 … `n` - 1.
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n.max(1)
     }

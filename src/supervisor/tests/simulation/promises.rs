@@ -1,5 +1,4 @@
-//! What must hold after each event, whatever has happened: the promises of the README, one
-//! function each.
+//! The promises of the README that must hold after each event, one function each.
 
 use super::books::{Seen, State};
 use super::witness::{Result, Witness, promise};
@@ -25,7 +24,7 @@ impl Witness {
         self.numbers_the_live()
     }
 
-    /// Nobody is asked to stop but for one of the reasons that there are.
+    /// A worker is asked to stop only for one of the known reasons.
     fn was_rightly_asked(&mut self, id: ChildId, seen: &Seen) -> Result {
         let overdue = seen.deadline.is_some_and(|at| at <= self.now());
         if self.told(&Event::Tick) && seen.is_unready() && overdue {
@@ -52,7 +51,7 @@ impl Witness {
                 let whole = verdict.ready >= verdict.wanted;
                 let known_loss = verdict.failure.is_some() || self.books.was_quit;
                 !is_member
-                    && self.told(&Event::Settled)
+                    && self.told(&Event::PromotionConfirmed)
                     && verdict.ready > 0
                     && (whole || known_loss)
             }
@@ -65,26 +64,26 @@ impl Witness {
         }
     }
 
-    /// A rolling reload: one old one for each new one that is ready.
+    /// Whether a rolling reload may ask this worker: one old one for each new one that is ready.
     fn is_rolled_over(&self, seen: &Seen) -> bool {
         let Some(current) = &self.turn.current_before else {
             return false;
         };
         let enough = self.books.ready() >= self.policy().workers;
         current.rolling
-            && self.told(&Event::Settled)
+            && self.told(&Event::PromotionConfirmed)
             && seen.generation != current.generation
             && self.books.ready_of(current.generation) > 0
             && (enough || seen.is_unready())
     }
 
-    /// N became smaller, or a rolling reload ended before its last step.
+    /// Whether it is surplus: N became smaller, or a rolling reload ended before its last step.
     fn is_too_many(&self, seen: &Seen) -> bool {
         let workers = self.policy().workers;
         let enough = self.books.unasked() >= workers;
         match &self.turn.event {
             Some(Event::Resize(_)) => enough,
-            Some(Event::Settled) => {
+            Some(Event::PromotionConfirmed) => {
                 let before = self.turn.current_before.as_ref().map(|it| it.generation);
                 let is_old = |it: &Seen| Some(it.generation) != before;
                 let old = |state| self.books.count(|it| is_old(it) && it.state == state);
@@ -97,7 +96,7 @@ impl Witness {
         }
     }
 
-    /// A stop and a QUIT reach everybody.
+    /// A stop and a SIGQUIT are forwarded to all workers.
     fn forwards_to_all(&self) -> Result {
         let is_meant = matches!(self.turn.event, Some(Event::Stop(_) | Event::Quit));
         let forwarded = self.turn.forwarded.len();
@@ -109,7 +108,7 @@ impl Witness {
         Ok(())
     }
 
-    /// The core's workers and tallies are what a recount says.
+    /// The core's workers and tallies agree with the books.
     fn keeps_the_same_books(&self) -> Result {
         let mut tallies: BTreeMap<u64, Tally> = BTreeMap::new();
         let workers = self.core.workers();
@@ -124,14 +123,16 @@ impl Witness {
                 (State::Starting, Some(Phase::Starting { .. })) => count(&mut tally.unready),
                 (State::Running, Some(Phase::Running { .. })) => count(&mut tally.unready),
                 (State::Ready, Some(Phase::Ready { .. })) => count(&mut tally.ready),
-                (State::Asked, Some(Phase::Stopping { .. })) => count(&mut tally.stopping),
+                (State::Asked, Some(Phase::Stopping { .. } | Phase::Killed { .. })) => {
+                    count(&mut tally.stopping)
+                }
                 _ => false,
             };
             promise!(agrees, "{id:?} is {:?}, not {phase:?}", seen.state);
         }
         let counted: BTreeMap<_, _> = workers.generations().collect();
         promise!(counted == tallies, "tallies {counted:?}, not {tallies:?}");
-        let totals = (workers.unasked(), workers.ready());
+        let totals = (workers.staying(), workers.ready());
         let right = (self.books.unasked(), self.books.ready());
         promise!(totals == right, "totals {totals:?}, not {right:?}");
         let current = self.books.current.as_ref().map(|it| it.generation);
@@ -139,7 +140,7 @@ impl Witness {
         Ok(())
     }
 
-    /// As many serve as once did, less those that died.
+    /// As many workers serve as once did, less those that died.
     fn keeps_serving(&mut self) -> Result {
         if self.books.is_stopped {
             return Ok(());
@@ -180,7 +181,7 @@ impl Witness {
         Ok(())
     }
 
-    /// The next deadline is not after anybody's, and not in the past once a tick has seen it.
+    /// The next deadline is not after that of any worker, and a tick leaves none in the past.
     fn misses_no_deadline(&mut self) -> Result {
         let next = self.core.next_deadline(self.now());
         let due = self.books.workers.values().filter_map(|seen| seen.deadline);
@@ -207,15 +208,15 @@ impl Witness {
         Ok(())
     }
 
-    /// A reload waits for a worker of its own or for a moment, and one that others wait for does
-    /// not wait without a limit.
+    /// A reload waits for a worker of its own or for a deadline; while another reload is remembered,
+    /// it waits for a deadline.
     fn cannot_hang(&self) -> Result {
         let Some(current) = &self.books.current else {
             return Ok(());
         };
         let next = self.core.next_deadline(self.now());
         let is_full = self.books.workers.len() >= self.policy().capacity as usize;
-        if next.is_some() || self.core.awaits_settling() || is_full {
+        if next.is_some() || self.core.awaits_confirmation() || is_full {
             return Ok(()); // (in the last case it waits for one of those who drain)
         }
         let is_coming = |seen: &Seen| seen.is_unready() && seen.generation == current.generation;
@@ -235,7 +236,7 @@ impl Witness {
         if exempt || !self.policy().respawn || books.due_ready == 0 {
             return Ok(());
         }
-        let waiting = self.core.vacancies.dues().count();
+        let waiting = self.core.pending_starts.len();
         let current = books.current.as_ref().map(|it| it.generation);
         let there = books.count(|it| it.state != State::Asked && Some(it.generation) != current);
         let (there, workers) = (there as usize + waiting, self.policy().workers);
@@ -247,8 +248,8 @@ impl Witness {
         Ok(())
     }
 
-    /// Within a second a place (N that serve, N that come up) is filled at most five times (at once, after 0.1, 0.2 and 0.4 s,
-    /// and once by whoever asks for something).
+    /// Within a second at most five workers are started for each of the N that serve and the N that
+    /// come up: at once, after 0.1, 0.2 and 0.4 s, and once because a person asks for something.
     fn does_not_spin(&mut self) -> Result {
         let (now, second) = (self.now(), Duration::from_secs(1));
         let is_asked = matches!(
@@ -295,10 +296,10 @@ impl Witness {
         Ok(())
     }
 
-    /// What must hold when everybody has behaved for long enough.
+    /// Holds when all workers have behaved well for long enough.
     pub fn is_at_rest(&self) -> Result {
         let books = &self.books;
-        // Workers that cannot be signalled may take the places of others, as long as they like.
+        // Workers that cannot be signalled may use up our descriptors for as long as they run.
         let is_full = books.workers.len() >= self.policy().capacity as usize;
         let is_idle = books.current.is_none() || is_full;
         promise!(is_idle, "a reload is under way at rest");
@@ -312,13 +313,16 @@ impl Witness {
         Ok(())
     }
 
-    /// What must hold at the very end.
+    /// Holds after the final stop.
     pub fn has_ended(&self) -> Result {
         promise!(self.has_exited(), "no exit");
         promise!(self.books.workers.is_empty(), "workers after the exit");
         let next = self.core.next_deadline(self.now());
         promise!(next.is_none(), "a deadline after the exit");
-        promise!(!self.core.awaits_settling(), "settling after the exit");
+        promise!(
+            !self.core.awaits_confirmation(),
+            "a confirmation is awaited after the exit"
+        );
         Ok(())
     }
 }

@@ -1,23 +1,26 @@
-//! Watches the core: keeps the books after each event, and objects to each single action that was
-//! not allowed. The promises about the whole are in `promises`.
+//! Watches the core: it keeps the books after each event, and objects to each action that was not
+//! allowed. What must hold for all workers together is in `promises`.
 
 use super::Setting;
 use super::books::{Books, Current, Seen, State};
 use crate::supervisor::tests::kernel::Kernel;
 use crate::supervisor::tests::script::sends;
+use crate::supervisor::tests::state::read_back;
 use crate::supervisor::{
-    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Patience, Phase, Policy,
-    Style, Supervisor, Verdict,
+    Action, Cause, ChildId, Event, Gate, GivenUp, Instant, Note, Outcome, Phase, Policy, Style,
+    Supervisor, Verdict,
 };
 use std::time::Duration;
 
 pub struct Witness {
     pub core: Supervisor,
-    /// How often which outcome was seen.
+    /// How often each outcome was seen.
     pub seen: super::Seen,
     pub(super) books: Books,
-    /// What this event has led to.
+    /// The actions that followed from this event.
     pub(super) turn: Turn,
+    events: u64,
+    copied_at: u64,
     now: Instant,
     kernel: Kernel,
 }
@@ -26,7 +29,7 @@ pub struct Witness {
 #[derive(Default)]
 pub struct Turn {
     pub event: Option<Event>,
-    /// Those that we asked, as they were before.
+    /// The workers that were asked to stop, as they were before.
     pub asked: Vec<(ChildId, Seen)>,
     pub forwarded: Vec<ChildId>,
     pub verdicts: Vec<Verdict>,
@@ -34,12 +37,12 @@ pub struct Turn {
     pub current_before: Option<Current>,
 }
 
-/// How long whom nothing ends is waited for at a stop.
+/// How long a stop waits for a worker that nothing ends.
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 
 pub type Result = std::result::Result<(), String>;
 
-/// Objects if it is not so.
+/// Objects if the condition does not hold.
 macro_rules! promise {
     ($holds:expr, $($word:tt)+) => {
         if !$holds {
@@ -57,6 +60,8 @@ impl Witness {
             seen: super::Seen::new(),
             books: Books::default(),
             turn: Turn::default(),
+            events: 0,
+            copied_at: setting.copied_at,
             now: Instant(1_000_000),
         }
     }
@@ -78,7 +83,7 @@ impl Witness {
         seen.is_some_and(|it| it.killed_at.is_some())
     }
 
-    /// Whether no signal has come through to it since it was to be asked.
+    /// Whether the kernel has refused every signal to it since it was to be asked to stop.
     pub fn is_unreached(&self, id: ChildId) -> bool {
         let seen = self.books.workers.get(&id);
         seen.is_some_and(|it| it.refused.is_some())
@@ -100,6 +105,12 @@ impl Witness {
         self.books.hear(self.now, &event, &policy, live);
         self.turn.current_before = self.books.current.clone();
         self.core.handle(self.now, event);
+        if self.events % 500 == self.copied_at {
+            let copy = read_back(&self.core);
+            promise!(copy == self.core, "read back as {copy:?}");
+            self.core = copy;
+        }
+        self.events += 1;
         let workers = self.core.policy().workers;
         self.books.most_workers = self.books.most_workers.max(workers);
         while let Some(action) = self.core.next_action() {
@@ -152,13 +163,14 @@ impl Witness {
         promise!(generation == books.last_generation + 1, "numbers go on");
         promise!(first == (generation == 1), "only one is the first");
         promise!(first || books.owed.is_some(), "nobody asked for a reload");
-        let style = if first { None } else { books.owed.take() };
+        let owed = if first { None } else { books.owed.take() };
+        let style = owed.and_then(|owed| owed.style);
         let policy = self.core.policy();
         let default = match policy.max_extra() < policy.workers {
             true => Style::Rolling,
             false => Style::Fleet,
         };
-        let style = style.flatten().or(policy.style).unwrap_or(default);
+        let style = style.or(policy.style).unwrap_or(default);
         books.last_generation = generation;
         books.current = Some(Current {
             generation,
@@ -168,7 +180,7 @@ impl Witness {
         Ok(())
     }
 
-    /// How many workers that nobody has asked may be there.
+    /// How many workers that have not been asked to stop there may be.
     pub(super) fn bound(&self) -> u32 {
         let policy = self.core.policy();
         let is_fleet = self.books.current.as_ref().is_some_and(|it| !it.rolling);
@@ -237,27 +249,25 @@ impl Witness {
         promise!(seen.state != State::Asked, "{id:?} is asked twice");
         self.turn.asked.push((id, seen.clone()));
         seen.state = State::Asked;
-        self.see_patience(id)
+        self.see_kill_deadline(id)
     }
 
-    /// How long a worker that was asked may take.
-    fn see_patience(&mut self, id: ChildId) -> Result {
+    /// Checks how long a worker that was asked to stop may take.
+    fn see_kill_deadline(&mut self, id: ChildId) -> Result {
         let stop = self.core.policy().stop;
         let phase = self.core.workers().find(id).map(|worker| worker.phase);
-        let Some(Phase::Stopping { patience, .. }) = phase else {
+        let Some(Phase::Stopping { limit: kill_at }) = phase else {
             return Err(format!("{id:?} was asked, but is {phase:?}"));
         };
         let ten = self.now + Duration::from_secs(10);
-        let is_right = match (stop, patience) {
-            (Some(stop), patience) => patience == Patience::Until(self.now + stop),
-            (None, Patience::Until(at)) => at == ten,
-            (None, patience) => patience == Patience::Forever,
+        let is_right = match (stop, kill_at) {
+            (Some(stop), kill_at) => kill_at == Some(self.now + stop),
+            (None, Some(at)) => at == ten,
+            (None, None) => true,
         };
-        promise!(is_right, "{id:?} has {patience:?}");
-        if let (Some(seen), Patience::Until(at)) = (self.books.workers.get_mut(&id), patience) {
-            seen.deadline = Some(at);
-        } else if let Some(seen) = self.books.workers.get_mut(&id) {
-            seen.deadline = None;
+        promise!(is_right, "{id:?} has until {kill_at:?}");
+        if let Some(seen) = self.books.workers.get_mut(&id) {
+            seen.deadline = kill_at;
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
-//! The world around the core: what workers and people do, in an order that chance makes, and
-//! the reasonable end that every story comes to.
+//! The world around the core: what workers and people do, in a random order, and an end in which
+//! everybody behaves well.
 
-use super::{Seen, Setting, Told, chance::Chance, witness::Witness};
+use super::{History, Seen, Setting, chance::Chance, witness::Witness};
 use crate::supervisor::tests::kernel::Refuses;
 use crate::supervisor::{ChildId, End, Event, Gate, Instant, Pace, Phase, Policy, Style};
 use std::time::Duration;
 
-/// Turns after which everybody who behaves must have come to rest.
+/// After this many turns in which everybody behaves well, nothing may be under way.
 const PATIENCE: u32 = 2000;
 
 fn ms(ms: u64) -> Duration {
@@ -33,7 +33,7 @@ pub fn policy(chance: &mut Chance) -> Policy {
     }
 }
 
-/// Most kernels let us signal our workers.
+/// Which signals the kernel refuses: in most worlds none.
 pub fn refuses(chance: &mut Chance) -> Refuses {
     let rare = chance.one_of(&[0, 1, 2]);
     match (chance.permille(200), rare) {
@@ -44,7 +44,7 @@ pub fn refuses(chance: &mut Chance) -> Refuses {
     }
 }
 
-/// How often what happens, per thousand steps of a worker's life.
+/// How often each event happens, per thousand steps of a worker's life.
 struct Temper {
     crash: u64,
     exec_fails: u64,
@@ -55,7 +55,7 @@ struct Temper {
 pub struct World<'a> {
     chance: Chance,
     witness: Witness,
-    told: &'a mut Told,
+    told: &'a mut History,
     now: Instant,
     temper: Temper,
 }
@@ -63,7 +63,7 @@ pub struct World<'a> {
 type Result = std::result::Result<(), String>;
 
 impl<'a> World<'a> {
-    pub fn new(setting: &Setting, mut chance: Chance, told: &'a mut Told) -> World<'a> {
+    pub fn new(setting: &Setting, mut chance: Chance, told: &'a mut History) -> World<'a> {
         let temper = Temper {
             crash: chance.one_of(&[0, 0, 2, 5, 30, 200]),
             exec_fails: chance.one_of(&[0, 0, 0, 20, 200, 900]),
@@ -93,7 +93,7 @@ impl<'a> World<'a> {
         come_to_an_end(&mut self.witness, self.told)
     }
 
-    /// What has happened in this world.
+    /// Adds the outcomes of this world to `seen`.
     pub fn add_to(&self, seen: &mut Seen) {
         for (what, times) in &self.witness.seen {
             *seen.entry(what.clone()).or_default() += times;
@@ -120,14 +120,14 @@ impl<'a> World<'a> {
         }
         self.tell(Event::Tick)?;
         let mut looks = 0;
-        while self.witness.core.awaits_settling() {
+        while self.witness.core.awaits_confirmation() {
             looks += 1;
             if looks > 100 {
-                return Err("settling never ends".into());
+                return Err("the confirmations never end".into());
             }
             let event = match self.chance.permille(50) {
-                true => self.a_death().unwrap_or(Event::Settled),
-                false => Event::Settled,
+                true => self.a_death().unwrap_or(Event::PromotionConfirmed),
+                false => Event::PromotionConfirmed,
             };
             self.tell(event)?;
         }
@@ -158,7 +158,8 @@ impl<'a> World<'a> {
 
     /// What this worker does next, if anything.
     fn deed(&mut self, id: ChildId) -> Option<Event> {
-        let phase = self.witness.core.workers().find(id)?.phase;
+        let worker = self.witness.core.workers().find(id)?;
+        let (phase, is_stopping) = (worker.phase, worker.is_stopping());
         let (crash, silent) = (self.temper.crash, self.temper.silent);
         let is_stubborn = (id.0 % 7 == 0) && self.witness.policy().stop.is_some();
         match phase {
@@ -170,16 +171,14 @@ impl<'a> World<'a> {
             Phase::Starting { .. } if self.chance.permille(30) => Some(Event::Ready(id)),
             Phase::Starting { .. } if id.0 % 11 == 0 && silent > 0 => None, // hangs
             Phase::Starting { .. } => Some(Event::Running(id)),
-            Phase::Stopping { .. } if is_unbreakable(id) => None,
-            Phase::Stopping { .. } if self.witness.was_killed(id) => Some(killed(id, 9)),
-            Phase::Stopping { .. } if self.witness.is_unreached(id) => {
-                match self.chance.below(50) {
-                    0 => Some(self.end_of(id)),
-                    _ => None,
-                }
-            }
-            Phase::Stopping { .. } if is_stubborn => None,
-            Phase::Stopping { .. } => match self.chance.below(4) {
+            _ if is_stopping && is_unbreakable(id) => None,
+            _ if is_stopping && self.witness.was_killed(id) => Some(killed(id, 9)),
+            _ if is_stopping && self.witness.is_unreached(id) => match self.chance.below(50) {
+                0 => Some(self.end_of(id)),
+                _ => None,
+            },
+            _ if is_stopping && is_stubborn => None,
+            Phase::Stopping { .. } | Phase::Killed { .. } => match self.chance.below(4) {
                 0 => Some(Event::Ready(id)),
                 1 => Some(Event::Running(id)),
                 _ => Some(self.end_of(id)),
@@ -228,12 +227,12 @@ impl<'a> World<'a> {
         self.tell(event)
     }
 
-    /// What the loop would not say, or not now.
+    /// An event that the loop would not send, or not now.
     fn nonsense(&mut self) -> Result {
         let id = ChildId(self.chance.below(2000));
         let stranger = self.witness.core.workers().find(id).is_none();
         let event = match self.chance.below(7) {
-            0 => Event::Settled,
+            0 => Event::PromotionConfirmed,
             6 => Event::Lost(self.anybody().unwrap_or(id)),
             1 => Event::Start,
             2 => Event::Running(id),
@@ -256,7 +255,7 @@ fn killed(id: ChildId, signal: i32) -> Event {
     )
 }
 
-/// In a sleep that nothing interrupts, not even SIGKILL.
+/// Whether the worker is in a sleep that not even SIGKILL interrupts.
 fn is_unbreakable(id: ChildId) -> bool {
     id.0 % 23 == 0
 }
@@ -265,8 +264,8 @@ fn in_whole_ms(at: Instant) -> Instant {
     Instant(at.0.div_ceil(1_000_000) * 1_000_000)
 }
 
-/// From here on everybody behaves: what was under way ends, then a stop ends everything.
-pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
+/// From here on everybody behaves well: what was under way ends, then a stop ends everything.
+pub fn come_to_an_end(witness: &mut Witness, told: &mut History) -> Result {
     let mut now = witness.now();
     if !witness.has_exited() {
         tell(witness, told, now, Event::Start)?;
@@ -294,7 +293,7 @@ pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
     tell(witness, told, now, Event::Tick)?;
     let stop = witness.policy().stop;
     if stop.is_none() {
-        // Who has been asked may take for ever; what cannot be asked, or killed, may not.
+        // Without a limit, only workers that were asked and not killed may take for ever.
         for id in witness.core.workers().ids() {
             if !witness.is_unreached(id) && !witness.was_killed(id) {
                 tell(witness, told, now, Event::Gone(id, End::Exited(0)))?;
@@ -322,15 +321,15 @@ pub fn come_to_an_end(witness: &mut Witness, told: &mut Told) -> Result {
     witness.has_ended()
 }
 
-fn tell(witness: &mut Witness, told: &mut Told, now: Instant, event: Event) -> Result {
+fn tell(witness: &mut Witness, told: &mut History, now: Instant, event: Event) -> Result {
     told.push((now, event.clone()));
     witness.tell(now, event)
 }
 
-/// One turn in which each worker does what it should; whether there was nothing to do.
+/// A turn in which each worker does what it should. Returns whether there was nothing to do.
 fn behave(
     witness: &mut Witness,
-    told: &mut Told,
+    told: &mut History,
     now: Instant,
 ) -> std::result::Result<bool, String> {
     let mut is_quiet = true;
@@ -341,8 +340,8 @@ fn behave(
         let deed = match worker.phase {
             Phase::Starting { .. } => Event::Running(id),
             Phase::Running { .. } if witness.policy().gate == Gate::Report => Event::Ready(id),
-            Phase::Stopping { .. } if is_unbreakable(id) || witness.is_unreached(id) => continue,
-            Phase::Stopping { .. } => Event::Gone(id, End::Exited(0)),
+            _ if is_unbreakable(id) || witness.is_unreached(id) => continue,
+            Phase::Stopping { .. } | Phase::Killed { .. } => Event::Gone(id, End::Exited(0)),
             _ => continue,
         };
         is_quiet = false;
@@ -351,13 +350,13 @@ fn behave(
     tell(witness, told, now, Event::Tick)?;
     for look in 0.. {
         if look > 100 {
-            return Err("settling never ends".into());
+            return Err("the confirmations never end".into());
         }
-        if !witness.core.awaits_settling() {
+        if !witness.core.awaits_confirmation() {
             break;
         }
         is_quiet = false;
-        tell(witness, told, now, Event::Settled)?;
+        tell(witness, told, now, Event::PromotionConfirmed)?;
     }
     Ok(is_quiet)
 }
