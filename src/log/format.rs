@@ -39,7 +39,8 @@ impl Format {
     }
 }
 
-/// Makes the headers of lines. What all lines of one second have in common is made once.
+/// Makes the headers of lines. What all lines of one second, or of one worker, have in common is made
+/// once: that doubles how many short lines we can take.
 pub struct Formatter {
     format: Format,
     /// slog-syslog's streamer formats with a copy of it.
@@ -47,6 +48,8 @@ pub struct Formatter {
     /// The second of the wall clock that the header names.
     second: u64,
     info: String,
+    worker: String,
+    worker_pid: Option<u32>,
 }
 
 impl Formatter {
@@ -62,6 +65,8 @@ impl Formatter {
             },
             second: u64::MAX,
             info: String::new(),
+            worker: String::new(),
+            worker_pid: None,
         };
         formatter.tick();
         formatter
@@ -74,13 +79,17 @@ impl Formatter {
         if second != self.second {
             self.second = second;
             self.info = self.header(Level::Info);
+            self.worker_pid = None;
         }
     }
 
-    /// The header of a worker's line, without its pid, at the time of the last
-    /// [`tick`](Self::tick).
-    pub fn worker_header(&self) -> &str {
-        &self.info
+    /// The header of a worker's line, at the time of the last [`tick`](Self::tick).
+    pub fn worker_header(&mut self, pid: u32) -> &str {
+        if self.worker_pid != Some(pid) {
+            self.worker = format!("{}[{pid}] ", self.info);
+            self.worker_pid = Some(pid);
+        }
+        &self.worker
     }
 
     /// The header of a message of our own, at the present time.

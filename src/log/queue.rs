@@ -5,7 +5,6 @@
 use super::format::{Format, Formatter, cut_mark};
 use serde::{Deserialize, Serialize};
 use slog::Level;
-use std::io::Write;
 
 /// The limit of the whole queue, in bytes.
 pub const QUEUE_LIMIT: usize = 320 * 1024;
@@ -81,10 +80,10 @@ impl Queue {
     /// Nearly all lines come this way, up to millions a second.
     pub fn push_worker_line(&mut self, pid: u32, line: &[u8], cut: u64) {
         let text = self.formatter.text(line);
+        let header = self.formatter.worker_header(pid).as_bytes();
         let bytes = &mut self.state.bytes;
-        bytes.extend_from_slice(self.formatter.worker_header().as_bytes());
-        // Writing to a Vec cannot fail.
-        let _ = write!(bytes, "[{pid}] ");
+        bytes.reserve(header.len() + text.len() + 1);
+        bytes.extend_from_slice(header);
         bytes.extend_from_slice(&text);
         if cut > 0 {
             bytes.extend_from_slice(cut_mark(cut).as_bytes());
