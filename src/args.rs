@@ -78,7 +78,8 @@ struct Flags {
     /// (worker:ack to the control socket). (default timer)
     #[argh(option, arg_name = "GATE", from_str_fn(gate))]
     ready: Vec<ReadyGate>,
-    /// how a worker is asked to stop at a reload. (default TERM)
+    /// how a worker is asked to stop: at a reload, by `ctl stop`, and, when this is given, by the first
+    /// SIGTERM or SIGINT to us. Each further one is forwarded as it is. (default TERM)
     #[argh(option, arg_name = "SIG", from_str_fn(signal_number))]
     stop_signal: Vec<i32>,
     /// a worker that is still there so long after it was asked to stop gets SIGKILL, with its whole
@@ -385,6 +386,7 @@ fn config(mut flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageErr
         max_extra: flags.max_extra.pop(),
         ready,
         start: flags.start.pop().unwrap_or(default.start),
+        first_stop: flags.stop_signal.last().copied(),
         stop_signal: flags.stop_signal.pop().unwrap_or(default.stop_signal),
         stop: flags.stop.pop().filter(|stop| !stop.is_zero()),
         respawn: flags.respawn,

@@ -48,6 +48,8 @@ pub struct Config {
     /// How long a new worker may take to be ready. Zero: no limit, and no wait with the timer.
     pub start: Duration,
     pub stop_signal: i32,
+    /// What the first request to stop us asks the workers with; `None`: SIGTERM or SIGINT, as it came.
+    pub first_stop: Option<i32>,
     /// How long a worker that was asked to stop may take until SIGKILL; `None`: for ever.
     pub stop: Option<Duration>,
     pub respawn: bool,
@@ -55,8 +57,6 @@ pub struct Config {
 
     /// What each signal to us asks for. The program catches these signals and SIGCHLD.
     pub signals: Vec<(i32, SignalAction)>,
-    /// A stop that was asked for is exit status 0, even if no worker had become ready.
-    pub stop_is_success: bool,
 
     pub output: Output,
     pub log: LogTarget,
@@ -183,11 +183,11 @@ impl Default for Config {
             ready: ReadyGate::Timer,
             start: Duration::from_secs(3),
             stop_signal: SIGTERM,
+            first_stop: None,
             stop: None,
             respawn: false,
             pace: None,
             signals: signals(),
-            stop_is_success: false,
             output: Output::Prefix,
             log: LogTarget::Stderr,
             level: slog::Level::Info,
