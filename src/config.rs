@@ -3,7 +3,7 @@
 //! file must never look up, open or decide anything. Paths are `OsString`s, because serde writes a
 //! `PathBuf` as text and refuses one that is not UTF-8.
 
-use crate::listen::uri::{Address, Scheme, Uri};
+use crate::listen::uri::{Address, Uri};
 use crate::supervisor::{self, Pace, Style};
 use crate::text::signal_name;
 use serde::{Deserialize, Serialize};
@@ -158,15 +158,12 @@ pub fn signals() -> BTreeMap<i32, SignalAction> {
 
 impl Default for Config {
     fn default() -> Config {
-        let address = Address::Host {
-            host: String::new(),
-            port: "8080".into(),
-        };
+        let listen = "tcp://:8080".parse().expect("it is an address");
         Config {
             command: OsString::new(),
             arguments: Vec::new(),
             user: None,
-            listen: vec![Uri::new(Scheme::Tcp, address)],
+            listen: vec![listen],
             chdir: None,
             nonblocking: Vec::new(),
             protocols: Protocols {
@@ -202,7 +199,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What a signal asks for; `Ignore` for one that the table does not name.
+    /// What a signal asks for: `Ignore` if the table does not name it.
     pub fn action(&self, signal: i32) -> SignalAction {
         let action = self.signals.get(&signal).copied();
         action.unwrap_or(SignalAction::Ignore)

@@ -106,17 +106,6 @@ impl Scheme {
     }
 }
 
-impl Uri {
-    /// An address without options.
-    pub fn new(scheme: Scheme, address: Address) -> Uri {
-        Uri {
-            scheme,
-            address,
-            options: Options::default(),
-        }
-    }
-}
-
 // ---- reading. Every `Err` is the reason alone. ----
 
 impl TryFrom<&OsStr> for Uri {
