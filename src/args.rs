@@ -239,8 +239,8 @@ impl fmt::Display for UsageError {
 
 // ---- values ----
 
-/// Has argh read the values. argh knows neither `-switch=false` nor that of a flag given twice the
-/// last one holds. So each value is checked alone, and then argh gets those that hold.
+/// Has argh read the values. argh has no `-switch=false`, and refuses an option that is given twice,
+/// where Go takes the last one. So each value is checked alone, and then argh gets those that hold.
 fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
     let mut words: Vec<(&str, Option<String>)> = Vec::new();
     for (flag, value) in given {

@@ -110,7 +110,7 @@ pub enum LogTarget {
     Syslog(OsString),
 }
 
-/// Whose words the control socket speaks, and whose rules it follows about who may say what.
+/// Which commands the control socket understands, and by whose rules a client may send them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialect {
     Socketmaster,
@@ -119,10 +119,10 @@ pub enum Dialect {
     Einhorn(Option<String>),
 }
 
-/// The niceness of the processes.
+/// The niceness of our process and of the workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nice {
-    /// As setpriority(2) counts; `None`: as we were started.
+    /// In the units of setpriority(2); `None`: as we were started.
     pub master: Option<i32>,
     pub worker: Option<i32>,
     /// The command that is run as `CMD N -p PID`; `None`: setpriority(2).

@@ -83,14 +83,14 @@ pub struct Options {
     /// The group of a unix path, name or number.
     pub group: Option<String>,
     pub reuseport: bool,
-    /// What `LISTEN_FDNAMES` calls the socket: fit for it as sd_listen_fds(3) asks.
+    /// The socket's name in `LISTEN_FDNAMES`, which allows no colon (sd_listen_fds(3)).
     pub name: Option<String>,
-    /// What `FPM_SOCKETS` calls the socket.
+    /// The socket's name in `FPM_SOCKETS`.
     pub fpm: Option<String>,
 }
 
 impl Scheme {
-    /// As it stands before the `://`.
+    /// The word before the `://`.
     pub fn name(self) -> &'static str {
         SCHEMES[self as usize].1
     }
@@ -209,7 +209,7 @@ fn host_and_port(scheme: Scheme, place: &str) -> Result<Address, String> {
     Ok(Address::Host { host, port })
 }
 
-/// What stood between the brackets; the zone may follow a `%` or, as RFC 6874 has it, a `%25`.
+/// Reads what stands between the brackets. A zone follows a `%` or, by RFC 6874, a `%25`.
 fn ipv6(text: &str) -> Result<String, String> {
     let (number, zone) = text.split_once('%').unwrap_or((text, ""));
     let zone = zone.strip_prefix("25").unwrap_or(zone);
@@ -224,8 +224,8 @@ fn ipv6(text: &str) -> Result<String, String> {
     })
 }
 
-/// All that follows the `//` is the path: `unix://x.sock` is a file in the working directory. (Go's
-/// url.Parse takes the first component for a host and drops it, which nobody wants.)
+/// Everything after the `//` is the path: `unix://x.sock` is a file in the working directory. (Go's
+/// url.Parse takes the first component for a host and drops it, which is of no use.)
 fn unix_address(place: &str) -> Result<Address, String> {
     // The `@` is looked for before decoding, so that `%40x` is a file whose name begins with `@`.
     let name = place.strip_prefix('@');
@@ -259,7 +259,7 @@ fn descriptor(place: &str) -> Result<Address, String> {
     number.map_err(|_| format!("descriptor {text} is out of range"))
 }
 
-/// What may stand in `LISTEN_FDNAMES` (sd_listen_fds_with_names(3)): printable ASCII, no colon.
+/// Checks a name for `LISTEN_FDNAMES` (sd_listen_fds_with_names(3)): printable ASCII, no colon.
 fn fd_name(name: &str) -> Result<String, String> {
     let fits = |b: u8| (b' '..=b'~').contains(&b) && b != b':';
     if name.len() > 255 || !name.bytes().all(fits) {
@@ -310,7 +310,7 @@ fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Optio
 }
 
 impl Options {
-    /// `key` is one of those that `parse_options` knows.
+    /// Sets one of the options that `parse_options` knows.
     fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
         // `?reuseport` alone is enough.
         let value = value.unwrap_or(if key == "reuseport" { "true" } else { "" });
