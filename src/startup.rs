@@ -22,7 +22,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
 use slog::Logger;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
@@ -36,8 +35,8 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// finds us without a handler. Signals that our parent had blocked are delivered now.
 ///
 /// Errors: "cannot unblock signals: Operation not permitted": no stop could reach us.
-pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
-    let installed = Signals::install(signals.keys().copied());
+pub fn catch_signals(signals: &[(i32, SignalAction)]) -> Result<Signals, String> {
+    let installed = Signals::install(signals.iter().map(|(signal, _)| *signal));
     let installed = installed.map_err(|error| failed("handle signals", error))?;
     sys::process::unblock_signals().map_err(|errno| failed("unblock signals", errno))?;
     Ok(installed)

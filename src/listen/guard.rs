@@ -184,8 +184,12 @@ impl Guard {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_DONT_FOLLOW;
-        let path = file.link().unwrap_or(file.path());
-        let watch = self.inotify.add_watch(path, events)?;
+        // Either name leads to the file, and somebody may have removed one of them.
+        let by_link = file.link().map(|link| self.inotify.add_watch(link, events));
+        let watch = match by_link {
+            Some(Ok(watch)) => watch,
+            _ => self.inotify.add_watch(file.path(), events)?,
+        };
         self.watches.insert(index, watch);
         Ok(())
     }

@@ -36,6 +36,8 @@ pub struct SpawnRequest<'a> {
     pub directory: Option<BorrowedFd<'a>>,
     /// The signal that the worker gets when we end.
     pub die_with_parent: Option<i32>,
+    /// It stays in our session, with a process group of its own: it may use our terminal.
+    pub keeps_session: bool,
     /// RLIMIT_NOFILE as the worker is to have it, (soft, hard).
     pub nofile: Option<(rlim_t, rlim_t)>,
 }
@@ -207,8 +209,6 @@ pub fn spawn(request: &SpawnRequest, pipe: &mut ReportPipe) -> Result<Spawned, S
     // each event, too.
     let _ = process::unblock_signals();
     let pid = forked.map_err(at("forking"))?;
-    // The child does this too. Whichever comes first, the group exists when either goes on.
-    let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
     let pidfd = process::pidfd_open(pid).ok();
     Ok(Spawned { pid, pidfd })
 }
@@ -231,6 +231,7 @@ pub fn run_shell(
         user: None,
         directory: None,
         die_with_parent: None,
+        keeps_session: true,
         nofile,
     };
     let started = ReportPipe::new().and_then(|mut pipe| spawn(&request, &mut pipe));
@@ -257,8 +258,14 @@ fn child_steps(
     report: &mut RawFd,
     parent: Pid,
 ) -> Result<Infallible, SpawnFailure> {
-    let own = Pid::from_raw(0);
-    unistd::setpgid(own, own).map_err(at("making a process group"))?;
+    if request.keeps_session {
+        let own = Pid::from_raw(0);
+        unistd::setpgid(own, own).map_err(at("making a process group"))?;
+    } else {
+        // A process can join only a group of its own session (setpgid(2)): nobody else's can join
+        // the worker's, and be taken for one of its processes.
+        unistd::setsid().map_err(at("making a session"))?;
+    }
     if let Some(directory) = request.directory {
         unistd::fchdir(directory).map_err(at("entering the working directory"))?;
     }
