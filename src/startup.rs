@@ -235,7 +235,7 @@ fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
 fn powerless_over(user: &User) -> Option<String> {
     let is_us = [getuid(), geteuid()].contains(&user.uid);
     let name = &user.name;
-    (!is_us && !sys::process::may_signal_all()).then(|| {
+    (!is_us && !sys::proc::may_signal_all()).then(|| {
         format!(
             "without CAP_KILL we cannot signal workers of user {name}: a reload leaves the old \
              ones running, and a stop ends after 10 s without its workers"

@@ -4,17 +4,7 @@
 //! wait ends when a signal comes, and a stop signal ends only one of many such waits. So a timer
 //! sends us a signal every millisecond for as long as an `Interruptible` lives.
 
-use nix::errno::Errno;
 use std::io;
-
-const EVERY: libc::timeval = libc::timeval {
-    tv_sec: 0,
-    tv_usec: 1000,
-};
-const NEVER: libc::timeval = libc::timeval {
-    tv_sec: 0,
-    tv_usec: 0,
-};
 
 /// Gives SIGALRM, which the timer sends, a handler that does nothing: an ignored signal would end
 /// no wait, and the default action would end us.
@@ -31,23 +21,24 @@ pub struct Interruptible(());
 impl Interruptible {
     /// Starts the timer. Where that is refused, nothing bounds the wait.
     pub fn begin() -> Interruptible {
-        let _ = set_timer(EVERY);
+        set_timer(1000);
         Interruptible(())
     }
 }
 
 impl Drop for Interruptible {
     fn drop(&mut self) {
-        let _ = set_timer(NEVER);
+        set_timer(0);
     }
 }
 
-fn set_timer(every: libc::timeval) -> Result<(), Errno> {
+/// A signal in every so many microseconds; 0: none.
+fn set_timer(tv_usec: libc::suseconds_t) {
+    let every = libc::timeval { tv_sec: 0, tv_usec };
     let value = libc::itimerval {
         it_interval: every,
         it_value: every,
     };
     // SAFETY: `value` lives during the call, and the old value is not asked for.
-    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &value, std::ptr::null_mut()) })
-        .map(drop)
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &value, std::ptr::null_mut()) };
 }
