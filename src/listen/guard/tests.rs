@@ -15,7 +15,7 @@ fn shut_down(listener: &Listener, how: Shutdown) {
 
 fn failure(repair: Repair) -> String {
     match repair {
-        Repair::Failed { error, .. } => error.to_string(),
+        Repair::Failed(error) => error,
         other => panic!("{other:?} instead of a failure"),
     }
 }
