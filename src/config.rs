@@ -8,7 +8,6 @@ use crate::supervisor::{self, Pace, Style};
 use crate::text::signal_name;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
@@ -55,7 +54,7 @@ pub struct Config {
     pub pace: Option<Pace>,
 
     /// What each signal to us asks for. The program catches these signals and SIGCHLD.
-    pub signals: BTreeMap<i32, SignalAction>,
+    pub signals: Vec<(i32, SignalAction)>,
     /// A stop that was asked for is exit status 0, even if no worker had become ready.
     pub stop_is_success: bool,
 
@@ -145,15 +144,15 @@ pub enum SignalAction {
 }
 
 /// What each signal asks for when the program is called by its own name.
-pub fn signals() -> BTreeMap<i32, SignalAction> {
-    BTreeMap::from([
+pub fn signals() -> Vec<(i32, SignalAction)> {
+    vec![
         (SIGTERM, SignalAction::Stop(SIGTERM)),
         (SIGINT, SignalAction::Stop(SIGINT)),
         (SIGHUP, SignalAction::Reload),
         (SIGUSR2, SignalAction::Reload),
         (SIGQUIT, SignalAction::Forward),
         (SIGUSR1, SignalAction::SelfUpgrade),
-    ])
+    ]
 }
 
 impl Default for Config {
@@ -204,8 +203,8 @@ impl Default for Config {
 impl Config {
     /// What a signal asks for; `Ignore` for one that the table does not name.
     pub fn action(&self, signal: i32) -> SignalAction {
-        let action = self.signals.get(&signal);
-        action.copied().unwrap_or(SignalAction::Ignore)
+        let row = self.signals.iter().find(|(number, _)| *number == signal);
+        row.map_or(SignalAction::Ignore, |(_, action)| *action)
     }
 
     /// The part that the core decides by; `capacity` is how many workers our descriptors suffice for.

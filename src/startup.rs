@@ -22,7 +22,6 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
 use slog::Logger;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -35,8 +34,8 @@ const FINAL_FLUSH: Duration = Duration::from_secs(1);
 /// without one. Those that our parent had blocked come in now.
 ///
 /// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
-pub fn catch_signals(signals: &BTreeMap<i32, SignalAction>) -> Result<Signals, String> {
-    let signals = Signals::install(signals.keys().copied());
+pub fn catch_signals(signals: &[(i32, SignalAction)]) -> Result<Signals, String> {
+    let signals = Signals::install(signals.iter().map(|(signal, _)| *signal));
     let unblocked = sys::process::unblock_signals();
     let signals =
         signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;

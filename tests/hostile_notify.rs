@@ -10,7 +10,7 @@ use std::fs;
 const START: &str = "-start=20000";
 
 /// A hung new generation stays unready though a process of the workers' user attacks like this.
-fn is_rolled_back_beside(attack: &str) {
+fn is_rolled_back_beside(attack: &str, through: &[&str]) {
     if !common::root_or_skip() {
         return;
     }
@@ -18,6 +18,7 @@ fn is_rolled_back_beside(attack: &str) {
     dir.write("now", "ready");
     let command = dir.copy_program(worker().as_ref(), "worker");
     let daemon = Run::bare()
+        .through(through)
         .args(&["-listen=tcp://127.0.0.1:0", "-ready=notify", "-start=3000"])
         .args(&[&format!("-user={STRANGER}"), &format!("-command={command}")])
         .args(&["from", &dir.word("now")])
@@ -43,12 +44,18 @@ fn is_rolled_back_beside(attack: &str) {
 
 #[test]
 fn another_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready() {
-    is_rolled_back_beside("ready");
+    is_rolled_back_beside("ready", &[]);
+}
+
+#[test]
+fn where_there_is_no_proc_a_worker_speaks_for_itself_and_nobody_else_does() {
+    let script = "umount -l /proc; exec \"$@\"";
+    is_rolled_back_beside("ready", &["unshare", "-m", "sh", "-c", script, "sh"]);
 }
 
 #[test]
 fn a_gone_process_of_the_workers_user_does_not_make_a_hung_new_generation_ready() {
-    is_rolled_back_beside("ready-and-go");
+    is_rolled_back_beside("ready-and-go", &[]);
 }
 
 #[test]
@@ -156,7 +163,7 @@ fn a_child_of_one_worker_does_not_speak_for_another_by_joining_its_process_group
         .args(&["-listen=tcp://127.0.0.1:0", "-ready=notify", "-start=1500"])
         .args(&["-workers=2", "-command=sh", "--", "-c", &script])
         .start();
-    daemon.wait_for_line("joined");
+    daemon.wait_for_line("cannot join: EPERM");
     daemon.wait_for_line("1 of 2 workers");
     let living = facts::live_children(daemon.real_pid());
     assert_eq!(living.len(), 1, "{living:?}: {}", daemon.log());

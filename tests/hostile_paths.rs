@@ -257,3 +257,17 @@ fn a_start_that_fails_leaves_no_path_no_hidden_link_and_no_pid_file() {
         assert_eq!(left, [""; 0], "{fault}: {log}");
     }
 }
+
+#[test]
+fn workers_that_cut_off_each_socket_that_they_get_do_not_make_us_reload_without_a_pause() {
+    let dir = TempDir::new();
+    let listen = format!("-listen=unix://{}", dir.join("socket").display());
+    let daemon = Run::bare()
+        .args(&[&listen, "-start=0", &format!("-command={}", worker())])
+        .arg("shutdown")
+        .start();
+    daemon.wait_for_line("bound anew, reloading so that");
+    // A line a second at most: some are not there.
+    daemon.wait_for_line("bound anew, reloading in 4.0 s, because this goes on");
+    assert_eq!(daemon.stop(), 0);
+}

@@ -41,8 +41,8 @@ fn a_hup_whose_wake_up_cannot_be_written_reloads() {
 
 #[test]
 fn a_term_that_comes_during_a_turn_and_cannot_be_written_is_obeyed() {
-    // setpgid is called in the turn that starts a worker, after its fork.
-    let faults = ["sendto:error=ENOBUFS", "setpgid:signal=TERM:when=1"];
+    // pidfd_open is called in the turn that starts a worker, after its fork, and once before.
+    let faults = ["sendto:error=ENOBUFS", "pidfd_open:signal=TERM:when=2"];
     let Some(daemon) = start(&faults) else {
         return;
     };

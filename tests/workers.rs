@@ -223,13 +223,12 @@ fn stdin_is_ours() {
 }
 
 #[test]
-fn a_worker_leads_a_process_group_in_our_session() {
+fn a_worker_leads_a_process_group_and_a_session_of_its_own() {
     let daemon = reporting(NO_FLAGS).start();
     let report = Report::first(&daemon);
     assert_eq!(report.fact("pgid"), report.pid.to_string());
     assert_eq!(report.fact("ppid"), daemon.pid().to_string());
-    let sid = nix::unistd::getsid(None).expect("we have a session");
-    assert_eq!(report.fact("sid"), sid.to_string());
+    assert_eq!(report.fact("sid"), report.pid.to_string());
 }
 
 #[test]

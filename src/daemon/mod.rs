@@ -63,7 +63,7 @@ use crate::config::{Config, SignalAction};
 use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
 use crate::control::{MAX_CLIENTS, Order, Server, View};
-use crate::listen::{Listeners, Opened};
+use crate::listen::{ListenerEvent, Listeners, Opened};
 use crate::log::Log;
 use crate::own_file::PidFile;
 use crate::poller::{Interest, Poller, Source};
@@ -245,8 +245,8 @@ impl Daemon {
         self.confirm_promotion();
         self.dispatch_the_rest();
         let (listeners, poller, suspects) = self.listeners();
-        let rebound = listeners.on_deadline(now, poller, suspects);
-        self.on_rebound(rebound);
+        let events = listeners.on_deadline(now, poller, suspects);
+        self.on_listener_events(events);
         self.control.tidy(&mut self.poller);
         self.log.flush(clock::now());
         self.processes.resume_outputs(&mut self.poller, &self.log);
@@ -369,8 +369,8 @@ impl Daemon {
                 Source::Terminal => self.look_at_terminal(),
                 Source::Listener(_) | Source::Paths => {
                     let (listeners, poller, suspects) = self.listeners();
-                    let rebound = listeners.on_event(poller, suspects);
-                    self.on_rebound(rebound);
+                    let events = listeners.on_event(poller, suspects);
+                    self.on_listener_events(events);
                 }
                 // They are flushed at the end of each turn, and read at its beginning.
                 Source::Log | Source::Systemd | Source::Signals | Source::Timer => {}
@@ -555,8 +555,8 @@ impl Daemon {
 
     fn on_death(&mut self, Death { id, pid, end }: Death) {
         let (listeners, poller, suspects) = self.listeners();
-        let rebound = listeners.check(poller, suspects);
-        self.on_rebound(rebound);
+        let events = listeners.check(poller, suspects);
+        self.on_listener_events(events);
         self.control.on_worker_gone(id, pid, &self.core);
         self.tell(Event::Gone(id, end));
     }
@@ -595,17 +595,20 @@ impl Daemon {
         (&mut self.listeners, &mut self.poller, suspects)
     }
 
-    /// New sockets stand at the addresses of these listeners.
-    fn on_rebound(&mut self, indexes: Vec<usize>) {
-        for index in indexes {
-            let listener = &self.listeners[index];
-            if let (Some(systemd), Some(name)) = (&mut self.systemd, listener.store_name.as_deref())
-            {
-                if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
-                    warn!(self.logger, "cannot use systemd's fd store: {reason}");
+    fn on_listener_events(&mut self, events: Vec<ListenerEvent>) {
+        for event in events {
+            match event {
+                ListenerEvent::Rebound(index) => {
+                    let listener = &self.listeners[index];
+                    let store_name = listener.store_name.as_deref();
+                    if let (Some(systemd), Some(name)) = (&mut self.systemd, store_name) {
+                        if let Err(reason) = systemd.store_again(name, listener.as_fd()) {
+                            warn!(self.logger, "cannot use systemd's fd store: {reason}");
+                        }
+                    }
                 }
+                ListenerEvent::Reload => self.tell(Event::Rebound),
             }
-            self.tell(Event::Rebound);
         }
     }
 

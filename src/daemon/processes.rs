@@ -338,6 +338,7 @@ impl Processes {
             user: self.user.as_ref(),
             directory,
             die_with_parent: (self.config.die_with_parent).then_some(self.config.stop_signal),
+            keeps_session: self.config.shares_terminal,
             nofile: Some(self.nofile),
         };
         spawn::spawn(&request, report)

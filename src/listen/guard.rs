@@ -173,13 +173,14 @@ impl Guard {
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_DONT_FOLLOW;
-        let path = file.link().unwrap_or(file.path());
-        let watch = self.inotify.add_watch(path, events)?;
-        if let Some(old) = self
-            .watches
-            .insert(index, watch)
-            .filter(|old| *old != watch)
-        {
+        // Either name leads to the file, and somebody may have removed one of them.
+        let by_link = file.link().map(|link| self.inotify.add_watch(link, events));
+        let watch = match by_link {
+            Some(Ok(watch)) => watch,
+            _ => self.inotify.add_watch(file.path(), events)?,
+        };
+        let old = self.watches.insert(index, watch);
+        if let Some(old) = old.filter(|old| *old != watch) {
             // The kernel has removed it already if the file is gone altogether.
             let _ = self.inotify.rm_watch(old);
         }

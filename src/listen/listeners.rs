@@ -8,7 +8,7 @@ use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::Instant;
 use crate::sys::interrupt::Interruptible;
-use crate::text::error_text;
+use crate::text::{duration_text, error_text};
 use crate::worker::env::Socket;
 use slog::{error, info, warn};
 use std::io;
@@ -18,8 +18,22 @@ use std::time::Duration;
 
 /// How long after a failed attempt to repair a listener the next one follows.
 const RETRY: Duration = Duration::from_secs(1);
+/// The pause before the second reload of our own in a row, and the longest.
+const RELOAD_PAUSE: Duration = Duration::from_secs(1);
+const RELOAD_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// So long after a reload of our own the next one is the first in a row again.
+const QUIET: Duration = Duration::from_secs(60);
 /// How often in a second an event makes us look at the listeners.
 const LOOKS: u32 = 50;
+
+/// What the loop has to act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerEvent {
+    /// A new socket stands at the address of this listener.
+    Rebound(usize),
+    /// The running workers do not have it: they are to be replaced.
+    Reload,
+}
 
 /// The owner of all listeners.
 pub struct Listeners {
@@ -30,6 +44,12 @@ pub struct Listeners {
     /// How many events made us look in the second that ends at `looks_until`.
     looks: u32,
     looks_until: Instant,
+    /// When the reload is due that brings sockets which were bound anew to the workers.
+    reload_at: Option<Instant>,
+    /// How long it waits: workers that cut off each socket that they get must not make us reload
+    /// without end. It doubles from one such reload to the next.
+    reload_pause: Duration,
+    last_reload: Option<Instant>,
     /// What was wrong with a listener is one line a second.
     lines: RateLimit,
     logger: slog::Logger,
@@ -53,6 +73,9 @@ impl Listeners {
             retry_at: Some(clock::now()),
             looks: 0,
             looks_until: Instant(0),
+            reload_at: None,
+            reload_pause: Duration::ZERO,
+            last_reload: None,
             lines: RateLimit::default(),
             logger,
         }
@@ -92,15 +115,18 @@ impl Listeners {
 
     /// When the listeners are to be looked at although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
-        self.retry_at
+        [self.retry_at, self.reload_at].into_iter().flatten().min()
     }
 
     /// Something happened to a listener or its path. Who makes events as fast as possible makes us
     /// look a bounded number of times, and is not heard again until the second is over.
     ///
-    /// `suspects` names the workers that were starting or stopping. Returns the indexes of listeners
-    /// that were bound anew: the running workers do not have these.
-    pub fn on_event(&mut self, poller: &mut Poller, suspects: impl Fn() -> String) -> Vec<usize> {
+    /// `suspects` names the workers that were starting or stopping.
+    pub fn on_event(
+        &mut self,
+        poller: &mut Poller,
+        suspects: impl Fn() -> String,
+    ) -> Vec<ListenerEvent> {
         let now = clock::now();
         if now >= self.looks_until {
             (self.looks_until, self.looks) = (now + RETRY, 0);
@@ -126,9 +152,9 @@ impl Listeners {
         now: Instant,
         poller: &mut Poller,
         suspects: impl Fn() -> String,
-    ) -> Vec<usize> {
+    ) -> Vec<ListenerEvent> {
         if self.retry_at.is_none_or(|at| at > now) {
-            return Vec::new();
+            return self.due_reload(now).into_iter().collect();
         }
         // Where that is refused the look at each worker's end remains.
         let _ = self.register(poller);
@@ -137,12 +163,16 @@ impl Listeners {
 
     /// Looks at all listeners, and repairs those that are cut off. This is also done at the end of
     /// every worker.
-    pub fn check(&mut self, poller: &mut Poller, suspects: impl Fn() -> String) -> Vec<usize> {
+    pub fn check(
+        &mut self,
+        poller: &mut Poller,
+        suspects: impl Fn() -> String,
+    ) -> Vec<ListenerEvent> {
         if let Some(guard) = &self.guard {
             guard.drain();
         }
         self.retry_at = self.retry_at.filter(|at| *at > clock::now());
-        let mut rebound = Vec::new();
+        let mut events = Vec::new();
         for index in 0..self.listeners.len() {
             let repair = guard::repair(&mut self.listeners[index]);
             if matches!(repair, Repair::Nothing) {
@@ -150,17 +180,23 @@ impl Listeners {
             }
             // More than one line a second would help nobody.
             let line = self.lines.allow_with_count(clock::now());
-            self.log(index, &repair, line, &suspects);
-            if let Repair::Rebound(old) = repair {
-                self.on_rebound(index, &old, poller);
-                rebound.push(index);
+            if let Repair::Rebound(old) = &repair {
+                self.on_rebound(index, old, poller);
+                events.push(ListenerEvent::Rebound(index));
             }
+            self.log(index, &repair, line, &suspects);
         }
         let can_be_repaired = |it: &Listener| it.trouble.is_some() && !guard::is_hopeless(it);
         if self.listeners.iter().any(can_be_repaired) {
             self.retry_at.get_or_insert(clock::now() + RETRY);
         }
-        rebound
+        events.extend(self.due_reload(clock::now()));
+        events
+    }
+
+    fn due_reload(&mut self, now: Instant) -> Option<ListenerEvent> {
+        self.reload_at.take_if(|at| *at <= now)?;
+        Some(ListenerEvent::Reload)
     }
 
     fn log(
@@ -182,11 +218,17 @@ impl Listeners {
                 self.logger,
                 "{address} was shut down{suspects}: listening again{count}"
             ),
-            Repair::Rebound(_) => warn!(
-                self.logger,
-                "{address} was cut off{suspects}: bound anew, reloading so that the workers get \
-                 it{count}"
-            ),
+            Repair::Rebound(_) => {
+                let pause = match self.reload_pause {
+                    Duration::ZERO => String::new(),
+                    pause => format!(" in {}, because this goes on", duration_text(pause)),
+                };
+                warn!(
+                    self.logger,
+                    "{address} was cut off{suspects}: bound anew, reloading{pause} so that the \
+                     workers get it{count}"
+                );
+            }
             Repair::Failed(error) => {
                 let next = match guard::is_hopeless(&self.listeners[index]) {
                     true => "clients are refused until whoever passed it makes it anew",
@@ -199,6 +241,16 @@ impl Listeners {
 
     /// A new socket stands at a listener's address.
     fn on_rebound(&mut self, index: usize, old: &OwnedFd, poller: &mut Poller) {
+        if self.reload_at.is_none() {
+            let now = clock::now();
+            let is_again = self.last_reload.is_some_and(|at| now - at < QUIET);
+            self.reload_pause = match is_again {
+                true => (self.reload_pause * 2).clamp(RELOAD_PAUSE, RELOAD_PAUSE_MAX),
+                false => Duration::ZERO,
+            };
+            self.reload_at = Some(now + self.reload_pause);
+            self.last_reload = self.reload_at;
+        }
         let source = Source::Listener(index);
         poller.remove(old, source);
         let listener = &self.listeners[index];
@@ -220,7 +272,7 @@ impl Listeners {
     /// the sockets.
     pub fn close(&mut self, poller: &mut Poller) {
         self.guard = None;
-        self.retry_at = None;
+        (self.retry_at, self.reload_at) = (None, None);
         // Clients that nobody accepted may have sent descriptors, which are closed with the socket.
         let _bounded = Interruptible::begin();
         for (index, mut listener) in self.listeners.drain(..).enumerate() {

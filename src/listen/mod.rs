@@ -11,7 +11,7 @@ pub mod unix_path;
 pub mod uri;
 
 pub use inherited::Inherited;
-pub use listeners::Listeners;
+pub use listeners::{ListenerEvent, Listeners};
 pub use open::{Opened, abandon, check, open_all};
 
 use crate::listen::uri::{Address, Scheme, Uri};

@@ -35,6 +35,8 @@ pub struct SpawnRequest<'a> {
     pub directory: Option<BorrowedFd<'a>>,
     /// The signal that the worker gets when we end.
     pub die_with_parent: Option<i32>,
+    /// It stays in our session, with a process group of its own: it may use our terminal.
+    pub keeps_session: bool,
     /// RLIMIT_NOFILE as the worker is to have it, (soft, hard).
     pub nofile: Option<(rlim_t, rlim_t)>,
 }
@@ -124,10 +126,7 @@ pub fn spawn(request: &SpawnRequest, report: OwnedFd) -> Result<i32, End> {
     // Where this fails, the loop tries again and complains: it unblocks in its second look after
     // each event, too.
     let _ = process::unblock_signals();
-    let pid = forked.map_err(failed("forking"))?;
-    // The child does this too. Whichever comes first, the group exists when either goes on.
-    let _ = unistd::setpgid(Pid::from_raw(pid), Pid::from_raw(pid));
-    Ok(pid)
+    forked.map_err(failed("forking"))
 }
 
 /// The child. Everything from here on runs between fork and exec, with all signals blocked until
@@ -146,8 +145,14 @@ fn run_child(request: &SpawnRequest, mut report: RawFd, parent: Pid) -> ! {
 
 /// `report` is updated when the report pipe has to move.
 fn child_steps(request: &SpawnRequest, report: &mut RawFd, parent: Pid) -> Result<Infallible, End> {
-    let own = Pid::from_raw(0);
-    unistd::setpgid(own, own).map_err(failed("making a process group"))?;
+    if request.keeps_session {
+        let own = Pid::from_raw(0);
+        unistd::setpgid(own, own).map_err(failed("making a process group"))?;
+    } else {
+        // A process can join only a group of its own session (setpgid(2)): nobody else's can join
+        // the worker's, and be taken for one of its processes.
+        unistd::setsid().map_err(failed("making a session"))?;
+    }
     if let Some(directory) = request.directory {
         unistd::fchdir(directory).map_err(failed("entering the working directory"))?;
     }

@@ -160,10 +160,11 @@ fn join_and_speak() {
             let Some(other) = other.map(Pid::from_raw) else {
                 continue;
             };
-            if setpgid(Pid::this(), other).is_ok() {
-                println!("joined");
-                say_to_all(&socket, "READY=1");
+            match setpgid(Pid::this(), other) {
+                Ok(()) => println!("joined"),
+                Err(errno) => println!("cannot join: {errno}"),
             }
+            say_to_all(&socket, "READY=1");
         }
     }
 }

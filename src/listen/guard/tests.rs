@@ -298,6 +298,25 @@ fn the_guard_watches_what_was_bound_anew() {
 }
 
 #[test]
+fn the_guard_watches_a_file_whose_hidden_link_was_removed() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let mut listener = open_unix(&path);
+    let mut guard = Guard::new().unwrap();
+    guard.watch(0, &listener).unwrap();
+    let link = listener.file.as_ref().and_then(|file| file.link());
+    fs::remove_file(link.unwrap()).unwrap();
+    guard.pause();
+    guard.watch(0, &listener).unwrap();
+    guard.drain();
+    assert!(matches!(repair(&mut listener), Repair::Nothing));
+    guard.drain();
+    fs::remove_file(&path).unwrap();
+    assert!(guard.drain());
+    assert!(matches!(repair(&mut listener), Repair::Relinked));
+}
+
+#[test]
 fn sockets_without_a_path_need_no_watch() {
     let mut guard = Guard::new().unwrap();
     assert_eq!(guard.watch(0, &open("tcp://127.0.0.1:0")), Ok(()));

@@ -77,6 +77,7 @@ impl Trial {
             user: None,
             directory: None,
             die_with_parent: None,
+            keeps_session: false,
             nofile: None,
         }
     }
