@@ -37,8 +37,6 @@ use std::time::Duration;
 
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// A failing waitid(2) is one line in this time at most.
-const COMPLAINTS: Duration = Duration::from_secs(1);
 /// How long a stop waits for a waitid(2) that fails.
 const WAITID_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended workers are remembered for a verdict.
@@ -63,22 +61,24 @@ impl Handles {
         Some(poll(&mut watched, PollTimeout::ZERO) != Ok(0))
     }
 
-    /// Everything but the output, which may outlive the worker, is deregistered and closed.
+    /// Everything is deregistered and closed. (The output of a worker that has started is not here:
+    /// it may outlive the worker.)
     fn close(self, id: ChildId, poller: &mut Poller) {
-        if let Some(pidfd) = &self.pidfd {
-            poller.remove(pidfd, Source::Death(id));
-        }
-        if let Some(pipe) = &self.report {
-            poller.remove(pipe, Source::Report(id));
+        let pipes = [
+            (&self.pidfd, Source::Death(id)),
+            (&self.report, Source::Report(id)),
+            (&self.output, Source::Output(id)),
+        ];
+        for (pipe, source) in pipes {
+            if let Some(pipe) = pipe {
+                poller.remove(pipe, source);
+            }
         }
         if let Some(socket) = self.notify {
             poller.remove(&socket, Source::Notify(id));
             // What was not read may have brought descriptors, which are closed with the socket.
             let _bounded = Interruptible::begin();
             drop(socket);
-        }
-        if let Some(pipe) = &self.output {
-            poller.remove(pipe, Source::Output(id));
         }
     }
 }
@@ -93,13 +93,6 @@ pub struct Start<'a> {
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The worker's end of its own connection to the control socket (einhorn's `-g`).
     pub control: Option<UnixStream>,
-}
-
-/// waitid(2) fails: since when, and when that was said last.
-#[derive(Clone, Copy)]
-struct WaitidTrouble {
-    since: Instant,
-    said: Instant,
 }
 
 /// All processes of workers, what they write, and what is kept of those that have ended.
@@ -127,7 +120,8 @@ pub struct Processes {
     refused: RateLimit,
     /// Whether the workers' users have other processes.
     others: OtherProcesses,
-    waitid_trouble: Option<WaitidTrouble>,
+    waitid_fails_since: Option<Instant>,
+    waitid_complaints: RateLimit,
 }
 
 impl Processes {
@@ -157,7 +151,8 @@ impl Processes {
             unexplained: BTreeSet::new(),
             refused: RateLimit::default(),
             others: OtherProcesses::default(),
-            waitid_trouble: None,
+            waitid_fails_since: None,
+            waitid_complaints: RateLimit::default(),
         })
     }
 
@@ -473,7 +468,7 @@ impl Processes {
 
     /// Whether waitid(2) fails, so that nothing tells which children have ended.
     pub fn is_waitid_failing(&self) -> bool {
-        self.waitid_trouble.is_some()
+        self.waitid_fails_since.is_some()
     }
 
     /// The pid of a child that has ended and is still to be collected: a worker, or, as PID 1, an
@@ -483,7 +478,7 @@ impl Processes {
             Ok(dead) => dead,
             Err(errno) => return self.on_waitid_error(errno, poller),
         };
-        if dead.is_none() && self.waitid_trouble.take().is_some() {
+        if dead.is_none() && self.waitid_fails_since.take().is_some() {
             info!(self.logger, "collecting workers that have ended again");
         }
         dead
@@ -493,15 +488,14 @@ impl Processes {
     /// clock.
     fn on_waitid_error<T>(&mut self, errno: Errno, poller: &mut Poller) -> Option<T> {
         let now = clock::now();
-        let trouble = self.waitid_trouble;
-        let since = trouble.map_or(now, |trouble| trouble.since);
-        if trouble.is_none_or(|trouble| now - trouble.said >= COMPLAINTS) {
+        self.waitid_fails_since.get_or_insert(now);
+        if let Some(count) = self.waitid_complaints.allow_with_count(now) {
             let reason = errno_text(errno as i32);
             error!(
                 self.logger,
-                "cannot collect workers that have ended: {reason}; trying again until it works"
+                "cannot collect workers that have ended: {reason}; trying again until it works\
+                 {count}"
             );
-            self.waitid_trouble = Some(WaitidTrouble { since, said: now });
         }
         poller.look_again_soon();
         None
@@ -510,7 +504,7 @@ impl Processes {
     /// The workers that a stop is not to wait for any more: their processes are at their end as far
     /// as can be known, and waitid(2) has not said so for too long.
     pub fn uncollectable(&self, now: Instant) -> Vec<ChildId> {
-        let since = self.waitid_trouble.map(|trouble| trouble.since);
+        let since = self.waitid_fails_since;
         if since.is_none_or(|since| now - since < WAITID_PATIENCE) {
             return Vec::new();
         }

@@ -3,10 +3,10 @@
 //! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
 //! socket that answers, and closes nothing that the loop still has registered.
 
-use crate::listen::open::{bind_abstract, bind_path};
+use crate::listen::open::{bind_abstract, bind_path, start_listening};
 use crate::listen::unix_path::{self, SocketFile};
 use crate::listen::{Bound, Listener, cannot, listens, refused};
-use crate::sys::socket::{disconnect, hung_up, listen};
+use crate::sys::socket::{disconnect, hung_up};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
@@ -103,7 +103,7 @@ fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, String> {
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(errno) => return Err(failed(errno)),
     }
-    listen(listener.as_fd(), listener.backlog()).map_err(failed)?;
+    start_listening(&listener.uri, listener.kind, &listener.fd).map_err(failed)?;
     Ok(Repair::Revived)
 }
 
@@ -135,7 +135,9 @@ fn rebind(listener: &mut Listener) -> Result<Repair, String> {
             bound.fd
         }
         // Refused while a worker holds the old socket: an abstract name lives as long as that.
-        _ => bind_abstract(&listener.uri, listener.kind)?,
+        Bound::Abstract(name) => bind_abstract(&listener.uri, name, listener.kind)?,
+        // It is revived instead.
+        Bound::Inet(_) => return Ok(Repair::Nothing),
     };
     listener.is_stored = false;
     Ok(Repair::Rebound(std::mem::replace(&mut listener.fd, fd)))

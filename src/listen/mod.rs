@@ -29,9 +29,6 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use unix_path::SocketFile;
 
-/// The backlog of a `-listen` address that names none.
-const BACKLOG: u32 = 4096;
-
 /// The name in `LISTEN_FDNAMES` of a socket that nobody named (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";
 
@@ -224,11 +221,6 @@ impl Listener {
             Bound::Inet(_) => socket::tcp_queue(self.as_fd()).ok(),
             _ => unix_diag(self.as_fd())?.queue,
         }
-    }
-
-    /// The backlog that we ask for.
-    fn backlog(&self) -> u32 {
-        self.uri.options.backlog.unwrap_or(BACKLOG)
     }
 
     /// For the final stop: removes the unix path if it still leads to this socket and is ours to

@@ -4,20 +4,25 @@
 
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::unix_path::{self, FileId, Rights, SocketFile};
-use super::{BACKLOG, Bound, Listener, cannot, listens, refused, sock_type, word};
+use super::{Bound, Listener, cannot, listens, refused, sock_type, word};
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
 use crate::text::error_text;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, setsockopt,
+    socket, sockopt,
 };
 use nix::unistd::dup2_stdin;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+
+/// The backlog of a `-listen` address that names none.
+const BACKLOG: u32 = 4096;
 
 /// What `open_all` made of the addresses.
 #[derive(Debug, Default)]
@@ -137,14 +142,11 @@ impl Opening<'_> {
             return Ok(());
         }
         let passed = inherited.of_the_unit().map(|passed| passed.name.as_str());
-        let names: Vec<&str> = passed.collect();
+        let names = passed.collect::<Vec<_>>().join(", ");
         let why = match &inherited.none_because {
             Some(reason) => format!("no socket was passed to us: {reason}"),
             None if names.is_empty() => "no socket was passed to us".to_owned(),
-            None => {
-                let names = names.join(", ");
-                format!("none of the passed sockets is called {name} ({names})")
-            }
+            None => format!("none of the passed sockets is called {name} ({names})"),
         };
         Err(cannot("use", uri, &why))
     }
@@ -214,7 +216,7 @@ impl Opening<'_> {
                 }
                 (fd, Some(SocketFile::bound(path, id, kind)))
             }
-            Address::Abstract(_) => (bind_abstract(uri, kind)?, None),
+            Address::Abstract(name) => (bind_abstract(uri, name, kind)?, None),
             _ => (bind_inet(uri, kind, hosts)?, None),
         };
         let bound = Bound::of(fd.as_fd()).map_err(|why| {
@@ -255,7 +257,7 @@ fn shortfalls(listener: &Listener) -> Vec<String> {
     if listener.is_inherited() {
         return lines;
     }
-    let (address, wanted) = (listener.address(), listener.backlog());
+    let (address, wanted) = (listener.address(), backlog(&listener.uri));
     let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
     let limit = limit.and_then(|text| text.trim().parse().ok());
     if let Some(limit) = limit.filter(|limit| listens(listener.kind) && wanted > *limit) {
@@ -361,14 +363,10 @@ fn bind_inet(uri: &Uri, kind: SockType, candidates: &[SocketAddr]) -> Result<Own
 }
 
 fn bind_inet_to(uri: &Uri, kind: SockType, address: &SocketAddr) -> Result<OwnedFd, Errno> {
-    let fd = new_socket(
-        match address {
-            SocketAddr::V4(_) => AddressFamily::Inet,
-            SocketAddr::V6(_) => AddressFamily::Inet6,
-        },
-        kind,
-    )?;
-    if address.is_ipv6() {
+    let address = SockaddrStorage::from(*address);
+    let family = address.family().unwrap_or(AddressFamily::Inet);
+    let fd = new_socket(family, kind)?;
+    if family == AddressFamily::Inet6 {
         let is_strict = matches!(uri.scheme, Scheme::Tcp6 | Scheme::Udp6);
         setsockopt(&fd, sockopt::Ipv6V6Only, &is_strict)?;
     }
@@ -379,7 +377,7 @@ fn bind_inet_to(uri: &Uri, kind: SockType, address: &SocketAddr) -> Result<Owned
     if uri.options.reuseport {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
+    bind(fd.as_raw_fd(), &address)?;
     start_listening(uri, kind, &fd)?;
     Ok(fd)
 }
@@ -388,18 +386,21 @@ fn new_socket(family: AddressFamily, kind: SockType) -> Result<OwnedFd, Errno> {
     socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn start_listening(uri: &Uri, kind: SockType, fd: &OwnedFd) -> Result<(), Errno> {
+/// listen(2), if it is a socket with a backlog.
+pub(crate) fn start_listening(uri: &Uri, kind: SockType, fd: &OwnedFd) -> Result<(), Errno> {
     match listens(kind) {
-        true => listen(fd.as_fd(), uri.options.backlog.unwrap_or(BACKLOG)),
+        true => listen(fd.as_fd(), backlog(uri)),
         false => Ok(()),
     }
 }
 
+/// The backlog that we ask for.
+fn backlog(uri: &Uri) -> u32 {
+    uri.options.backlog.unwrap_or(BACKLOG)
+}
+
 /// Binds to an abstract name, and listens.
-pub(crate) fn bind_abstract(uri: &Uri, kind: SockType) -> Result<OwnedFd, String> {
-    let Address::Abstract(name) = &uri.address else {
-        return Err(cannot("bind", uri, "it is not an abstract name"));
-    };
+pub(crate) fn bind_abstract(uri: &Uri, name: &OsStr, kind: SockType) -> Result<OwnedFd, String> {
     let bound = || {
         let fd = new_socket(AddressFamily::Unix, kind)?;
         let address = UnixAddr::new_abstract(name.as_encoded_bytes())?;

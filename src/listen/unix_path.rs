@@ -106,10 +106,9 @@ impl Name<'_> {
 
 /// Removes the path if it leads to this socket.
 pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
-    match Name::of(path) {
-        Ok(name) => name.unlink_if(id),
+    match Name::of(path).and_then(|name| name.unlink_if(id)) {
         Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno),
+        done => done,
     }
 }
 
@@ -175,10 +174,8 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
             Ok(file) => return Ok(PathLock(file)),
             Err(FileRefusal::Locked(_)) => {}
             Err(FileRefusal::Foreign(reason)) => {
-                return Err(FileRefusal::Foreign(format!(
-                    "{}: {reason}",
-                    lock.display()
-                )));
+                let reason = format!("{}: {reason}", lock.display());
+                return Err(FileRefusal::Foreign(reason));
             }
             Err(refusal) => return Err(refusal),
         }
@@ -442,13 +439,11 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 /// The hidden links beside a path that lead to sockets, of whatever process.
 fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
-    let entries = entries.into_iter().flatten();
+    let entries = fs::read_dir(path.with_file_name(".")).into_iter().flatten();
     // An error ends it: it could come again at each call.
-    let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
-    let links = entries.filter(|entry| is_link_of(entry, name));
-    let links = links.map(|link| path.with_file_name(link));
+    let names = entries.map_while(|entry| Some(entry.ok()?.file_name()));
+    let links = names.filter(|entry| is_link_of(entry, name));
+    let links = links.map(|entry| path.with_file_name(entry));
     links
         .filter_map(|link| FileId::at(&link).map(|id| (link, id)))
         .collect()
