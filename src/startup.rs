@@ -85,7 +85,7 @@ pub fn check(config: &Config) -> (String, i32) {
         look_up_user(config).err(),
         refuse_takeover(config).err(),
         raise_limit(config).err(),
-        listen::check(&config.listen).err().map(|error| error.0),
+        listen::check(&config.listen).err(),
     ];
     if let Ok(Some(warning)) = look_up_user(config).map(|user| powerless_over(&user?)) {
         text += &format!("warning: {warning}\n");
@@ -219,7 +219,7 @@ fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
 
 /// The warning about a user whose workers we could not signal.
 fn powerless_over(user: &User) -> Option<String> {
-    if [getuid(), geteuid()].contains(&user.uid) || sys::process::may_signal_all() {
+    if [getuid(), geteuid()].contains(&user.uid) || sys::proc::may_signal_all() {
         return None;
     }
     let name = &user.name;
@@ -241,7 +241,7 @@ fn open_control(config: &Config, user: Option<&User>, logger: &Logger) -> Result
 }
 
 fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, String> {
-    let opened = listen::open_all(&config.listen, inherited).map_err(|error| error.0)?;
+    let opened = listen::open_all(&config.listen, inherited)?;
     for index in &config.nonblocking {
         let listener = &opened.listeners[*index];
         let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
