@@ -678,6 +678,7 @@ impl Processes {
                     "closing the output of worker {pid}, which is gone: \
                      too many descendants of dead workers still hold theirs"
                 ),
+                OutputEvent::Unread => poller.look_again_soon(),
                 OutputEvent::Closed(id, pipe) => poller.remove(&pipe, Source::Output(id)),
             }
         }
