@@ -464,9 +464,11 @@ impl Processes {
         let Some(worker) = self.processes.get(&id) else {
             return Ok(());
         };
-        // It may have left its group to others, or not have made it yet: what counts is itself.
+        // Itself first: before it leads a group it has no children, and afterwards it makes none
+        // that the second signal misses.
+        let killed = process::signal(worker.pid, libc::SIGKILL);
         let _ = process::signal_group(worker.pid, libc::SIGKILL);
-        or_ended(process::signal(worker.pid, libc::SIGKILL))
+        or_ended(killed)
     }
 
     // ---- the end ----

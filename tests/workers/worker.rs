@@ -255,7 +255,7 @@ fn ignore_term() -> io::Result<()> {
     say("up")
 }
 
-/// Ignores SIGTERM, and goes into another process's group; a child of its own stays in its.
+/// Ignores SIGTERM, and tries to go into another process's group; a child of its own stays in its.
 fn leave_group() -> io::Result<()> {
     again(&["silent"])?;
     let other = Command::new(env::current_exe()?)
@@ -263,7 +263,9 @@ fn leave_group() -> io::Result<()> {
         .process_group(0)
         .spawn()?;
     let group = nix::unistd::Pid::from_raw(other.id() as i32);
-    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), group)?;
+    if let Err(errno) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), group) {
+        say(&format!("cannot leave: {errno:?}"))?;
+    }
     ignore_term()
 }
 
