@@ -39,6 +39,8 @@ pub enum ListenerEvent {
 pub struct Listeners {
     listeners: Vec<Listener>,
     guard: Option<Guard>,
+    /// A path cannot be watched, which was said.
+    is_blind: bool,
     /// When to look again at a listener that could not be repaired, or at all of them.
     retry_at: Option<Instant>,
     /// How many events made us look in the second that ends at `looks_until`.
@@ -67,10 +69,9 @@ impl Listeners {
     pub fn new(listeners: Vec<Listener>, logger: slog::Logger) -> Listeners {
         Listeners {
             listeners,
-            // Without inotify the look at each worker's end remains.
-            guard: Guard::new().ok(),
-            // Somebody may have taken a path between our bind and our watch.
-            retry_at: Some(clock::now()),
+            guard: None,
+            is_blind: false,
+            retry_at: None,
             looks: 0,
             looks_until: Instant(0),
             reload_at: None,
@@ -83,19 +84,45 @@ impl Listeners {
 
     /// Registers the listeners and the watch on their paths. Errors: epoll_ctl(2) is refused.
     pub fn register(&mut self, poller: &mut Poller) -> io::Result<()> {
-        if let Some(guard) = &self.guard {
-            poller.add(guard, Source::Paths, Interest::READABLE)?;
-        }
-        self.watch_paths();
-        self.register_sockets(poller)
+        self.register_sockets(poller)?;
+        self.watch_paths(poller);
+        Ok(())
     }
 
-    /// A path that we may not watch, or that is lost at this moment, is looked at later.
-    fn watch_paths(&mut self) {
-        if let Some(guard) = &mut self.guard {
-            for (index, listener) in self.listeners.iter().enumerate() {
-                let _ = guard.watch(index, listener);
+    /// Sees to it that each path is watched. Where that cannot be, we look every second.
+    fn watch_paths(&mut self, poller: &mut Poller) {
+        let now = clock::now();
+        if self.looks > LOOKS && now < self.looks_until {
+            return;
+        }
+        let mut failure = None;
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if listener.file.is_none() {
+                continue;
             }
+            let guard = guard_of(&mut self.guard, poller);
+            match guard.and_then(|guard| Ok(guard.watch(index, listener)?)) {
+                Ok(false) => {}
+                // Somebody may have taken the path before it was watched.
+                Ok(true) => self.retry_at = Some(now),
+                Err(error) => failure = Some((listener, error)),
+            }
+        }
+        let Some((listener, error)) = failure else {
+            self.is_blind = false;
+            return;
+        };
+        self.retry_at.get_or_insert(now + RETRY);
+        // What is wrong with the listener itself was said.
+        if listener.trouble.is_some() || std::mem::replace(&mut self.is_blind, true) {
+            return;
+        }
+        if let Some(count) = self.lines.allow_with_count(now) {
+            let (address, reason) = (listener.address(), error_text(&error));
+            warn!(
+                self.logger,
+                "cannot watch the path of {address}: {reason}; looking at it every second{count}"
+            );
         }
     }
 
@@ -165,7 +192,6 @@ impl Listeners {
         if self.retry_at.is_none_or(|at| at > now) {
             return self.due_reload(now).into_iter().collect();
         }
-        self.watch_paths();
         // Where that is refused the look at each worker's end remains.
         let _ = self.register_sockets(poller);
         self.check(poller, suspects)
@@ -200,6 +226,7 @@ impl Listeners {
         if self.listeners.iter().any(can_be_repaired) {
             self.retry_at.get_or_insert(clock::now() + RETRY);
         }
+        self.watch_paths(poller);
         events.extend(self.due_reload(clock::now()));
         events
     }
@@ -271,11 +298,6 @@ impl Listeners {
                 "cannot watch {address}: {reason}; looking at it when a worker ends"
             );
         }
-        if let Some(guard) = &mut self.guard {
-            let _ = guard.watch(index, listener);
-            // Its path may have been lost again before it was watched.
-            self.retry_at = Some(clock::now());
-        }
     }
 
     /// We serve no more: no path of ours stays, and clients are refused as soon as no worker holds
@@ -292,4 +314,16 @@ impl Listeners {
             }
         }
     }
+}
+
+/// The guard, which is made and registered where there was none.
+///
+/// Errors: the system allows no more inotify instances, or no more watched descriptors.
+fn guard_of<'a>(guard: &'a mut Option<Guard>, poller: &mut Poller) -> io::Result<&'a mut Guard> {
+    if guard.is_none() {
+        let new = Guard::new()?;
+        poller.add(&new, Source::Paths, Interest::READABLE)?;
+        *guard = Some(new);
+    }
+    Ok(guard.as_mut().expect("it was made a moment ago"))
 }

@@ -360,6 +360,16 @@ impl SocketFile {
         self.link.as_deref()
     }
 
+    /// Opens the file by whichever of its names still leads to it (O_PATH, open(2)).
+    ///
+    /// Errors: neither does.
+    pub fn hold(&self) -> Result<OwnedFd, Errno> {
+        let id = self.id.ok_or(Errno::ENOENT)?;
+        let hold = |path: &Path| Name::of(path)?.hold(id);
+        let link = self.link.as_deref().ok_or(Errno::ENOENT);
+        link.and_then(hold).or_else(|_| hold(&self.path))
+    }
+
     /// Where the path leads now.
     pub fn place(&self) -> Result<Place, Errno> {
         match Name::of(&self.path).and_then(|name| name.stat()) {

@@ -270,7 +270,8 @@ fn arguments_follow_the_resolved_path() {
 
 #[test]
 fn a_worker_leads_its_own_session_and_process_group() {
-    let script = "read pid name state parent group session rest < /proc/$$/stat; echo $group $session";
+    let script =
+        "read pid name state parent group session rest < /proc/$$/stat; echo $group $session";
     let trial = Trial::shell(script);
     let spawned = start(&trial.request()).unwrap();
     let wanted = format!("{0} {0}\n", spawned.pid);
