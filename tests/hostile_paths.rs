@@ -72,6 +72,34 @@ fn a_workers_user_cannot_make_root_chmod_or_chown_a_file_through_the_sockets_pat
 }
 
 #[test]
+fn where_nothing_proves_which_file_is_ours_nobody_is_made_its_owner() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let folder = folder_of_the_stranger(&dir);
+    let run = |path: &str| {
+        Run::bare()
+            .through(&[&worker(), "without-netlink"])
+            .arg(format!("-listen=unix://{path}?mode=0660&owner={STRANGER}"))
+            .args(&["-start=0", &format!("-command={}", worker()), "http"])
+    };
+    let output = run(&format!("{folder}/s")).output();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let said = log.lines().filter(|line| line.contains("AF_NETLINK"));
+    assert_eq!(said.count(), 1, "{log}");
+    let left = fs::read_dir(&folder).expect("it is there").count();
+    assert_eq!(left, 0, "{log}");
+    // In a directory of ours the name is the proof.
+    let daemon = run(&dir.word("s")).start();
+    daemon.worker_that_said("up");
+    let found = fs::metadata(dir.join("s")).expect("it is bound");
+    assert_eq!((found.uid(), found.mode() & 0o777), (STRANGER, 0o660));
+    ends_well(&daemon);
+}
+
+#[test]
 fn a_pid_file_is_not_written_through_a_link_nor_into_a_file_that_another_user_made() {
     if !common::root_or_skip() {
         return;
