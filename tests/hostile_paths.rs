@@ -294,7 +294,7 @@ fn a_path_that_cannot_be_watched_is_looked_at_every_second() {
         "inotify_add_watch:error=ENOSPC",
     ] {
         let dir = TempDir::new();
-        let Some(run) = common::inject::injected(serving(&dir, &[]), &[fault]) else {
+        let Some(run) = common::strace::injected(serving(&dir, &[]), &[fault]) else {
             return;
         };
         let daemon = run.start();
@@ -339,7 +339,7 @@ fn failing(fault: &str) -> Option<(String, Vec<String>)> {
         .args(&[&format!("-control={}", dir.word("control")), "-start=0"])
         .args(&[&format!("-pidfile={}", dir.word("pid"))])
         .args(&[&format!("-command={}", worker()), "exit", "0"]);
-    let output = common::inject::injected(run, &[fault])?.output();
+    let output = common::strace::injected(run, &[fault])?.output();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     Some((log, dir.names()))
 }

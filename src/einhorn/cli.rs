@@ -8,7 +8,6 @@ use crate::listen::uri::{Scheme, Uri};
 use crate::supervisor::{Pace, Style};
 use crate::text::printable;
 use nix::unistd::{SysconfVar, sysconf};
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -199,8 +198,8 @@ fn upgrade_check() -> String {
 }
 
 /// Einhorn's signals. USR1 killed it, and its workers were orphaned; ALRM kills 1.x.
-pub fn signals() -> BTreeMap<i32, SignalAction> {
-    BTreeMap::from([
+pub fn signals() -> Vec<(i32, SignalAction)> {
+    vec![
         (libc::SIGTERM, SignalAction::Stop(libc::SIGTERM)),
         (libc::SIGINT, SignalAction::Stop(libc::SIGUSR2)),
         (libc::SIGUSR2, SignalAction::Stop(libc::SIGUSR2)),
@@ -208,7 +207,7 @@ pub fn signals() -> BTreeMap<i32, SignalAction> {
         (libc::SIGALRM, SignalAction::Reload),
         (libc::SIGQUIT, SignalAction::Leave),
         (libc::SIGUSR1, SignalAction::Ignore),
-    ])
+    ]
 }
 
 /// A command line that has not been read to its end: some defaults depend on later options.
@@ -236,7 +235,6 @@ impl Draft {
             stop_signal: libc::SIGUSR2,
             respawn: true,
             signals: signals(),
-            stop_is_success: true,
             output: Output::Inherit,
             ..Config::default()
         };

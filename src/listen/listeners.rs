@@ -2,7 +2,7 @@
 //! something may have happened to them, repaired by the guard, and closed at the end.
 
 use super::guard::{self, Guard, Repair};
-use super::{Listener, open};
+use super::{Listener, listens, open};
 use crate::clock;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
@@ -82,7 +82,8 @@ impl Listeners {
         }
     }
 
-    /// Registers the listeners and the watch on their paths. Errors: epoll_ctl(2) is refused.
+    /// Registers what is not registered yet: the listeners, and the watch on their paths. Errors:
+    /// epoll_ctl(2) is refused.
     pub fn register(&mut self, poller: &mut Poller) -> io::Result<()> {
         self.register_sockets(poller)?;
         self.watch_paths(poller);
@@ -129,7 +130,7 @@ impl Listeners {
     fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
             let source = Source::Listener(index);
-            if listener.kind.listens() && !poller.has(source) {
+            if listens(listener.kind) && !poller.has(source) {
                 // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
                 poller.add(listener, source, Interest::WRITABLE)?;
             }
@@ -172,8 +173,8 @@ impl Listeners {
             return self.check(poller, suspects);
         }
         self.retry_at = Some(self.looks_until);
-        if let Some(guard) = &mut self.guard {
-            guard.pause();
+        if let Some(guard) = &self.guard {
+            poller.remove(guard, Source::Paths);
         }
         for (index, listener) in self.listeners.iter().enumerate() {
             poller.remove(listener, Source::Listener(index));
@@ -193,7 +194,7 @@ impl Listeners {
             return self.due_reload(now).into_iter().collect();
         }
         // Where that is refused the look at each worker's end remains.
-        let _ = self.register_sockets(poller);
+        let _ = self.register(poller);
         self.check(poller, suspects)
     }
 
@@ -204,7 +205,7 @@ impl Listeners {
         poller: &mut Poller,
         suspects: impl Fn() -> String,
     ) -> Vec<ListenerEvent> {
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = &self.guard {
             guard.drain();
         }
         self.retry_at = self.retry_at.filter(|at| *at > clock::now());
@@ -266,8 +267,8 @@ impl Listeners {
                      workers get it{count}"
                 );
             }
-            Repair::Failed { error, hopeless } => {
-                let next = match hopeless {
+            Repair::Failed(error) => {
+                let next = match guard::is_hopeless(&self.listeners[index]) {
                     true => "clients are refused until whoever passed it makes it anew",
                     false => "clients are refused, trying again every second",
                 };
@@ -316,14 +317,16 @@ impl Listeners {
     }
 }
 
-/// The guard, which is made and registered where there was none.
+/// The guard, which is made if there is none, and registered if it is not.
 ///
 /// Errors: the system allows no more inotify instances, or no more watched descriptors.
 fn guard_of<'a>(guard: &'a mut Option<Guard>, poller: &mut Poller) -> io::Result<&'a mut Guard> {
-    if guard.is_none() {
-        let new = Guard::new()?;
-        poller.add(&new, Source::Paths, Interest::READABLE)?;
-        *guard = Some(new);
+    let guard = match guard {
+        Some(guard) => guard,
+        none => none.insert(Guard::new()?),
+    };
+    if !poller.has(Source::Paths) {
+        poller.add(&*guard, Source::Paths, Interest::READABLE)?;
     }
-    Ok(guard.as_mut().expect("it was made a moment ago"))
+    Ok(guard)
 }
