@@ -132,7 +132,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, U
     if words.help {
         return Ok(CommandLine::Help(help()));
     }
-    let flags = values(&words.flags)?;
+    let flags: Flags = values(&words.flags)?;
     if flags.version {
         return Ok(CommandLine::Version);
     }
@@ -254,7 +254,7 @@ impl fmt::Display for UsageError {
 
 /// Has argh read the values. It knows neither `-name=value` nor `-switch=false`, so it is given a
 /// plain `--name value` for each option and `--name` for each switch that is on in the end.
-fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
+pub fn values<T: FromArgs>(given: &[(&'static Flag, OsString)]) -> Result<T, UsageError> {
     let mut words = Vec::new();
     let mut switches = BTreeSet::new();
     for (flag, value) in given {
@@ -271,7 +271,7 @@ fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
     }
     let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
     words.extend(switches);
-    Flags::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
+    T::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
 }
 
 /// argh's sentence about a bad value in our form.
@@ -294,7 +294,7 @@ fn widen(value: &OsStr) -> String {
 // What each kind of value may be. Every `Err` is the reason alone: flag and value are put before it.
 
 /// The opposite of `widen`.
-fn bytes(value: &str) -> Result<OsString, String> {
+pub fn bytes(value: &str) -> Result<OsString, String> {
     let bytes = value.chars().map(|c| c as u8).collect();
     Ok(OsString::from_vec(bytes))
 }
@@ -308,7 +308,7 @@ fn uri(value: &str) -> Result<Uri, String> {
 }
 
 /// At most what fits the original's nanoseconds: 292 years.
-fn millis(value: &str) -> Result<Duration, String> {
+pub fn millis(value: &str) -> Result<Duration, String> {
     let millis = integer(value, 0..=i64::MAX / 1_000_000)?;
     Ok(Duration::from_millis(millis.unsigned_abs()))
 }
@@ -425,15 +425,7 @@ pub fn help() -> String {
     let mut text = "Usage: socketmaster -command=PATH [flags] [--] [argument ...]\n\n".to_owned();
     wrap(&mut text, 0, info.description);
     text += "\nFlags; -name=value, -name value, --name=value and --name value are the same:\n";
-    for flag in table::<Flags>() {
-        let _ = match flag.kind {
-            FlagInfoKind::Switch => writeln!(text, "  -{}", flag_name(flag)),
-            FlagInfoKind::Option { arg_name } => {
-                writeln!(text, "  -{}={arg_name}", flag_name(flag))
-            }
-        };
-        wrap(&mut text, 8, flag.description);
-    }
+    describe(&mut text, table::<Flags>());
     text += "  -help\n        Print this and exit; -h for short.\n";
     text += "\nOther uses:\n  socketmaster ctl        talk to a running socketmaster\n";
     if cfg!(feature = "einhorn") {
@@ -441,6 +433,19 @@ pub fn help() -> String {
         text += "  socketmaster einhornsh  einhorn's shell, also when called einhornsh\n";
     }
     text
+}
+
+/// Appends these flags, each with what its comment says.
+pub fn describe(text: &mut String, table: &[Flag]) {
+    for flag in table {
+        let _ = match flag.kind {
+            FlagInfoKind::Switch => writeln!(text, "  -{}", flag_name(flag)),
+            FlagInfoKind::Option { arg_name } => {
+                writeln!(text, "  -{}={arg_name}", flag_name(flag))
+            }
+        };
+        wrap(text, 8, flag.description);
+    }
 }
 
 /// Appends a sentence in lines of at most 80 columns that begin with `indent` spaces. It gets the

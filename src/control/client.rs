@@ -7,8 +7,8 @@ use crate::args::{self, UsageError};
 use crate::supervisor::Outcome;
 use crate::sys::io::{stderr, stdout, write_all};
 use crate::sys::socket::connect;
-use crate::text::{boolean, duration_text, error_text, integer, printable, printable_lines};
-use argh::ArgsInfo;
+use crate::text::{duration_text, error_text, integer, printable, printable_lines};
+use argh::{ArgsInfo, FromArgs};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ffi::{OsStr, OsString};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const FAILED: i32 = 1;
 /// The reload was rolled back, stopped half-way, or failed with nothing to go back to.
 const ROLLED_BACK: i32 = 3;
+/// This is what `status` exits with when no worker is ready.
+const NOBODY_READY: i32 = 3;
 const TIMED_OUT: i32 = 4;
 /// The reload was superseded by another one, or abandoned for a stop.
 const SUPERSEDED: i32 = 5;
@@ -29,99 +31,103 @@ const SUPERSEDED: i32 = 5;
 const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
-/// Every flag of `ctl`. The command line is read by hand: flags and operands may be mixed.
-#[derive(ArgsInfo)]
-#[allow(dead_code, reason = "only the table is needed")]
-struct Flags {
+/// Talks to a running socketmaster by its control socket.
+//
+// As in args.rs, a flag's comment is its text in the help, and the last value of an option holds.
+#[derive(FromArgs, ArgsInfo)]
+struct CtlFlags {
     /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
-    #[argh(option, arg_name = "PATH")]
-    control: Option<String>,
+    #[argh(option, arg_name = "PATH", from_str_fn(args::bytes))]
+    control: Vec<OsString>,
     /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
     #[argh(switch)]
     wait: bool,
     /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
-    #[argh(option, arg_name = "TIME")]
-    timeout: Option<String>,
+    #[argh(option, arg_name = "TIME", from_str_fn(timeout))]
+    timeout: Vec<Duration>,
     /// status: one JSON object instead of a table. (default off)
     #[argh(switch)]
     json: bool,
 }
 
-const HELP: &str = "\
-Usage: socketmaster ctl [-control=PATH] COMMAND
+const USAGE: &str = "\
+Usage: socketmaster ctl [flags] COMMAND [flags]
 
-Talks to a running socketmaster by its control socket: -control names it, else
-SOCKETMASTER_CONTROL in the environment.
+Talks to a running socketmaster by its control socket:
 
-  reload [-wait] [-timeout=TIME]  start new workers, then stop the old ones
-  status [-json]                  sockets, workers, the last verdict
-  stop [-wait] [-timeout=TIME]    ask the workers to finish, and end
-  workers N                       have N workers from now on
-  ping                            say who is there
-  upgrade                         replace socketmaster itself by what is on disk
+  reload     start new workers, then stop the old ones
+  status     sockets, workers, the last verdict
+  stop       ask the workers to finish, and end
+  workers N  have N workers from now on
+  ping       say who is there
+  upgrade    replace socketmaster itself by what is on disk
 
-TIME is in milliseconds, or as in 30s or 1m30s.
-Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
-2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
+Exit status: 0 done (reload -wait: the new generation is live; status: a worker
+is ready), 1 failed or no answer, 2 usage, 3 rolled back (status: no worker is
+ready), 4 timed out, 5 superseded or stopping.
+
+Flags:
 ";
 
-/// What the command line asks for.
+/// One command for one socket, in the words of the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CtlCall {
-    Help,
-    Send(CtlRequest),
-}
-
-/// One command for one socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CtlRequest {
-    pub control: PathBuf,
-    pub command: &'static str,
-    pub args: Vec<String>,
-    pub timeout: Option<Duration>,
+struct CtlRequest {
+    control: PathBuf,
+    command: &'static str,
+    args: Vec<String>,
+    timeout: Option<Duration>,
 }
 
 /// Runs the program with the words after `ctl`; returns the exit status.
 pub fn main(words: Vec<OsString>) -> i32 {
+    let mut is_status = false;
     let (text, status) = match parse(words, std::env::var_os(VARIABLE)) {
-        Ok(CtlCall::Help) => (HELP.to_owned(), 0),
-        Ok(CtlCall::Send(request)) => run(&request).unwrap_or_else(|(text, status)| {
-            let text = format!("socketmaster ctl: {text}");
-            (text, status)
-        }),
-        Err(error) => (format!("socketmaster ctl: {error}"), error.status.into()),
+        Ok(None) => (help(), 0),
+        Ok(Some(request)) => {
+            is_status = request.command == "status";
+            run(&request)
+        }
+        Err(error) => {
+            let text = format!("socketmaster ctl: {error}");
+            let help = "see socketmaster ctl -help";
+            (
+                text.replace("see socketmaster -help", help),
+                error.status.into(),
+            )
+        }
     };
     let text = format!("{}\n", printable_lines(text.trim_end()));
+    // A status is a result, whether somebody is ready or not.
+    let is_result = status == 0 || is_status && status == NOBODY_READY;
     // A reader that went away changes nothing about what was done.
-    let _ = match status {
-        0 => write_all(stdout(), text.as_bytes()),
-        _ => write_all(stderr(), text.as_bytes()),
+    let _ = match is_result {
+        true => write_all(stdout(), text.as_bytes()),
+        false => write_all(stderr(), text.as_bytes()),
     };
     status
 }
 
 // ---- the command line ----
 
-/// Reads the words after `ctl`; `variable`: the socket that the environment names.
-///
-/// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
-pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
-    read(words, variable).map_err(|error| UsageError {
-        // A usage error points to the help of `ctl`.
-        message: error
-            .message
-            .replace("see socketmaster -help", "see socketmaster ctl -help"),
-        ..error
-    })
+fn help() -> String {
+    let mut text = USAGE.to_owned();
+    args::describe(&mut text, args::table::<CtlFlags>());
+    text
 }
 
-fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
-    let mut rest = words;
-    let (mut given, mut operands) = (Vec::new(), Vec::new());
+/// Reads the words after `ctl`: flags may stand before and after the command. `variable`: the socket
+/// that the environment names. Returns `None` for the help.
+///
+/// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
+fn parse(
+    words: Vec<OsString>,
+    variable: Option<OsString>,
+) -> Result<Option<CtlRequest>, UsageError> {
+    let (mut given, mut operands, mut rest) = (Vec::new(), Vec::new(), words);
     loop {
-        let split = args::split(args::table::<Flags>(), rest)?;
+        let split = args::split(args::table::<CtlFlags>(), rest)?;
         if split.help {
-            return Ok(CtlCall::Help);
+            return Ok(None);
         }
         given.extend(split.flags);
         rest = split.arguments;
@@ -130,85 +136,67 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
         }
         operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
-    let value = |name: &str| {
-        let mut flags = given.iter().rev();
-        let flag = flags.find(|(flag, _)| args::flag_name(flag) == name);
-        flag.map(|(_, value)| value.as_os_str())
-    };
-    let (command, flag, sent) = find(operands.first())?;
-    let args = arguments(&operands, flag, value(flag))?;
-    for name in ["wait", "json"] {
-        if value(name).is_some() && name != flag {
-            return Err(UsageError::new(format!("{command} has no -{name}")));
-        }
-    }
-    let control = value("control").map(OsStr::to_owned).or(variable);
-    let control = control.unwrap_or_default();
-    if control.is_empty() {
-        return Err(UsageError::new(format!(
+    let mut flags: CtlFlags = args::values(&given)?;
+    let (command, args) = wire_words(&operands, &flags).map_err(UsageError::new)?;
+    let control = flags.control.pop().or(variable);
+    let control = control.filter(|path| !path.is_empty()).ok_or_else(|| {
+        UsageError::new(format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
-        )));
-    }
-    Ok(CtlCall::Send(CtlRequest {
+        ))
+    })?;
+    Ok(Some(CtlRequest {
         control: control.into(),
-        command: sent,
+        command,
         args,
-        timeout: value("timeout").map(timeout).transpose()?,
+        timeout: flags.timeout.pop(),
     }))
 }
 
-/// The command, the flag that it may have, and its word on the wire. The flag is an argument there.
-fn find(word: Option<&String>) -> Result<(&'static str, &'static str, &'static str), UsageError> {
-    const COMMANDS: [(&str, &str, &str); 6] = [
-        ("reload", "wait", "reload"),
-        ("status", "json", "status"),
-        ("stop", "wait", "stop"),
-        ("ping", "", "ping"),
-        ("workers", "", "workers"),
-        // On the wire `upgrade` is einhorn's word for a reload.
-        ("upgrade", "", "self-upgrade"),
-    ];
-    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
-    let known = COMMANDS.into_iter().find(|(command, ..)| command == word);
-    let unknown = || format!("{} is no command", printable(OsStr::new(word)));
-    known.ok_or_else(|| UsageError::new(unknown()))
-}
-
-/// What goes with the command; `flag` and `value`: its flag, and what was given for it.
-fn arguments(
+/// The command and its arguments on the wire. Errors: the problem alone.
+fn wire_words(
     operands: &[String],
-    flag: &str,
-    value: Option<&OsStr>,
-) -> Result<Vec<String>, UsageError> {
-    let read = value.map(|value| {
-        let read = boolean(&value.to_string_lossy());
-        read.map_err(|reason| UsageError::value(flag, value, &reason))
-    });
-    let is_on = read.transpose()?.unwrap_or(false);
+    flags: &CtlFlags,
+) -> Result<(&'static str, Vec<String>), String> {
     let words: Vec<&str> = operands.iter().map(String::as_str).collect();
-    let problem = match words[..] {
-        ["workers"] => "workers needs a number".to_owned(),
-        ["workers", number] => match integer(number, 1..=10_000) {
-            Ok(number) => return Ok(vec![number.to_string()]),
-            Err(reason) => format!("workers {number}: {reason}"),
-        },
-        [_] if is_on => return Ok(vec![flag.to_owned()]),
+    let name = *words.first().ok_or("no command given")?;
+    let (command, args) = match words[..] {
         // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] => return Ok(vec!["now".to_owned()]),
-        [_] => return Ok(Vec::new()),
-        _ => format!("{} takes no such arguments", operands[0]),
+        ["reload"] if !flags.wait => ("reload", vec!["now"]),
+        ["reload"] => ("reload", vec!["wait"]),
+        ["stop"] if flags.wait => ("stop", vec!["wait"]),
+        ["stop"] => ("stop", Vec::new()),
+        ["status"] if flags.json => ("status", vec!["json"]),
+        ["status"] => ("status", Vec::new()),
+        ["ping"] => ("ping", Vec::new()),
+        // On the wire `upgrade` is einhorn's word for a reload.
+        ["upgrade"] => ("self-upgrade", Vec::new()),
+        ["workers", number] => ("workers", vec![number]),
+        ["workers"] => return Err("workers needs a number".to_owned()),
+        [
+            "reload" | "stop" | "status" | "ping" | "upgrade" | "workers",
+            ..,
+        ] => {
+            return Err(format!("{name} takes no such arguments"));
+        }
+        _ => return Err(format!("{} is no command", printable(OsStr::new(name)))),
     };
-    Err(UsageError::new(problem))
+    if flags.json && command != "status" {
+        return Err(format!("{name} has no -json"));
+    }
+    if flags.wait && !matches!(command, "reload" | "stop") {
+        return Err(format!("{name} has no -wait"));
+    }
+    if command == "workers" {
+        let count = integer(args[0], 1..=10_000);
+        let count = count.map_err(|reason| format!("workers {}: {reason}", args[0]))?;
+        return Ok((command, vec![count.to_string()]));
+    }
+    Ok((command, args.into_iter().map(str::to_owned).collect()))
 }
 
-fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
-    let text = value.to_string_lossy();
-    let parsed = match integer(&text, 0..=i64::MAX / 1_000_000) {
-        Ok(millis) => Some(Duration::from_millis(millis.unsigned_abs())),
-        Err(_) => duration(&text),
-    };
-    let reason = "neither milliseconds nor a time as in 30s or 1m30s";
-    parsed.ok_or_else(|| UsageError::value("timeout", value, reason))
+fn timeout(text: &str) -> Result<Duration, String> {
+    let parsed = args::millis(text).ok().or_else(|| duration(text));
+    parsed.ok_or_else(|| "neither milliseconds nor a time as in 30s or 1m30s".to_owned())
 }
 
 /// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
@@ -241,6 +229,8 @@ struct CtlReply {
     wait: bool,
     failed: bool,
     verdict: Option<CtlVerdict>,
+    /// How many workers are ready; only a status says it.
+    ready: Option<u32>,
     /// As it was written: it is for programs, and may come from a newer socketmaster.
     status: Option<Box<RawValue>>,
 }
@@ -255,50 +245,53 @@ struct CtlVerdict {
 }
 
 /// Carries the request out; returns the text to show and the exit status.
-///
-/// Errors: the same, where there was no last answer.
-fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
+fn run(request: &CtlRequest) -> (String, i32) {
     let waits = request.args.iter().any(|word| word == "wait");
     let limit = request.timeout.or((!waits).then_some(PROMPTLY));
     let path = request.control.display();
-    let failed = |error: io::Error| {
-        let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-        if !is_late {
-            return (
+    let wire = Wire::connect(&request.control, limit).map_err(|error| {
+        let hint = "does a socketmaster run with it as its -control?";
+        let reason = error_text(&error);
+        (
+            format!("cannot connect to {path}: {reason}; {hint}"),
+            FAILED,
+        )
+    });
+    let reply = wire.and_then(|wire| {
+        converse(wire, request, waits).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                let goes_on = if waits { "; it goes on by itself" } else { "" };
+                let limit = duration_text(limit.unwrap_or_default());
+                let text = format!("{}: not over within {limit}{goes_on}", request.command);
+                let is_status = request.command == "status";
+                (text, if is_status { FAILED } else { TIMED_OUT })
+            }
+            _ => (
                 format!("no answer from {path}: {}", error_text(&error)),
                 FAILED,
-            );
-        }
-        let goes_on = if waits { "; it goes on by itself" } else { "" };
-        let limit = duration_text(limit.unwrap_or_default());
-        let text = format!("{}: not over within {limit}{goes_on}", request.command);
-        (text, TIMED_OUT)
-    };
-    let args: Vec<&str> = request.args.iter().map(String::as_str).collect();
-    let line = encode_request(1, request.command, &args);
-    let wire = Wire::connect(&request.control, limit);
-    let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
-    let mut wire = sent.map_err(|error| {
-        let is_system = error.raw_os_error().is_some();
-        let hint = if is_system {
-            "; does a socketmaster run with it as its -control?"
-        } else {
-            ""
-        };
-        let text = format!("cannot connect to {path}: {}{hint}", error_text(&error));
-        (text, FAILED)
-    })?;
+            ),
+        })
+    });
+    match reply {
+        Ok(reply) => conclusion(reply),
+        Err((text, status)) => (format!("socketmaster ctl: {text}"), status),
+    }
+}
+
+/// Sends the request and returns the last answer to it. On a terminal the others are shown.
+fn converse(mut wire: Wire, request: &CtlRequest, waits: bool) -> io::Result<CtlReply> {
+    wire.send(&encode_request(1, request.command, &request.args))?;
     loop {
-        let line = wire.next_line().map_err(failed)?;
-        let line = line.ok_or_else(|| failed(io::Error::other("the connection was closed")))?;
+        let line = wire.next_line()?;
+        let line = line.ok_or_else(|| io::Error::other("the connection was closed"))?;
         let reply: CtlReply = serde_json::from_slice(&line)
-            .map_err(|_| failed(io::Error::other("it speaks another language")))?;
+            .map_err(|_| io::Error::other("it speaks another language"))?;
         if !reply.wait {
             if request.command == "stop" && waits {
                 // The last answer comes just before the end.
                 while let Ok(Some(_)) = wire.next_line() {}
             }
-            return Ok(conclusion(reply));
+            return Ok(reply);
         }
         if waits && stderr().is_terminal() {
             let message = printable_lines(&reply.message);
@@ -309,8 +302,9 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
 
 /// What the last answer means.
 fn conclusion(reply: CtlReply) -> (String, i32) {
-    if let Some(status) = reply.status {
-        return (status.get().to_owned(), 0);
+    if let Some(ready) = reply.ready {
+        let text = reply.status.map_or(reply.message, |it| it.get().to_owned());
+        return (text, if ready == 0 { NOBODY_READY } else { 0 });
     }
     let Some(verdict) = reply.verdict else {
         return (reply.message, if reply.failed { FAILED } else { 0 });

@@ -147,12 +147,15 @@ fn respond_to_permitted(
         "stop" => Ok(stop(flag("wait")?, state, view)),
         "status" => {
             let (json, status) = (flag("json")?, Status::new(state, view));
-            let answer = match json {
-                true => Answer::new(summary(view.core, "")),
-                false => Answer::new(status.table()),
+            let text = match json {
+                true => summary(view.core, ""),
+                false => status.table(),
             };
-            let status = Some(status).filter(|_| json);
-            Ok(Answer { status, ..answer }.into())
+            Ok(Response::from(Answer {
+                status: Some(status).filter(|_| json),
+                ready: Some(view.core.workers().ready()),
+                ..Answer::new(text)
+            }))
         }
         "workers" => {
             let (number, before) = (number(&request.args)?, view.core.policy().workers);

@@ -200,6 +200,9 @@ pub struct Answer {
     pub verdict: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// How many workers are ready; only a status says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<u32>,
 }
 
 impl Answer {
@@ -217,12 +220,12 @@ impl Answer {
 }
 
 /// A command as a client sends it: one line with its LF, readable by a real einhorn too.
-pub fn encode_request(id: u64, command: &str, args: &[&str]) -> Vec<u8> {
+pub fn encode_request(id: u64, command: &str, args: &[impl Serialize]) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Sent<'a> {
+    struct Sent<'a, A> {
         id: u64,
         command: &'a str,
-        args: &'a [&'a str],
+        args: &'a [A],
     }
     line(&Sent { id, command, args })
 }
