@@ -2,7 +2,7 @@
 //! answered, and turns the outcome into an exit status. It waits no longer than it was told to, and
 //! what workers wrote reaches the terminal escaped.
 
-use super::protocol::{LineReader, MAX_ANSWER, encode_request};
+use super::protocol::{MAX_ANSWER, encode_request};
 use crate::args::{self, UsageError};
 use crate::supervisor::Outcome;
 use crate::sys::io::{stderr, stdout, write_all};
@@ -12,7 +12,7 @@ use argh::{ArgsInfo, FromArgs};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -99,11 +99,9 @@ pub fn main(words: Vec<OsString>) -> i32 {
     let text = format!("{}\n", printable_lines(text.trim_end()));
     // A status is a result, whether somebody is ready or not.
     let is_result = status == 0 || is_status && status == NOBODY_READY;
+    let out = if is_result { stdout() } else { stderr() };
     // A reader that went away changes nothing about what was done.
-    let _ = match is_result {
-        true => write_all(stdout(), text.as_bytes()),
-        false => write_all(stderr(), text.as_bytes()),
-    };
+    let _ = write_all(out, text.as_bytes());
     status
 }
 
@@ -159,18 +157,22 @@ fn wire_words(
 ) -> Result<(&'static str, Vec<String>), String> {
     let words: Vec<&str> = operands.iter().map(String::as_str).collect();
     let name = *words.first().ok_or("no command given")?;
-    let (command, args) = match words[..] {
+    let count;
+    let (command, argument) = match words[..] {
         // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] if !flags.wait => ("reload", vec!["now"]),
-        ["reload"] => ("reload", vec!["wait"]),
-        ["stop"] if flags.wait => ("stop", vec!["wait"]),
-        ["stop"] => ("stop", Vec::new()),
-        ["status"] if flags.json => ("status", vec!["json"]),
-        ["status"] => ("status", Vec::new()),
-        ["ping"] => ("ping", Vec::new()),
+        ["reload"] => ("reload", Some(if flags.wait { "wait" } else { "now" })),
+        ["stop"] => ("stop", flags.wait.then_some("wait")),
+        ["status"] => ("status", flags.json.then_some("json")),
+        ["ping"] => ("ping", None),
         // On the wire `upgrade` is einhorn's word for a reload.
-        ["upgrade"] => ("self-upgrade", Vec::new()),
-        ["workers", number] => ("workers", vec![number]),
+        ["upgrade"] => ("self-upgrade", None),
+        ["workers", number] => {
+            let checked = integer(number, 1..=10_000);
+            count = checked
+                .map_err(|reason| format!("workers {number}: {reason}"))?
+                .to_string();
+            ("workers", Some(&*count))
+        }
         ["workers"] => return Err("workers needs a number".to_owned()),
         [
             "reload" | "stop" | "status" | "ping" | "upgrade" | "workers",
@@ -186,12 +188,7 @@ fn wire_words(
     if flags.wait && !matches!(command, "reload" | "stop") {
         return Err(format!("{name} has no -wait"));
     }
-    if command == "workers" {
-        let count = integer(args[0], 1..=10_000);
-        let count = count.map_err(|reason| format!("workers {}: {reason}", args[0]))?;
-        return Ok((command, vec![count.to_string()]));
-    }
-    Ok((command, args.into_iter().map(str::to_owned).collect()))
+    Ok((command, argument.map(str::to_owned).into_iter().collect()))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -201,20 +198,14 @@ fn timeout(text: &str) -> Result<Duration, String> {
 
 /// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
 fn duration(text: &str) -> Option<Duration> {
-    let is_digit = |c: char| c.is_ascii_digit();
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let (mut total, mut rest) = (0_u64, text);
     while !rest.is_empty() {
-        let (number, after) = rest.split_at(rest.find(|c| !is_digit(c))?);
-        let (unit, after) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let mut units = UNITS.into_iter();
+        let (unit, millis) = units.find(|(unit, _)| after.starts_with(unit))?;
         total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(millis)?)?;
-        rest = after;
+        rest = &after[unit.len()..];
     }
     (!text.is_empty()).then_some(Duration::from_millis(total))
 }
@@ -328,45 +319,33 @@ fn conclusion(reply: CtlReply) -> (String, i32) {
 
 /// A connection to a control socket, with one limit for all that is read from it.
 pub struct Wire {
-    stream: UnixStream,
-    reader: LineReader,
+    stream: BufReader<UnixStream>,
     deadline: Option<Instant>,
 }
 
 impl Wire {
     pub fn connect(path: &Path, limit: Option<Duration>) -> io::Result<Wire> {
         Ok(Wire {
-            stream: connect(path)?,
-            reader: LineReader::default(),
+            stream: BufReader::new(connect(path)?),
             deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
         })
     }
 
     pub fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        self.stream.write_all(line)
+        self.stream.get_mut().write_all(line)
     }
 
     /// The next line, without its LF; `None`: the connection has ended.
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut chunk = [0; 16 * 1024];
-        loop {
-            let line = self.reader.next_line(MAX_ANSWER);
-            let line = line.map_err(io::Error::other)?;
-            if line.is_some() {
-                return Ok(line);
-            }
-            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-            match self.deadline.map(left) {
-                Some(Duration::ZERO) => return Err(ErrorKind::TimedOut.into()),
-                left => self.stream.set_read_timeout(left)?,
-            }
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.reader.push(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        match self.deadline.map(left) {
+            Some(Duration::ZERO) => return Err(ErrorKind::TimedOut.into()),
+            left => self.stream.get_ref().set_read_timeout(left)?,
         }
+        let mut line = Vec::new();
+        let mut bounded = (&mut self.stream).take(MAX_ANSWER as u64);
+        bounded.read_until(b'\n', &mut line)?;
+        Ok((line.pop() == Some(b'\n')).then_some(line))
     }
 }
 
