@@ -131,7 +131,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, U
     if words.help {
         return Ok(CommandLine::Help(help()));
     }
-    let flags = values(&words.flags)?;
+    let flags: Flags = values(&words.flags)?;
     if flags.version {
         return Ok(CommandLine::Version);
     }
@@ -242,7 +242,7 @@ impl fmt::Display for UsageError {
 
 /// Has argh read the values. argh has no `-switch=false`, and refuses an option that is given twice,
 /// where Go takes the last one. So each value is checked alone, and then argh gets those that hold.
-fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
+pub fn values<T: FromArgs>(given: &[(&'static Flag, OsString)]) -> Result<T, UsageError> {
     let mut words: Vec<(&str, Option<String>)> = Vec::new();
     for (flag, value) in given {
         let name = flag.long;
@@ -257,7 +257,7 @@ fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
             continue;
         }
         let text = widen(value);
-        Flags::from_args(&["socketmaster"], &[name, &text]).map_err(|exit| {
+        T::from_args(&["socketmaster"], &[name, &text]).map_err(|exit| {
             let start = format!("Error parsing option '{name}' with value '{text}': ");
             let reason = exit.output.strip_prefix(&start);
             refused(reason.unwrap_or(&exit.output).trim_end())
@@ -269,8 +269,7 @@ fn values(given: &[(&'static Flag, OsString)]) -> Result<Flags, UsageError> {
         .flat_map(|(name, value)| [Some(*name), value.as_deref()])
         .flatten()
         .collect();
-    Flags::from_args(&["socketmaster"], &words)
-        .map_err(|exit| UsageError::new(exit.output.trim_end()))
+    T::from_args(&["socketmaster"], &words).map_err(|exit| UsageError::new(exit.output.trim_end()))
 }
 
 /// argh takes only `str`, and a path may be any bytes: each byte travels as the character of the
@@ -282,7 +281,7 @@ fn widen(value: &OsStr) -> String {
 // What each kind of value may be. Every `Err` is the reason alone: flag and value are put before it.
 
 /// The opposite of `widen`.
-fn bytes(value: &str) -> Result<OsString, String> {
+pub fn bytes(value: &str) -> Result<OsString, String> {
     let bytes = value.chars().map(|c| c as u8).collect();
     Ok(OsString::from_vec(bytes))
 }
@@ -296,7 +295,7 @@ fn uri(value: &str) -> Result<Uri, String> {
 }
 
 /// At most what fits the original's nanoseconds: 292 years.
-fn millis(value: &str) -> Result<Duration, String> {
+pub fn millis(value: &str) -> Result<Duration, String> {
     let millis = integer(value, 0..=i64::MAX / 1_000_000)?;
     Ok(Duration::from_millis(millis.unsigned_abs()))
 }

@@ -60,6 +60,49 @@ fn status_json_is_one_object() {
 }
 
 #[test]
+fn status_exits_3_when_no_worker_is_ready_and_its_text_goes_to_stdout() {
+    let place = Place::of("up");
+    let daemon = place.start(&["-start=20000"]);
+    place.wait_for_socket(&daemon);
+    let output = place.ctl(&["status"]);
+    assert_said(&output, 3, &["starting: 0 of 1 workers ready"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let output = place.ctl(&["status", "-json"]);
+    assert_said(&output, 3, &["\"live_generation\": 0"]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+    assert_eq!(place.status()["live_generation"], 0);
+}
+
+#[test]
+fn status_exits_0_while_a_worker_serves_and_3_when_it_has_been_asked_to_stop() {
+    let place = Place::of("");
+    let end = place.dir.word("end");
+    place.next(&format!("drain {end}"));
+    let daemon = place.live(&["-start=500"]);
+    assert_said(&place.ctl(&["status", "-json"]), 0, &[]);
+    place.next("exit 7");
+    daemon.reload();
+    assert_said(&place.ctl(&["status"]), 0, &["rolled back"]);
+    assert_said(&place.ctl(&["stop"]), 0, &["stopping"]);
+    assert_said(
+        &place.ctl(&["status"]),
+        3,
+        &["stopping: waiting for 1 worker"],
+    );
+    place.dir.write("end", "");
+    assert_eq!(daemon.exit_code(), 0);
+}
+
+#[test]
+fn status_exits_1_when_nobody_answers() {
+    let place = Place::of("up");
+    assert_said(&place.ctl(&["status"]), 1, &["cannot connect to "]);
+    let _silent = UnixListener::bind(place.socket()).expect("the directory is ours");
+    let output = place.ctl(&["status", "-timeout=200"]);
+    assert_said(&output, 1, &["status: not over within 200 ms"]);
+}
+
+#[test]
 fn reload_wait_exits_0_when_the_new_generation_is_live() {
     let place = Place::of("up");
     let daemon = place.live(&["-start=500", "-workers=3"]);
@@ -281,7 +324,8 @@ fn ctl_finds_the_socket_by_the_environment_or_says_how_to_name_it() {
         1,
         &["cannot connect to /nowhere/ctl: No such file or directory"],
     );
-    assert_said(&ctl(&[], ""), 2, &["no command given"]);
+    let hint = ["no command given", "see socketmaster ctl -help"];
+    assert_said(&ctl(&[], ""), 2, &hint);
     assert_said(&ctl(&["-help"], ""), 0, &["Usage: socketmaster ctl"]);
 }
 

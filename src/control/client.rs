@@ -2,17 +2,17 @@
 //! answered, and turns the outcome into an exit status. It waits no longer than it was told to, and
 //! what workers wrote reaches the terminal escaped.
 
-use super::protocol::{LineReader, MAX_ANSWER, encode_request};
+use super::protocol::{MAX_ANSWER, encode_request};
 use crate::args::{self, UsageError};
 use crate::supervisor::Outcome;
 use crate::sys::io::{stderr, stdout, write_all};
 use crate::sys::socket::connect;
-use crate::text::{boolean, duration_text, error_text, integer, printable, printable_lines};
-use argh::ArgsInfo;
+use crate::text::{duration_text, error_text, integer, printable, printable_lines};
+use argh::{ArgsInfo, FromArgs};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 const FAILED: i32 = 1;
 /// The reload was rolled back, stopped half-way, or failed with nothing to go back to.
 const ROLLED_BACK: i32 = 3;
+/// This is what `status` exits with when no worker is ready.
+const NOBODY_READY: i32 = 3;
 const TIMED_OUT: i32 = 4;
 /// The reload was superseded by another one, or abandoned for a stop.
 const SUPERSEDED: i32 = 5;
@@ -29,106 +31,99 @@ const SUPERSEDED: i32 = 5;
 pub const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
-/// The flags of `ctl`; each one's comment is its text in the help. The command line is read by hand,
-/// because flags and operands may be mixed.
-#[derive(ArgsInfo)]
-#[allow(dead_code, reason = "only the table is needed")]
+/// Talks to a running socketmaster by its control socket.
+//
+// As in args.rs, a flag's comment is its text in the help, and the last value of an option holds.
+#[derive(FromArgs, ArgsInfo)]
 struct CtlFlags {
     /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
-    #[argh(option, arg_name = "PATH")]
-    control: Option<String>,
-    /// wait until a reload's new workers are ready or have failed, or until a stop's workers have
-    /// all ended. (default off)
+    #[argh(option, arg_name = "PATH", from_str_fn(args::bytes))]
+    control: Option<OsString>,
+    /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
     #[argh(switch)]
     wait: bool,
-    /// wait at most so long: milliseconds, or as in 30s or 1m30s. (default none)
-    #[argh(option, arg_name = "TIME")]
-    timeout: Option<String>,
-    /// print the status as one JSON object instead of a table. (default off)
+    /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
+    #[argh(option, arg_name = "TIME", from_str_fn(timeout))]
+    timeout: Option<Duration>,
+    /// status: one JSON object instead of a table. (default off)
     #[argh(switch)]
     json: bool,
 }
 
-/// Each command's name, the flag that belongs to it, and its text in the help.
-const COMMANDS: [[&str; 3]; 6] = [
-    ["reload", "wait", "start new workers, then stop the old"],
-    ["status", "json", "sockets, workers, the last verdict"],
-    ["stop", "wait", "ask the workers to finish, and end"],
-    ["workers", "", "have the following number of workers"],
-    ["ping", "", "say who is there"],
-    ["upgrade", "", "run the socketmaster that is on disk"],
-];
+const USAGE: &str = "\
+Usage: socketmaster ctl [flags] COMMAND [flags]
 
-fn help() -> String {
-    let commands = COMMANDS.map(|[name, .., text]| format!("  {name:9}{text}\n"));
-    format!(
-        "Usage: socketmaster ctl [flags] COMMAND\n\n\
-         Talks to a running socketmaster by its control socket. Commands:\n{}\n\
-         Flags, which may also follow the command:\n{}\n\
-         Exit status: 0 done (reload -wait: the new generation is live), 1 failed,\n\
-         2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.\n",
-        commands.concat(),
-        args::flag_texts(args::table::<CtlFlags>()),
-    )
-}
+Talks to a running socketmaster by its control socket:
 
-/// What the command line asks for.
+  reload     start new workers, then stop the old ones
+  status     sockets, workers, the last verdict
+  stop       ask the workers to finish, and end
+  workers N  have N workers from now on
+  ping       say who is there
+  upgrade    replace socketmaster itself by what is on disk
+
+Exit status: 0 done (reload -wait: the new generation is live; status: a worker
+is ready), 1 failed or no answer, 2 usage, 3 rolled back (status: no worker is
+ready), 4 timed out, 5 superseded or stopping.
+
+Flags:
+";
+
+/// One command for one socket, in the words of the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CtlCall {
-    Help,
-    Send(CtlRequest),
-}
-
-/// One command for one socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CtlRequest {
-    pub control: PathBuf,
-    pub command: &'static str,
-    pub args: Vec<String>,
-    pub timeout: Option<Duration>,
+struct CtlRequest {
+    control: PathBuf,
+    command: &'static str,
+    args: Vec<String>,
+    timeout: Option<Duration>,
 }
 
 /// Runs the program with the words after `ctl`; returns the exit status.
 pub fn main(words: Vec<OsString>) -> i32 {
+    let mut is_status = false;
     let (text, status) = match parse(words, std::env::var_os(VARIABLE)) {
-        Ok(CtlCall::Help) => (help(), 0),
-        Ok(CtlCall::Send(request)) => run(&request).unwrap_or_else(|(text, status)| {
-            let text = format!("socketmaster ctl: {text}");
-            (text, status)
-        }),
-        Err(error) => (format!("socketmaster ctl: {error}"), error.status.into()),
+        Ok(None) => (help(), 0),
+        Ok(Some(request)) => {
+            is_status = request.command == "status";
+            run(&request)
+        }
+        Err(error) => {
+            let text = format!("socketmaster ctl: {error}");
+            let help = "see socketmaster ctl -help";
+            (
+                text.replace("see socketmaster -help", help),
+                error.status.into(),
+            )
+        }
     };
     let text = format!("{}\n", printable_lines(text.trim_end()));
+    // A status is a result, whether somebody is ready or not.
+    let is_result = status == 0 || is_status && status == NOBODY_READY;
+    let out = if is_result { stdout() } else { stderr() };
     // A reader that went away changes nothing about what was done.
-    let _ = match status {
-        0 => write_all(stdout(), text.as_bytes()),
-        _ => write_all(stderr(), text.as_bytes()),
-    };
+    let _ = write_all(out, text.as_bytes());
     status
 }
 
 // ---- the command line ----
 
-/// Reads the words after `ctl`; `variable`: the socket that the environment names.
-///
-/// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
-pub fn parse(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
-    read(words, variable).map_err(|error| UsageError {
-        // A usage error points to the help of `ctl`.
-        message: error
-            .message
-            .replace("see socketmaster -help", "see socketmaster ctl -help"),
-        ..error
-    })
+fn help() -> String {
+    USAGE.to_owned() + &args::flag_texts(args::table::<CtlFlags>())
 }
 
-fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, UsageError> {
-    let mut rest = words;
-    let (mut given, mut operands) = (Vec::new(), Vec::new());
+/// Reads the words after `ctl`: flags may stand before and after the command. `variable`: the socket
+/// that the environment names. Returns `None` for the help.
+///
+/// Errors: all with status 2: an unknown command or flag, a bad or missing value, no socket named.
+fn parse(
+    words: Vec<OsString>,
+    variable: Option<OsString>,
+) -> Result<Option<CtlRequest>, UsageError> {
+    let (mut given, mut operands, mut rest) = (Vec::new(), Vec::new(), words);
     loop {
         let split = args::split(args::table::<CtlFlags>(), rest)?;
         if split.help {
-            return Ok(CtlCall::Help);
+            return Ok(None);
         }
         given.extend(split.flags);
         rest = split.arguments;
@@ -137,97 +132,78 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
         }
         operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
-    let value = |name: &str| {
-        let mut flags = given.iter().rev();
-        let flag = flags.find(|(flag, _)| args::flag_name(flag) == name);
-        flag.map(|(_, value)| value.as_os_str())
-    };
-    let word = operands.first();
-    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
-    let known = COMMANDS.into_iter().find(|[name, ..]| name == word);
-    let [name, flag, _] = known.ok_or_else(|| {
-        let word = printable(OsStr::new(word));
-        UsageError::new(format_args!("{word} is no command"))
-    })?;
-    let args = arguments(&operands, flag, value(flag))?;
-    for other in ["wait", "json"] {
-        if value(other).is_some() && other != flag {
-            return Err(UsageError::new(format_args!("{name} has no -{other}")));
-        }
-    }
-    let control = value("control").map(OsStr::to_owned).or(variable);
-    let control = control.unwrap_or_default();
-    if control.is_empty() {
-        return Err(UsageError::new(format!(
+    let flags: CtlFlags = args::values(&given)?;
+    let (command, args) = wire_words(&operands, &flags).map_err(UsageError::new)?;
+    let control = flags.control.or(variable);
+    let control = control.filter(|path| !path.is_empty()).ok_or_else(|| {
+        UsageError::new(format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
-        )));
-    }
-    Ok(CtlCall::Send(CtlRequest {
+        ))
+    })?;
+    Ok(Some(CtlRequest {
         control: control.into(),
-        // On the wire `upgrade` is einhorn's word for a reload.
-        command: if name == "upgrade" {
-            "self-upgrade"
-        } else {
-            name
-        },
+        command,
         args,
-        timeout: value("timeout").map(timeout).transpose()?,
+        timeout: flags.timeout,
     }))
 }
 
-/// What goes with the command; `flag` and `value`: its flag, and what was given for it.
-fn arguments(
+/// The command and its arguments on the wire. Errors: the problem alone.
+fn wire_words(
     operands: &[String],
-    flag: &str,
-    value: Option<&OsStr>,
-) -> Result<Vec<String>, UsageError> {
-    let read = value.map(|value| {
-        let read = boolean(&value.to_string_lossy());
-        read.map_err(|reason| UsageError::value(flag, value, &reason))
-    });
-    let is_on = read.transpose()?.unwrap_or(false);
+    flags: &CtlFlags,
+) -> Result<(&'static str, Vec<String>), String> {
     let words: Vec<&str> = operands.iter().map(String::as_str).collect();
-    let problem = match words[..] {
-        ["workers"] => "workers needs a number".to_owned(),
-        ["workers", number] => match integer(number, 1..=10_000) {
-            Ok(number) => return Ok(vec![number.to_string()]),
-            Err(reason) => format!("workers {number}: {reason}"),
-        },
-        [_] if is_on => return Ok(vec![flag.to_owned()]),
+    let name = *words.first().ok_or("no command given")?;
+    let count;
+    let (command, argument) = match words[..] {
         // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] => return Ok(vec!["now".to_owned()]),
-        [_] => return Ok(Vec::new()),
-        _ => format!("{} takes no such arguments", operands[0]),
+        ["reload"] => ("reload", Some(if flags.wait { "wait" } else { "now" })),
+        ["stop"] => ("stop", flags.wait.then_some("wait")),
+        ["status"] => ("status", flags.json.then_some("json")),
+        ["ping"] => ("ping", None),
+        // On the wire `upgrade` is einhorn's word for a reload.
+        ["upgrade"] => ("self-upgrade", None),
+        ["workers", number] => {
+            let checked = integer(number, 1..=10_000);
+            count = checked
+                .map_err(|reason| format!("workers {number}: {reason}"))?
+                .to_string();
+            ("workers", Some(&*count))
+        }
+        ["workers"] => return Err("workers needs a number".to_owned()),
+        [
+            "reload" | "stop" | "status" | "ping" | "upgrade" | "workers",
+            ..,
+        ] => {
+            return Err(format!("{name} takes no such arguments"));
+        }
+        _ => return Err(format!("{} is no command", printable(OsStr::new(name)))),
     };
-    Err(UsageError::new(problem))
+    if flags.json && command != "status" {
+        return Err(format!("{name} has no -json"));
+    }
+    if flags.wait && !matches!(command, "reload" | "stop") {
+        return Err(format!("{name} has no -wait"));
+    }
+    Ok((command, argument.map(str::to_owned).into_iter().collect()))
 }
 
-fn timeout(value: &OsStr) -> Result<Duration, UsageError> {
-    let text = value.to_string_lossy();
-    let parsed = match integer(&text, 0..=i64::MAX / 1_000_000) {
-        Ok(millis) => Some(Duration::from_millis(millis.unsigned_abs())),
-        Err(_) => duration(&text),
-    };
-    let reason = "neither milliseconds nor a time as in 30s or 1m30s";
-    parsed.ok_or_else(|| UsageError::value("timeout", value, reason))
+fn timeout(text: &str) -> Result<Duration, String> {
+    let parsed = args::millis(text).ok().or_else(|| duration(text));
+    parsed.ok_or_else(|| "neither milliseconds nor a time as in 30s or 1m30s".to_owned())
 }
 
 /// `1h`, `1m30s`, `250ms`: whole numbers with units, as Go's time.ParseDuration has them.
 fn duration(text: &str) -> Option<Duration> {
-    let is_digit = |c: char| c.is_ascii_digit();
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
     let (mut total, mut rest) = (0_u64, text);
     while !rest.is_empty() {
-        let (number, after) = rest.split_at(rest.find(|c| !is_digit(c))?);
-        let (unit, after) = after.split_at(after.find(is_digit).unwrap_or(after.len()));
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let mut units = UNITS.into_iter();
+        let (unit, millis) = units.find(|(unit, _)| after.starts_with(unit))?;
         total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(millis)?)?;
-        rest = after;
+        rest = &after[unit.len()..];
     }
     (!text.is_empty()).then_some(Duration::from_millis(total))
 }
@@ -242,6 +218,8 @@ struct CtlReply {
     wait: bool,
     failed: bool,
     verdict: Option<CtlVerdict>,
+    /// How many workers are ready; only a status says it.
+    ready: Option<u32>,
     /// As it was written: it is for programs, and may come from a newer socketmaster.
     status: Option<Box<RawValue>>,
 }
@@ -256,60 +234,71 @@ struct CtlVerdict {
 }
 
 /// Carries the request out; returns the text to show and the exit status.
-///
-/// Errors: the same, where there was no last answer.
-fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
+fn run(request: &CtlRequest) -> (String, i32) {
     let waits = request.args.iter().any(|word| word == "wait");
     let limit = request.timeout.or((!waits).then_some(PROMPTLY));
-    let path = request.control.display();
-    let failed = |error: io::Error| {
-        let command = request.command;
-        match (error.kind(), limit) {
-            (ErrorKind::TimedOut, Some(limit)) if waits => {
+    let (path, command) = (request.control.display(), request.command);
+    let late = |error: &io::Error| {
+        let text = match (waits, limit) {
+            (true, Some(limit)) => {
                 let limit = duration_text(limit);
-                let text = format!("{command}: not over within {limit}; it goes on by itself");
-                (text, TIMED_OUT)
+                format!("{command}: not over within {limit}; it goes on by itself")
             }
-            (ErrorKind::TimedOut, _) => (format!("{command}: {}", error_text(&error)), TIMED_OUT),
-            _ => {
-                let text = format!("no answer from {path}: {}", error_text(&error));
-                (text, FAILED)
-            }
-        }
+            _ => format!("{command}: {}", error_text(error)),
+        };
+        (
+            text,
+            if command == "status" {
+                FAILED
+            } else {
+                TIMED_OUT
+            },
+        )
     };
-    let args: Vec<&str> = request.args.iter().map(String::as_str).collect();
-    let line = encode_request(1, request.command, &args);
     // Also what takes as long as it likes begins promptly.
     let wire = Wire::connect(&request.control, limit.unwrap_or(PROMPTLY));
-    let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
-    let mut wire = sent.map_err(|error| {
-        if error.kind() == ErrorKind::TimedOut {
-            let text = format!("{}: {}", request.command, error_text(&error));
-            return (text, TIMED_OUT);
+    let wire = wire.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => late(&error),
+        _ => {
+            let is_system = error.raw_os_error().is_some();
+            let hint = "; does a socketmaster run with it as its -control?";
+            let hint = if is_system { hint } else { "" };
+            let reason = error_text(&error);
+            (format!("cannot connect to {path}: {reason}{hint}"), FAILED)
         }
-        let is_system = error.raw_os_error().is_some();
-        let hint = if is_system {
-            "; does a socketmaster run with it as its -control?"
-        } else {
-            ""
-        };
-        let text = format!("cannot connect to {path}: {}{hint}", error_text(&error));
-        (text, FAILED)
-    })?;
-    if limit.is_none() {
-        wire.wait_without_limit();
+    });
+    let reply = wire.and_then(|mut wire| {
+        if limit.is_none() {
+            wire.wait_without_limit();
+        }
+        converse(wire, request, waits).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => late(&error),
+            _ => {
+                let reason = error_text(&error);
+                (format!("no answer from {path}: {reason}"), FAILED)
+            }
+        })
+    });
+    match reply {
+        Ok(reply) => conclusion(reply),
+        Err((text, status)) => (format!("socketmaster ctl: {text}"), status),
     }
+}
+
+/// Sends the request and returns the last answer to it. On a terminal the others are shown.
+fn converse(mut wire: Wire, request: &CtlRequest, waits: bool) -> io::Result<CtlReply> {
+    wire.send(&encode_request(1, request.command, &request.args))?;
     loop {
-        let line = wire.next_line().map_err(failed)?;
-        let line = line.ok_or_else(|| failed(io::Error::other("the connection was closed")))?;
+        let line = wire.next_line()?;
+        let line = line.ok_or_else(|| io::Error::other("the connection was closed"))?;
         let reply: CtlReply = serde_json::from_slice(&line)
-            .map_err(|_| failed(io::Error::other("it speaks another language")))?;
+            .map_err(|_| io::Error::other("it speaks another language"))?;
         if !reply.wait {
             if request.command == "stop" && waits {
                 // The last answer comes just before the end.
                 while let Ok(Some(_)) = wire.next_line() {}
             }
-            return Ok(conclusion(reply));
+            return Ok(reply);
         }
         if waits && stderr().is_terminal() {
             let message = printable_lines(&reply.message);
@@ -320,8 +309,9 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
 
 /// What the last answer means.
 fn conclusion(reply: CtlReply) -> (String, i32) {
-    if let Some(status) = reply.status {
-        return (status.get().to_owned(), 0);
+    if let Some(ready) = reply.ready {
+        let text = reply.status.map_or(reply.message, |it| it.get().to_owned());
+        return (text, if ready == 0 { NOBODY_READY } else { 0 });
     }
     let Some(verdict) = reply.verdict else {
         return (reply.message, if reply.failed { FAILED } else { 0 });
@@ -345,8 +335,7 @@ fn conclusion(reply: CtlReply) -> (String, i32) {
 
 /// A connection to a control socket, with one limit for all that is done on it.
 pub struct Wire {
-    stream: UnixStream,
-    reader: LineReader,
+    stream: BufReader<UnixStream>,
     path: PathBuf,
     limit: Duration,
     deadline: Option<Instant>,
@@ -361,8 +350,7 @@ impl Wire {
             _ => error,
         })?;
         Ok(Wire {
-            stream,
-            reader: LineReader::default(),
+            stream: BufReader::new(stream),
             path: path.to_owned(),
             limit,
             deadline,
@@ -370,6 +358,7 @@ impl Wire {
     }
 
     /// What follows has the whole limit again.
+    #[cfg(feature = "einhorn")]
     pub fn restart(&mut self) {
         self.deadline = Instant::now().checked_add(self.limit);
     }
@@ -380,8 +369,8 @@ impl Wire {
     }
 
     pub fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        self.stream.set_write_timeout(self.left()?)?;
-        let sent = self.stream.write_all(line);
+        self.stream.get_ref().set_write_timeout(self.left()?)?;
+        let sent = self.stream.get_mut().write_all(line);
         sent.map_err(|error| self.or_late(error))
     }
 
@@ -405,21 +394,15 @@ impl Wire {
 
     /// The next line, without its LF; `None`: the connection has ended.
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let mut chunk = [0; 16 * 1024];
-        loop {
-            let line = self.reader.next_line(MAX_ANSWER);
-            let line = line.map_err(io::Error::other)?;
-            if line.is_some() {
-                return Ok(line);
-            }
-            self.stream.set_read_timeout(self.left()?)?;
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Ok(None),
-                Ok(count) => self.reader.push(&chunk[..count]),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.or_late(error)),
-            }
+        self.stream.get_ref().set_read_timeout(self.left()?)?;
+        let mut line = Vec::new();
+        let mut bounded = (&mut self.stream).take(MAX_ANSWER as u64);
+        let read = bounded.read_until(b'\n', &mut line);
+        read.map_err(|error| self.or_late(error))?;
+        if line.len() == MAX_ANSWER {
+            return Err(io::Error::other("its line is too long"));
         }
+        Ok((line.pop() == Some(b'\n')).then_some(line))
     }
 }
 

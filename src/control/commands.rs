@@ -4,12 +4,12 @@
 use super::peer::Rights;
 use super::protocol::{Answer, Request};
 use super::server::ControlState;
-use super::status::{Status, summary};
+use super::status::Status;
 use super::waiters::WaitFor;
 use crate::config::Config;
 use crate::listen::Listener;
 use crate::supervisor::{ChildId, Instant, Outcome, Style, Supervisor};
-use crate::text::counted;
+use crate::text::{counted, integer};
 use crate::worker::Process;
 use serde_json::{Value, json};
 use signal_hook::consts::SIGTERM;
@@ -18,14 +18,14 @@ use slog::Level;
 use std::collections::BTreeMap;
 
 #[cfg(feature = "einhorn")]
-use crate::config::Dialect;
-#[cfg(feature = "einhorn")]
-use crate::einhorn::commands::{self as einhorn, Verbosity};
-#[cfg(feature = "einhorn")]
-use crate::text::signal_name;
+use crate::{
+    config::Dialect,
+    einhorn::commands::{self as einhorn, Verbosity},
+    text::signal_name,
+};
 
 /// The most workers that anybody may ask for, as for `-workers`.
-const WORKERS_MAX: u32 = 10_000;
+const WORKERS_MAX: i64 = 10_000;
 const CROWDED: &str = "too many clients wait already";
 
 /// The command list, for whoever says something else and for einhorn's `help`.
@@ -117,9 +117,8 @@ pub fn respond(request: &Request, rights: Rights, state: &ControlState, view: &V
         _ => Err("You may say worker:ack and worker:ping here, and nothing else.".to_owned()),
     };
     response.unwrap_or_else(|reason| {
-        let failed = true;
         Response::from(Answer {
-            failed,
+            failed: true,
             ..Answer::new(reason)
         })
     })
@@ -131,45 +130,65 @@ fn respond_to_permitted(
     state: &ControlState,
     view: &View,
 ) -> Result<Response, String> {
-    let flag = |allowed| flag(&request.args, allowed);
     let word = request.command.as_deref().unwrap_or_default();
-    match word {
+    let args: Option<Vec<&str>> = match &request.args {
+        Value::Null => Some(Vec::new()),
+        args => args
+            .as_array()
+            .and_then(|all| all.iter().map(Value::as_str).collect()),
+    };
+    match (word, args.as_deref()) {
         // Einhorn's `reload` has no words after it, and reloads the master alone.
         #[cfg(feature = "einhorn")]
-        "reload"
-            if matches!(view.config.dialect, Dialect::Einhorn(_))
-                && request.args.as_array().is_none_or(Vec::is_empty) =>
-        {
+        ("reload", Some([])) if matches!(view.config.dialect, Dialect::Einhorn(_)) => {
             Ok(say(einhorn::RELOADING))
         }
         // `now` says nothing, but that socketmaster's reload is meant and not einhorn's.
-        "reload" => reload(flag("now") != Ok(true) && flag("wait")?, state, view),
-        "stop" => Ok(stop(flag("wait")?, state, view)),
-        "status" => {
-            let (json, status) = (flag("json")?, Status::new(state, view));
-            let answer = match json {
-                true => Answer::new(summary(view.core, "")),
-                false => Answer::new(status.table()),
-            };
-            let status = Some(status).filter(|_| json);
-            Ok(Answer { status, ..answer }.into())
+        ("reload", Some([] | ["now"])) => reload(false, state, view),
+        ("reload", Some(["wait"])) => reload(true, state, view),
+        ("stop", Some([])) => Ok(stop(false, state, view)),
+        ("stop", Some(["wait"])) => Ok(stop(true, state, view)),
+        ("status", Some([])) => Ok(say_status(false, state, view)),
+        ("status", Some(["json"])) => Ok(say_status(true, state, view)),
+        ("workers", Some([number])) => {
+            let number = integer(number, 1..=WORKERS_MAX)? as u32;
+            let (after, before) = (
+                counted(number as usize, "worker"),
+                view.core.policy().workers,
+            );
+            resize(
+                number,
+                format!("{after} per generation, {before} before"),
+                view,
+            )
         }
-        "workers" => {
-            let (number, before) = (number(&request.args)?, view.core.policy().workers);
-            let after = counted(number as usize, "worker");
-            let answer = format!("{after} per generation, {before} before");
-            resize(number, answer, view)
-        }
-        "ping" => {
+        ("ping", _) => {
             let (version, pid) = (env!("CARGO_PKG_VERSION"), state.pid);
             Ok(say(format!("socketmaster {version}, pid {pid}")))
         }
-        "self-upgrade" => Err("self-upgrade is not available".to_owned()),
+        ("self-upgrade", _) => Err("self-upgrade is not available".to_owned()),
+        ("reload" | "stop" | "status" | "workers", _) => {
+            Err(format!("{word} takes other arguments:\n\n{HELP}"))
+        }
         #[cfg(feature = "einhorn")]
         _ => respond_to_einhorns(request, state, view),
         #[cfg(not(feature = "einhorn"))]
         _ => Err(format!("Unrecognized command: {word:?}\n\n{HELP}")),
     }
+}
+
+fn say_status(json: bool, state: &ControlState, view: &View) -> Response {
+    let status = Status::new(state, view);
+    let text = if json {
+        status.summary.clone()
+    } else {
+        status.table()
+    };
+    Response::from(Answer {
+        status: json.then_some(status),
+        ready: Some(view.core.workers().ready()),
+        ..Answer::new(text)
+    })
 }
 
 /// With `wait`, there is an answer for each new worker that is ready, and one with the verdict.
@@ -246,33 +265,6 @@ fn resize(workers: u32, answer: String, view: &View) -> Result<Response, String>
         log: Some(format!("{counted} instead of {before}")),
         ..say(answer)
     })
-}
-
-fn words(args: &Value) -> Result<Vec<&str>, String> {
-    let words = match args {
-        Value::Null => Some(Vec::new()),
-        Value::Array(values) => values.iter().map(Value::as_str).collect(),
-        _ => None,
-    };
-    words.ok_or_else(|| "the arguments must be an array of strings".to_owned())
-}
-
-/// Whether the one word that is allowed was given.
-fn flag(args: &Value, allowed: &str) -> Result<bool, String> {
-    match words(args)?[..] {
-        [] => Ok(false),
-        [word] if word == allowed => Ok(true),
-        _ => Err(format!("nothing but {allowed:?} can be said here")),
-    }
-}
-
-fn number(args: &Value) -> Result<u32, String> {
-    let number = match words(args)?[..] {
-        [word] => word.parse().ok(),
-        _ => None,
-    };
-    let number = number.filter(|number| (1..=WORKERS_MAX).contains(number));
-    number.ok_or_else(|| format!("say how many workers: one number from 1 to {WORKERS_MAX}"))
 }
 
 #[cfg(feature = "einhorn")]

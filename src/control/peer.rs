@@ -112,7 +112,7 @@ pub struct Peer {
     pub uid: u32,
     /// When it started, in clock ticks since boot: a number that a later process with its pid
     /// does not have. `None`: it was gone already.
-    started: Option<u64>,
+    pub started: Option<u64>,
     /// The connection was given to this worker, whoever uses it.
     pub worker: Option<ChildId>,
 }
@@ -130,16 +130,6 @@ impl Peer {
             started: proc::stat(pid).map(|stat| stat.started),
             worker: None,
         })
-    }
-
-    /// The other end of a socket pair that this worker was given.
-    pub fn worker(of: ChildId) -> Peer {
-        Peer {
-            pid: std::process::id() as i32,
-            uid: geteuid().as_raw(),
-            started: None,
-            worker: Some(of),
-        }
     }
 
     /// The living worker that it is or descends from.

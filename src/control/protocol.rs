@@ -66,19 +66,10 @@ impl LineReader {
     }
 }
 
-/// Undoes einhorn's `%25` and `%0A`, each once and nothing else: `%2525` is `%25`, and `%0a` stays.
-pub fn decode(line: &[u8]) -> Vec<u8> {
-    let (mut decoded, mut rest) = (Vec::with_capacity(line.len()), line);
-    while let Some((&byte, after)) = rest.split_first() {
-        let (byte, after) = match rest {
-            [b'%', b'2', b'5', after @ ..] => (b'%', after),
-            [b'%', b'0', b'A', after @ ..] => (b'\n', after),
-            _ => (byte, after),
-        };
-        decoded.push(byte);
-        rest = after;
-    }
-    decoded
+/// Undoes einhorn's `%0A` and `%25`, each once and nothing else: `%250A` is `%0A`, and `%0a` stays.
+pub fn decode(line: &str) -> String {
+    // In this order, so that a `%` of the second step begins no escape.
+    line.replace("%0A", "\n").replace("%25", "%")
 }
 
 // ---- what a line means ----
@@ -152,13 +143,12 @@ fn mapping(line: &[u8], limit: usize) -> Result<Map<String, Value>, &'static str
     if line.len() > limit {
         return Err("too long");
     }
-    let line = decode(line);
-    let text = std::str::from_utf8(&line).map_err(|_| "not UTF-8")?;
-    let parsed = match serde_json::from_str(text) {
+    let text = decode(std::str::from_utf8(line).map_err(|_| "not UTF-8")?);
+    let parsed = match serde_json::from_str(&text) {
         Ok(Value::Object(fields)) => Value::Object(fields),
         // JSON comes first: its writers use surrogate pairs, which YAML does not have.
         #[cfg(feature = "einhorn")]
-        _ => crate::einhorn::yaml::parse(text, MAX_DEPTH)?,
+        _ => crate::einhorn::yaml::parse(&text, MAX_DEPTH)?,
         #[cfg(not(feature = "einhorn"))]
         _ => return Err("not a mapping"),
     };
@@ -200,6 +190,9 @@ pub struct Answer {
     pub verdict: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<Status>,
+    /// How many workers are ready; only a status says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<u32>,
 }
 
 impl Answer {
@@ -217,12 +210,12 @@ impl Answer {
 }
 
 /// A command as a client sends it: one line with its LF, readable by a real einhorn too.
-pub fn encode_request(id: u64, command: &str, args: &[&str]) -> Vec<u8> {
+pub fn encode_request(id: u64, command: &str, args: &[impl Serialize]) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Sent<'a> {
+    struct Sent<'a, A> {
         id: u64,
         command: &'a str,
-        args: &'a [&'a str],
+        args: &'a [A],
     }
     line(&Sent { id, command, args })
 }

@@ -22,6 +22,7 @@ use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Instant, Outcome, Supervisor};
 use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use slog::{info, warn};
 use std::cmp::{Ordering, Reverse};
@@ -244,16 +245,14 @@ impl Server {
         } else if !self.make_room(&client, poller, view.now) {
             "finds the places of its user taken"
         } else {
-            match self.keep(stream, client, poller) {
+            return match self.keep(stream, client, poller) {
                 // Its first request has often come with it.
                 Ok(number) => _ = self.read(number, view, poller),
                 Err(error) => {
                     let reason = error_text(&error);
-                    let text = format!("cannot watch a client's connection: {reason}");
-                    self.complain(&text, view.now);
+                    self.complain(&format!("cannot watch a connection: {reason}"), view.now);
                 }
-            }
-            return;
+            };
         };
         close_unread(stream);
         if let Some(count) = self.refusals.allow_with_count(view.now) {
@@ -282,31 +281,34 @@ impl Server {
     /// Opens the connection that a worker is started with (einhorn's `-g`): what comes in there is
     /// its word, whoever uses it. Returns the worker's end; `None`: there is no control socket.
     ///
-    /// Errors: the verb of the step that failed, and why.
+    /// Errors: the kernel's.
     pub fn open_for_worker(
         &mut self,
         worker: ChildId,
         poller: &mut Poller,
-    ) -> Result<Option<UnixStream>, (&'static str, io::Error)> {
+    ) -> io::Result<Option<UnixStream>> {
         if self.socket.is_none() {
             return Ok(None);
         }
-        let (ours, theirs) = UnixStream::pair().map_err(|error| ("opening", error))?;
-        let (rights, peer) = (Rights::Reports, Peer::worker(worker));
-        let client = Connection::new(peer, rights, Origin::Stranger, clock::now());
-        let kept = self.keep(ours, client, poller);
-        kept.map_err(|error| ("watching", error))?;
+        let (ours, theirs) = UnixStream::pair()?;
+        let peer = Peer {
+            pid: self.state.pid as i32,
+            uid: geteuid().as_raw(),
+            worker: Some(worker),
+            ..Peer::default()
+        };
+        let client = Connection::new(peer, Rights::Reports, Origin::Stranger, clock::now());
+        self.keep(ours, client, poller)?;
         Ok(Some(theirs))
     }
 
     /// A worker has ended or could not be started: the connection that it was to be started with is
     /// closed, whichever descendant of it still holds the other end.
     pub fn forget_worker(&mut self, worker: ChildId) {
-        for number in self.numbers() {
-            let is_its_own = |it: &Connection| it.peer.worker == Some(worker);
-            if self.state.connections.get(&number).is_some_and(is_its_own) {
-                self.close(number);
-            }
+        let connections = self.state.connections.iter_mut();
+        for (number, client) in connections.filter(|(_, it)| it.peer.worker == Some(worker)) {
+            client.close();
+            self.touched.insert(*number);
         }
     }
 
@@ -416,14 +418,14 @@ impl Server {
     /// Bounds the memory that all clients together make us hold. Of the clients that make us hold
     /// much, those with the fewest rights are closed first, and of these the largest one.
     fn keep_within_limits(&mut self) {
-        let held = |state: &ControlState| -> usize {
-            let connections = state.connections.values();
-            connections.map(Connection::held).sum()
-        };
-        while held(&self.state) > MAX_HELD {
-            // This is a quarter of an equal share: somebody always holds more.
-            let much = MAX_HELD / self.state.connections.len() / 4;
+        loop {
             let connections = self.state.connections.iter();
+            let held: usize = connections.clone().map(|(_, it)| it.held()).sum();
+            if held <= MAX_HELD {
+                return;
+            }
+            // This is a quarter of an equal share: somebody always holds more.
+            let much = MAX_HELD / connections.len() / 4;
             let greedy = connections.filter(|(_, it)| it.held() > much);
             let leaves = greedy.min_by_key(|(_, it)| (it.rights, Reverse(it.held())));
             let Some((number, _)) = leaves else {
@@ -526,7 +528,6 @@ impl Server {
         self.send(messages);
     }
 
-    /// A generation begins to come up.
     pub fn on_begin(&mut self, generation: u64, first: bool, core: &Supervisor) {
         self.state.waiters.begin(generation, first);
         self.tell(ReloadStep::Begun {
@@ -535,7 +536,6 @@ impl Server {
         });
     }
 
-    /// A worker of the generation that comes up has been started.
     pub fn on_started(&mut self, pid: i32, index: u32) {
         self.tell(ReloadStep::Started { pid, index });
     }
@@ -572,16 +572,15 @@ impl Server {
     pub fn on_worker_gone(&mut self, id: ChildId, pid: i32, core: &Supervisor) {
         let worker = core.workers().find(id);
         let was_ready = worker.is_some_and(|worker| worker.is_ready() || worker.is_stopping());
-        self.tell(ReloadStep::Gone { pid, was_ready });
+        let others = core.workers().len().saturating_sub(1);
+        self.tell(ReloadStep::Gone {
+            pid,
+            was_ready,
+            left: if core.is_stopping() { others } else { 0 },
+        });
         self.forget_worker(id);
-        let left = core.workers().len().saturating_sub(1);
-        if core.is_stopping() && left > 0 {
-            let messages = self.state.waiters.workers_left(left);
-            self.send(messages);
-        }
     }
 
-    /// A generation has its verdict, which is the last answer to those who waited for it.
     pub fn on_verdict(&mut self, report: ReloadReport) {
         let messages = self.state.waiters.conclude(&report);
         self.send(messages);

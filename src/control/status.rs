@@ -4,7 +4,6 @@
 use super::commands::View;
 use super::server::ControlState;
 use super::verdict::ReloadReport;
-use crate::listen::Listener;
 use crate::supervisor::{Phase, Supervisor};
 use crate::text::{counted, duration_text, errno_text, printable_lines};
 use serde::Serialize;
@@ -29,34 +28,21 @@ pub struct Status {
     /// When those who died are replaced, from now on.
     replacements_due_ms: Vec<u64>,
     last_verdict: Option<LastVerdict>,
+    /// The line for `systemctl status`, without the last verdict.
     #[serde(skip)]
-    summary: String,
+    pub summary: String,
 }
 
-/// A listening socket as it is now.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SocketStatus {
+#[derive(Debug, Clone, Serialize)]
+struct SocketStatus {
     /// What `-listen` said.
-    pub uri: String,
+    uri: String,
     /// The address that it is bound to.
-    pub address: String,
-    pub name: String,
+    address: String,
+    name: String,
     /// How many clients wait, and how many may.
-    pub queue: Option<u32>,
-    pub backlog: Option<u32>,
-}
-
-impl SocketStatus {
-    fn of(listener: &Listener) -> SocketStatus {
-        let (queue, backlog) = listener.queue().unzip();
-        SocketStatus {
-            uri: listener.uri.to_string(),
-            address: listener.address(),
-            name: listener.name.to_owned(),
-            queue,
-            backlog,
-        }
-    }
+    queue: Option<u32>,
+    backlog: Option<u32>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -112,6 +98,16 @@ impl Status {
             status: view.processes.get(&id).and_then(|it| it.status.clone()),
             cannot_be_signalled: worker.refusal.map(|refusal| errno_text(refusal.errno)),
         });
+        let sockets = view.listeners.iter().map(|listener| {
+            let (queue, backlog) = listener.queue().unzip();
+            SocketStatus {
+                uri: listener.uri.to_string(),
+                address: listener.address(),
+                name: listener.name.to_owned(),
+                queue,
+                backlog,
+            }
+        });
         let last_verdict = state.last_verdict.as_ref();
         Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -123,7 +119,7 @@ impl Status {
             reload_generation: core.rolling_out(),
             reload_pending: core.has_pending_reload(),
             stopping: core.is_stopping(),
-            sockets: view.listeners.iter().map(SocketStatus::of).collect(),
+            sockets: sockets.collect(),
             generations: generations.collect(),
             workers: workers.collect(),
             replacements_due_ms: core.backoffs().map(|due| millis(due - now)).collect(),

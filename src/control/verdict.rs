@@ -202,13 +202,7 @@ pub fn note_text(note: &Note, pid: Option<i32>) -> String {
     let who = worker_text(pid);
     match note {
         Note::Ready { .. } => format!("{who} is ready"),
-        Note::ReloadRemembered { again: false } => {
-            "a reload is running: one more will follow it".to_owned()
-        }
-        Note::ReloadRemembered { again: true } => {
-            "a reload is running and one more will follow it, this request is part of that one"
-                .to_owned()
-        }
+        Note::ReloadRemembered { .. } => "a reload is running: one more will follow it".to_owned(),
         Note::ResizeRefused { wanted, capacity } => {
             format!("cannot run {wanted} workers: the limit of descriptors suffices for {capacity}")
         }

@@ -52,9 +52,11 @@ pub enum ReloadStep {
         signal: i32,
         old: bool,
     },
+    /// `left`: how many others are still there; 0 unless we stop.
     Gone {
         pid: i32,
         was_ready: bool,
+        left: usize,
     },
 }
 
@@ -69,54 +71,56 @@ struct Waiter {
 }
 
 impl Waiter {
-    fn answer(&self, message: impl Into<String>) -> (u64, Answer) {
+    /// With `wait`, more answers follow this one.
+    fn answer(&self, wait: bool, message: impl Into<String>) -> (u64, Answer) {
         let answer = Answer {
             id: self.id.clone(),
+            wait,
             ..Answer::new(message)
         };
         (self.connection, answer)
     }
 
-    /// More answers will follow this one.
-    fn progress(&self, message: impl Into<String>) -> (u64, Answer) {
-        let (connection, answer) = self.answer(message);
-        let wait = true;
-        (connection, Answer { wait, ..answer })
-    }
-
     /// What it is told about a step on the way to what it waits for.
     fn words(&self, step: &ReloadStep) -> Vec<String> {
-        match self.wait_for {
-            WaitFor::Reload => match *step {
-                ReloadStep::Begun { workers, .. } => {
-                    let generation = self.generation.unwrap_or_default();
-                    let workers = counted(workers as usize, "worker");
-                    vec![format!("reload {generation}: starting {workers}")]
-                }
-                ReloadStep::Ready { ready, wanted, .. } => vec![format!("{ready}/{wanted} ready")],
-                _ => Vec::new(),
-            },
+        match (self.wait_for, *step) {
+            (WaitFor::Reload, ReloadStep::Begun { workers, .. }) => {
+                let generation = self.generation.unwrap_or_default();
+                let workers = counted(workers as usize, "worker");
+                vec![format!("reload {generation}: starting {workers}")]
+            }
+            (WaitFor::Reload, ReloadStep::Ready { ready, wanted, .. }) => {
+                vec![format!("{ready}/{wanted} ready")]
+            }
+            (WaitFor::Exit, ReloadStep::Gone { left, .. }) if left > 0 => {
+                vec![format!("{} left", counted(left, "worker"))]
+            }
+            (WaitFor::Reload | WaitFor::Exit, _) => Vec::new(),
             #[cfg(feature = "einhorn")]
-            WaitFor::Upgrade { smooth } => match *step {
-                ReloadStep::Begun { live, .. } => {
-                    vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
-                }
-                ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
-                ReloadStep::Ready {
-                    pid,
-                    timer,
-                    ready,
-                    wanted,
-                } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
-                ReloadStep::Asked { pid, signal, old } => {
-                    let culling = (smooth && old).then(|| einhorn::culling(1));
-                    let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
-                    culling.into_iter().chain([sending]).collect()
-                }
-                ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
-            },
-            WaitFor::Exit => Vec::new(),
+            (WaitFor::Upgrade { smooth }, step) => einhorns_words(smooth, step),
         }
+    }
+}
+
+#[cfg(feature = "einhorn")]
+fn einhorns_words(smooth: bool, step: ReloadStep) -> Vec<String> {
+    match step {
+        ReloadStep::Begun { live, .. } => {
+            vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
+        }
+        ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
+        ReloadStep::Ready {
+            pid,
+            timer,
+            ready,
+            wanted,
+        } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
+        ReloadStep::Asked { pid, signal, old } => {
+            let culling = (smooth && old).then(|| einhorn::culling(1));
+            let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
+            culling.into_iter().chain([sending]).collect()
+        }
+        ReloadStep::Gone { pid, was_ready, .. } => vec![einhorn::exited(pid, was_ready)],
     }
 }
 
@@ -173,24 +177,16 @@ impl Waiters {
         self.ready.min(tally)
     }
 
-    /// What those are told who wait for the generation that comes up, or came up last.
+    /// What those are told who wait for our end or for the generation that comes up, or came up last.
     pub fn progress(&self, step: &ReloadStep) -> Vec<(u64, Answer)> {
+        let is_concerned =
+            |it: &&Waiter| it.wait_for == WaitFor::Exit || it.generation == Some(self.begun);
         let mut answers = Vec::new();
-        for waiter in &self.waiters {
-            if waiter.generation == Some(self.begun) {
-                let words = waiter.words(step).into_iter();
-                answers.extend(words.map(|text| waiter.progress(text)));
-            }
+        for waiter in self.waiters.iter().filter(is_concerned) {
+            let lines = waiter.words(step).into_iter();
+            answers.extend(lines.map(|text| waiter.answer(true, text)));
         }
         answers
-    }
-
-    /// Workers are still there while we stop.
-    pub fn workers_left(&self, count: usize) -> Vec<(u64, Answer)> {
-        let text = format!("{} left", counted(count, "worker"));
-        let is_concerned = |waiter: &&Waiter| waiter.wait_for == WaitFor::Exit;
-        let concerned = self.waiters.iter().filter(is_concerned);
-        concerned.map(|waiter| waiter.progress(&*text)).collect()
     }
 
     /// A reload has its verdict, which is the last answer to those who waited for it.
@@ -209,19 +205,19 @@ impl Waiters {
                     Outcome::Superseded => {
                         // What begins now is newer still: their upgrade is done when that is.
                         waiter.generation = None;
-                        answers.push(waiter.progress(line));
+                        answers.push(waiter.answer(true, line));
                         return true;
                     }
                     Outcome::Live => {
                         let version = report.generation.saturating_sub(1);
-                        answers.push(waiter.progress(einhorn::upgraded(version)));
-                        answers.push(waiter.answer(einhorn::UPGRADE_DONE));
+                        answers.push(waiter.answer(true, einhorn::upgraded(version)));
+                        answers.push(waiter.answer(false, einhorn::UPGRADE_DONE));
                     }
-                    _ => answers.push(waiter.answer(einhorn::upgrade_failed(&line))),
+                    _ => answers.push(waiter.answer(false, einhorn::upgrade_failed(&line))),
                 }
                 return false;
             }
-            let (connection, answer) = waiter.answer(line);
+            let (connection, answer) = waiter.answer(false, line);
             let verdict = Some(json!(report));
             answers.push((connection, Answer { verdict, ..answer }));
             false
@@ -233,7 +229,7 @@ impl Waiters {
     pub fn conclude_all(&mut self, text: &str) -> Vec<(u64, Answer)> {
         let waiters = std::mem::take(&mut self.waiters);
         let last = |waiter: &Waiter| {
-            let (connection, answer) = waiter.answer(text);
+            let (connection, answer) = waiter.answer(false, text);
             let abandoned = json!({"outcome": Outcome::Abandoned});
             let verdict = (waiter.wait_for != WaitFor::Exit).then_some(abandoned);
             (connection, Answer { verdict, ..answer })

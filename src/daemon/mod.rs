@@ -488,8 +488,8 @@ impl Daemon {
             true => self.control.open_for_worker(id, &mut self.poller),
             false => Ok(None),
         };
-        let failed = |(verb, error): (&str, io::Error)| End::Exec {
-            step: format!("{verb} its connection to the control socket"),
+        let failed = |error: io::Error| End::Exec {
+            step: "opening its connection to the control socket".to_owned(),
             errno: error.raw_os_error().unwrap_or(0),
         };
         let started = control.map_err(failed).and_then(|control| {

@@ -85,10 +85,14 @@ fn at_the_end_everybody_hears_of_it() {
     waiters.begin(2, false);
     waiters.add(3, None, WaitFor::Exit);
     waiters.forget(3);
-    assert_eq!(
-        texts(&waiters.workers_left(1)),
-        [(1, "1 worker left", false)]
-    );
+    let gone = |left| ReloadStep::Gone {
+        pid: 11,
+        was_ready: true,
+        left,
+    };
+    let told = waiters.progress(&gone(1));
+    assert_eq!(texts(&told), [(1, "1 worker left", false)]);
+    assert!(waiters.progress(&gone(0)).is_empty());
     let messages = waiters.conclude_all("stopped");
     assert_eq!(
         texts(&messages),
@@ -146,6 +150,7 @@ mod upgrades {
             ReloadStep::Gone {
                 pid: 10,
                 was_ready: true,
+                left: 0,
             },
         ] {
             told.extend(waiters.progress(&step));
