@@ -92,7 +92,7 @@ fn limit_memory(daemon: &Daemon, more: u64) {
 #[test]
 fn clients_that_read_nothing_do_not_end_us_under_a_memory_limit() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=300", "-workers=8"]);
+    let daemon = place.live(&["-start=3000", "-workers=8"]);
     limit_memory(&daemon, 5 << 20);
     let _attacker = Attacker::of_ours(&["stuff", &place.socket()]);
     let worked = || facts::processor(daemon.real_pid());
