@@ -97,24 +97,7 @@ impl Waiter {
                 _ => Vec::new(),
             },
             #[cfg(feature = "einhorn")]
-            WaitFor::Upgrade { smooth } => match *step {
-                ReloadStep::Begun { live, .. } => {
-                    vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
-                }
-                ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
-                ReloadStep::Ready {
-                    pid,
-                    timer,
-                    ready,
-                    wanted,
-                } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
-                ReloadStep::Asked { pid, signal, old } => {
-                    let culling = (smooth && old).then(|| einhorn::culling(1));
-                    let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
-                    culling.into_iter().chain([sending]).collect()
-                }
-                ReloadStep::Gone { pid, was_ready } => vec![einhorn::exited(pid, was_ready)],
-            },
+            WaitFor::Upgrade { smooth } => einhorn::upgrade_step(*step, smooth),
             WaitFor::Exit => Vec::new(),
         }
     }
