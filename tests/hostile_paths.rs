@@ -232,7 +232,7 @@ fn failing(fault: &str) -> Option<(String, Vec<String>)> {
         .args(&[&format!("-control={}", dir.word("control")), "-start=0"])
         .args(&[&format!("-pidfile={}", dir.word("pid"))])
         .args(&[&format!("-command={}", worker()), "exit", "0"]);
-    let output = common::inject::injected(run, &[fault])?.output();
+    let output = common::strace::injected(run, &[fault])?.output();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     Some((log, dir.names()))
 }

@@ -29,41 +29,48 @@ const SUPERSEDED: i32 = 5;
 const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
-/// Every flag of `ctl`. The command line is read by hand: flags and operands may be mixed.
+/// The flags of `ctl`; each one's comment is its text in the help. The command line is read by hand,
+/// because flags and operands may be mixed.
 #[derive(ArgsInfo)]
 #[allow(dead_code, reason = "only the table is needed")]
-struct Flags {
+struct CtlFlags {
     /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
     #[argh(option, arg_name = "PATH")]
     control: Option<String>,
-    /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
+    /// wait until a reload's new workers are ready or have failed, or until a stop's workers have
+    /// all ended. (default off)
     #[argh(switch)]
     wait: bool,
-    /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
+    /// wait at most so long: milliseconds, or as in 30s or 1m30s. (default none)
     #[argh(option, arg_name = "TIME")]
     timeout: Option<String>,
-    /// status: one JSON object instead of a table. (default off)
+    /// print the status as one JSON object instead of a table. (default off)
     #[argh(switch)]
     json: bool,
 }
 
-const HELP: &str = "\
-Usage: socketmaster ctl [-control=PATH] COMMAND
+/// Each command's name, the flag that belongs to it, and its text in the help.
+const COMMANDS: [[&str; 3]; 6] = [
+    ["reload", "wait", "start new workers, then stop the old"],
+    ["status", "json", "sockets, workers, the last verdict"],
+    ["stop", "wait", "ask the workers to finish, and end"],
+    ["workers", "", "have the following number of workers"],
+    ["ping", "", "say who is there"],
+    ["upgrade", "", "run the socketmaster that is on disk"],
+];
 
-Talks to a running socketmaster by its control socket: -control names it, else
-SOCKETMASTER_CONTROL in the environment.
-
-  reload [-wait] [-timeout=TIME]  start new workers, then stop the old ones
-  status [-json]                  sockets, workers, the last verdict
-  stop [-wait] [-timeout=TIME]    ask the workers to finish, and end
-  workers N                       have N workers from now on
-  ping                            say who is there
-  upgrade                         replace socketmaster itself by what is on disk
-
-TIME is in milliseconds, or as in 30s or 1m30s.
-Exit status: 0 done (reload -wait: the new generation is live), 1 failed,
-2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.
-";
+fn help() -> String {
+    let commands = COMMANDS.map(|[name, .., text]| format!("  {name:9}{text}\n"));
+    format!(
+        "Usage: socketmaster ctl [flags] COMMAND\n\n\
+         Talks to a running socketmaster by its control socket. Commands:\n{}\n\
+         Flags, which may also follow the command:\n{}\n\
+         Exit status: 0 done (reload -wait: the new generation is live), 1 failed,\n\
+         2 usage, 3 rolled back, 4 timed out, 5 superseded or stopping.\n",
+        commands.concat(),
+        args::flag_texts(args::table::<CtlFlags>()),
+    )
+}
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +91,7 @@ pub struct CtlRequest {
 /// Runs the program with the words after `ctl`; returns the exit status.
 pub fn main(words: Vec<OsString>) -> i32 {
     let (text, status) = match parse(words, std::env::var_os(VARIABLE)) {
-        Ok(CtlCall::Help) => (HELP.to_owned(), 0),
+        Ok(CtlCall::Help) => (help(), 0),
         Ok(CtlCall::Send(request)) => run(&request).unwrap_or_else(|(text, status)| {
             let text = format!("socketmaster ctl: {text}");
             (text, status)
@@ -119,7 +126,7 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
     let mut rest = words;
     let (mut given, mut operands) = (Vec::new(), Vec::new());
     loop {
-        let split = args::split(args::table::<Flags>(), rest)?;
+        let split = args::split(args::table::<CtlFlags>(), rest)?;
         if split.help {
             return Ok(CtlCall::Help);
         }
@@ -135,11 +142,17 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
         let flag = flags.find(|(flag, _)| args::flag_name(flag) == name);
         flag.map(|(_, value)| value.as_os_str())
     };
-    let (command, flag, sent) = find(operands.first())?;
+    let word = operands.first();
+    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
+    let known = COMMANDS.into_iter().find(|[name, ..]| name == word);
+    let [name, flag, _] = known.ok_or_else(|| {
+        let word = printable(OsStr::new(word));
+        UsageError::new(format_args!("{word} is no command"))
+    })?;
     let args = arguments(&operands, flag, value(flag))?;
-    for name in ["wait", "json"] {
-        if value(name).is_some() && name != flag {
-            return Err(UsageError::new(format!("{command} has no -{name}")));
+    for other in ["wait", "json"] {
+        if value(other).is_some() && other != flag {
+            return Err(UsageError::new(format_args!("{name} has no -{other}")));
         }
     }
     let control = value("control").map(OsStr::to_owned).or(variable);
@@ -151,27 +164,15 @@ fn read(words: Vec<OsString>, variable: Option<OsString>) -> Result<CtlCall, Usa
     }
     Ok(CtlCall::Send(CtlRequest {
         control: control.into(),
-        command: sent,
+        // On the wire `upgrade` is einhorn's word for a reload.
+        command: if name == "upgrade" {
+            "self-upgrade"
+        } else {
+            name
+        },
         args,
         timeout: value("timeout").map(timeout).transpose()?,
     }))
-}
-
-/// The command, the flag that it may have, and its word on the wire. The flag is an argument there.
-fn find(word: Option<&String>) -> Result<(&'static str, &'static str, &'static str), UsageError> {
-    const COMMANDS: [(&str, &str, &str); 6] = [
-        ("reload", "wait", "reload"),
-        ("status", "json", "status"),
-        ("stop", "wait", "stop"),
-        ("ping", "", "ping"),
-        ("workers", "", "workers"),
-        // On the wire `upgrade` is einhorn's word for a reload.
-        ("upgrade", "", "self-upgrade"),
-    ];
-    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
-    let known = COMMANDS.into_iter().find(|(command, ..)| command == word);
-    let unknown = || format!("{} is no command", printable(OsStr::new(word)));
-    known.ok_or_else(|| UsageError::new(unknown()))
 }
 
 /// What goes with the command; `flag` and `value`: its flag, and what was given for it.

@@ -351,7 +351,7 @@ fn upgrade(
         wait,
         ..Answer::new(text)
     };
-    let mut answers = vec![answer(einhorn::upgrading(smooth).to_owned())];
+    let mut answers = vec![answer(einhorn::upgrading(smooth))];
     let is_remembered = view.core.reload_would_begin().is_none();
     if let Some(running) = view.core.rolling_out().filter(|_| wait && is_remembered) {
         let acked = view.core.workers().tally(running).ready;

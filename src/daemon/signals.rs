@@ -13,7 +13,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use signal_hook::consts::SIGCHLD;
 use signal_hook_mio::v1_0::Signals as SignalPipe;
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -37,7 +36,7 @@ pub enum HangupMeaning {
 pub struct Signals {
     pipe: SignalPipe,
     /// Signals that were read and wait for their place in the turn.
-    waiting: BTreeSet<i32>,
+    waiting: Vec<i32>,
     tty: Option<OwnedFd>,
     /// When the terminal was found closed.
     hung_up: Option<Instant>,
@@ -50,10 +49,10 @@ impl Signals {
     pub fn install(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
         signals::ignore_signals_of_writing()?;
         signals::watch_hangups()?;
-        interrupt::handle_alarms()?;
+        interrupt::handle_interrupts()?;
         Ok(Signals {
             pipe: SignalPipe::new(signals.chain([SIGCHLD]))?,
-            waiting: BTreeSet::new(),
+            waiting: Vec::new(),
             tty: None,
             hung_up: None,
             second_look: None,
@@ -75,18 +74,18 @@ impl Signals {
     /// Reads which signals have come. This is done in every turn: the write that should wake the
     /// poller may have failed.
     pub fn read(&mut self) {
-        self.waiting.extend(self.pipe.pending());
+        for signal in self.pipe.pending() {
+            if !self.waiting.contains(&signal) {
+                self.waiting.push(signal);
+            }
+        }
     }
 
-    /// Takes the waiting signals that are meant, in the order of their numbers.
+    /// Takes the waiting signals that are meant.
     pub fn take(&mut self, is_meant: impl Fn(i32) -> bool) -> Vec<i32> {
-        let taken: Vec<_> = self
-            .waiting
-            .iter()
-            .copied()
-            .filter(|it| is_meant(*it))
-            .collect();
-        self.waiting.retain(|signal| !is_meant(*signal));
+        let all = std::mem::take(&mut self.waiting).into_iter();
+        let (taken, left) = all.partition(|signal| is_meant(*signal));
+        self.waiting = left;
         taken
     }
 

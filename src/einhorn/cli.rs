@@ -4,12 +4,11 @@ use super::commands::{level_of, verbosity};
 use super::options::{OptionParser, float, split, to_i};
 use super::{SPOKEN_VERSION, files};
 use crate::config::{Config, Dialect, Nice, Output, ReadyGate, SignalAction};
-use crate::listen::uri::{Address, Scheme, Uri};
+use crate::listen::uri::{Address, Options, Scheme, Uri};
 use crate::supervisor::{Pace, Style};
 use crate::text::{self, printable};
 use nix::unistd::{SysconfVar, sysconf};
 use signal_hook::consts::{SIGALRM, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -114,29 +113,25 @@ pub fn parse(
          that share them, and replaces the copies without losing a connection.\n\
          `einhorn -h` says more.\n\n### Options\n{OPTIONS}"
     );
+    let say = |text, status| Ok(Invocation::Say { text, status });
     let mut draft = Draft::new(processors);
     let mut words = OptionParser::new(OPTIONS, arguments);
     while let Some((option, value)) = words.next_option()? {
-        let (text, status) = match option {
-            "help" => (usage + HELP, 1),
-            "version" => (format!("{SPOKEN_VERSION}\n"), 0),
+        match option {
+            "help" => return say(usage + HELP, 1),
+            "version" => return say(format!("{SPOKEN_VERSION}\n"), 0),
             // A Ruby master writes this into its log. After a 0 it would exec us, with
             // --with-state-fd.
             "upgrade-check" => {
                 let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
                 let who = format!("socketmaster {ours} as einhorn {SPOKEN_VERSION}, {os} {arch}");
-                (format!("{who}: {NO_TAKEOVER}\n"), 1)
+                return say(format!("{who}: {NO_TAKEOVER}\n"), 1);
             }
-            _ => {
-                draft.apply(option, &value)?;
-                continue;
-            }
-        };
-        return Ok(Invocation::Say { text, status });
+            _ => draft.apply(option, &value)?,
+        }
     }
     let Some(command) = words.next_operand() else {
-        let (text, status) = (usage, 1);
-        return Ok(Invocation::Say { text, status });
+        return say(usage, 1);
     };
     draft.config.command = command;
     draft.config.arguments = std::iter::from_fn(|| words.next_operand()).collect();
@@ -150,8 +145,8 @@ pub fn processors() -> u32 {
 }
 
 /// Einhorn's signals. USR1 killed it, and its workers were orphaned; ALRM kills 1.x.
-pub fn signals() -> BTreeMap<i32, SignalAction> {
-    BTreeMap::from([
+pub fn signals() -> Vec<(i32, SignalAction)> {
+    vec![
         (SIGTERM, SignalAction::Stop(SIGTERM)),
         (SIGINT, SignalAction::Stop(SIGUSR2)),
         (SIGUSR2, SignalAction::Stop(SIGUSR2)),
@@ -159,7 +154,7 @@ pub fn signals() -> BTreeMap<i32, SignalAction> {
         (SIGALRM, SignalAction::Reload),
         (SIGQUIT, SignalAction::Leave),
         (SIGUSR1, SignalAction::Ignore),
-    ])
+    ]
 }
 
 /// A command line that has not been read to its end: some defaults depend on later options.
@@ -186,7 +181,6 @@ impl Draft {
             stop_signal: SIGUSR2,
             respawn: true,
             signals: signals(),
-            stop_is_success: true,
             output: Output::Inherit,
             ..Config::default()
         };
@@ -239,10 +233,8 @@ impl Draft {
             },
             "max-unacked" => {
                 // 0 kills the original at its first respawn.
-                if to_i(text) < 1 {
-                    let warning = format!("--max-unacked {text}: taken as 1");
-                    self.warnings.push(warning);
-                }
+                let warning = || format!("--max-unacked {text}: taken as 1");
+                self.warnings.extend((to_i(text) < 1).then(warning));
                 self.pace.max_unready = at_least_1(text);
             }
             // An upgrade without a single extra worker could not begin.
@@ -251,10 +243,9 @@ impl Draft {
             // It is checked, and of no use before we can exec another executable.
             "reexec-as" => drop(split(text)?),
             "nice" => config.nice = nice(text)?,
-            "gc-before-fork" => {
-                let warning = "--gc-before-fork has no effect here";
-                self.warnings.push(warning.to_owned());
-            }
+            "gc-before-fork" => self
+                .warnings
+                .push("--gc-before-fork has no effect here".into()),
             "with-state-fd" => {
                 return Err(match integer("--with-state-fd", text)? {
                     0.. => format!("--with-state-fd: {NO_TAKEOVER}"),
@@ -269,14 +260,15 @@ impl Draft {
 
     fn finish(mut self, directory: &Path) -> Result<Invocation, Rejected> {
         let config = &mut self.config;
-        config.workers = match u32::try_from(self.number) {
-            Ok(number @ 1..=WORKERS_MAX) => number,
+        let number = self.number;
+        config.workers = match u32::try_from(number) {
+            Ok(workers @ 1..=WORKERS_MAX) => workers,
             _ => {
-                let message = format!("-n {}: it must be 1 to {WORKERS_MAX}", self.number);
-                let status = if self.number < 1 { 0 } else { 1 };
+                let reason = format!("-n {number}: it must be 1 to {WORKERS_MAX}");
+                let status = i32::from(number >= 1);
                 return Err(Rejected {
                     status,
-                    ..message.into()
+                    ..reason.into()
                 });
             }
         };
@@ -381,7 +373,15 @@ fn uri_text(place: &[u8]) -> Option<String> {
         [b'@', name @ ..] => Address::Abstract(OsStr::from_bytes(name).to_owned()),
         path => Address::Path(OsStr::from_bytes(path).into()),
     };
-    Some(Uri::new(Scheme::Unix, address).to_string())
+    let (scheme, options) = (Scheme::Unix, Options::default());
+    Some(
+        Uri {
+            scheme,
+            address,
+            options,
+        }
+        .to_string(),
+    )
 }
 
 /// Returns the place of the new listener in `listen`.

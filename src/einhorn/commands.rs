@@ -164,22 +164,18 @@ pub fn signalled(signals: usize) -> String {
 
 // ---- verbosity ----
 
-/// Einhorn's number for what is logged: 0 everything, 1 what happens, 2 only trouble.
-pub fn verbosity(level: Level) -> u64 {
-    match level {
-        Level::Debug | Level::Trace => 0,
-        Level::Info => 1,
-        _ => 2,
-    }
+/// The least severe level that is logged with each of einhorn's verbosities: 0 is everything, 1 what
+/// happens, 2 only trouble.
+const LEVELS: [Level; 3] = [Level::Trace, Level::Info, Level::Warning];
+
+pub fn verbosity(level: Level) -> usize {
+    let has_level = |least: &Level| level.is_at_least(*least);
+    LEVELS.iter().rposition(has_level).unwrap_or(0)
 }
 
-/// The least severe level that is logged with this verbosity, or with 2 if it is greater.
-pub fn level_of(verbosity: u64) -> Level {
-    match verbosity {
-        0 => Level::Trace,
-        1 => Level::Info,
-        _ => Level::Warning,
-    }
+/// A verbosity above 2 is taken as 2.
+pub fn level_of(verbosity: usize) -> Level {
+    LEVELS[verbosity.min(2)]
 }
 
 /// `quieter`, `louder` and `config`, which changes nothing but the verbosity: the level that is
@@ -197,7 +193,7 @@ pub fn changed_level(command: &str, args: &Value, old: Level) -> Result<(Level, 
     Ok((new, format!("Verbosity set to {}", verbosity(new))))
 }
 
-fn wanted_verbosity(args: &Value) -> Result<u64, String> {
+fn wanted_verbosity(args: &Value) -> Result<usize, String> {
     let args = strings(args)?;
     if args.is_empty() {
         return Err("Must pass in a YAML-encoded hash".into());
@@ -214,7 +210,7 @@ fn wanted_verbosity(args: &Value) -> Result<u64, String> {
         return Err(answer);
     }
     match map.values().next().map(Value::as_u64) {
-        Some(Some(number @ 0..=2)) => Ok(number),
+        Some(Some(number @ 0..=2)) => Ok(number as usize),
         Some(_) => Err("verbosity must be 0, 1 or 2; nothing changed".into()),
         None => Err("Must pass in a YAML-encoded hash".into()),
     }
@@ -223,11 +219,9 @@ fn wanted_verbosity(args: &Value) -> Result<u64, String> {
 // ---- upgrades ----
 
 /// The first answer to `upgrade` and `upgrade_fleet`.
-pub fn upgrading(smooth: bool) -> &'static str {
-    match smooth {
-        true => "Upgrading smoothly, as commanded",
-        false => "Upgrading fleet, as commanded",
-    }
+pub fn upgrading(smooth: bool) -> String {
+    let how = if smooth { "smoothly" } else { "fleet" };
+    format!("Upgrading {how}, as commanded")
 }
 
 /// Another upgrade is asked for while one is running.

@@ -19,7 +19,7 @@ impl Switch {
     fn of(line: &'static str) -> Option<Switch> {
         let (option, _description) = line.trim().split_once("  ")?;
         let (short, rest) = match option.split_once(", ") {
-            Some((short, rest)) => (short.bytes().nth(1), rest),
+            Some((short, rest)) => (short.as_bytes().last().copied(), rest),
             None => (None, option),
         };
         let mut words = rest.strip_prefix("--")?.split(' ');

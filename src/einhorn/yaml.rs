@@ -90,13 +90,14 @@ fn tag_name(tag: &Tag) -> String {
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, &'static str> {
     let name = tag.map(tag_name);
     match (name.as_deref(), style) {
-        (None, ScalarStyle::Plain) => Ok(plain(text)),
+        (None, ScalarStyle::Plain) | (Some("int" | "float" | "bool" | "null"), _) => {
+            Ok(plain(text))
+        }
         (None | Some("str" | "!str" | "!"), _) => Ok(Value::String(text.to_owned())),
         (Some("binary" | "!binary"), _) => {
             let bytes = base64(text).ok_or("bad base64")?;
             Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned()))
         }
-        (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
         (Some(_), _) => Err(FOREIGN),
     }
 }

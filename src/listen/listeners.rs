@@ -2,7 +2,7 @@
 //! something may have happened to them, repaired by the guard, and closed at the end.
 
 use super::guard::{self, Guard, Repair};
-use super::{Listener, open};
+use super::{Listener, listens, open};
 use crate::clock;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
@@ -81,28 +81,19 @@ impl Listeners {
         }
     }
 
-    /// Registers the listeners and the watch on their paths. Errors: epoll_ctl(2) is refused.
+    /// Registers what is not registered yet: the listeners, and the watch on their paths. Errors:
+    /// epoll_ctl(2) is refused.
     pub fn register(&mut self, poller: &mut Poller) -> io::Result<()> {
-        if let Some(guard) = &self.guard {
+        if let Some(guard) = self.guard.as_ref().filter(|_| !poller.has(Source::Paths)) {
             poller.add(guard, Source::Paths, Interest::READABLE)?;
         }
-        self.watch_paths();
-        self.register_sockets(poller)
-    }
-
-    /// A path that we may not watch, or that is lost at this moment, is looked at later.
-    fn watch_paths(&mut self) {
-        if let Some(guard) = &mut self.guard {
-            for (index, listener) in self.listeners.iter().enumerate() {
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if let Some(guard) = &mut self.guard {
+                // A path that we may not watch, or that is lost at this moment, is looked at later.
                 let _ = guard.watch(index, listener);
             }
-        }
-    }
-
-    fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
-        for (index, listener) in self.listeners.iter().enumerate() {
             let source = Source::Listener(index);
-            if listener.kind.listens() && !poller.has(source) {
+            if listens(listener.kind) && !poller.has(source) {
                 // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
                 poller.add(listener, source, Interest::WRITABLE)?;
             }
@@ -145,8 +136,8 @@ impl Listeners {
             return self.check(poller, suspects);
         }
         self.retry_at = Some(self.looks_until);
-        if let Some(guard) = &mut self.guard {
-            guard.pause();
+        if let Some(guard) = &self.guard {
+            poller.remove(guard, Source::Paths);
         }
         for (index, listener) in self.listeners.iter().enumerate() {
             poller.remove(listener, Source::Listener(index));
@@ -165,9 +156,8 @@ impl Listeners {
         if self.retry_at.is_none_or(|at| at > now) {
             return self.due_reload(now).into_iter().collect();
         }
-        self.watch_paths();
         // Where that is refused the look at each worker's end remains.
-        let _ = self.register_sockets(poller);
+        let _ = self.register(poller);
         self.check(poller, suspects)
     }
 
@@ -178,7 +168,7 @@ impl Listeners {
         poller: &mut Poller,
         suspects: impl Fn() -> String,
     ) -> Vec<ListenerEvent> {
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = &self.guard {
             guard.drain();
         }
         self.retry_at = self.retry_at.filter(|at| *at > clock::now());
@@ -239,8 +229,8 @@ impl Listeners {
                      workers get it{count}"
                 );
             }
-            Repair::Failed { error, hopeless } => {
-                let next = match hopeless {
+            Repair::Failed(error) => {
+                let next = match guard::is_hopeless(&self.listeners[index]) {
                     true => "clients are refused until whoever passed it makes it anew",
                     false => "clients are refused, trying again every second",
                 };

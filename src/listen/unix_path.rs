@@ -5,14 +5,14 @@
 //! it in one directory that stays open meanwhile, follows no symbolic link at a path's end, and
 //! changes the owner and the mode of the inode that it looked at, not of a name.
 
-use super::{Kind, file_inode};
+use super::file_inode;
 use crate::listen::uri::Options;
 use crate::own_file::{FileRefusal, OwnFile, open_folder};
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
 };
@@ -106,10 +106,9 @@ impl Name<'_> {
 
 /// Removes the path if it leads to this socket.
 pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
-    match Name::of(path) {
-        Ok(name) => name.unlink_if(id),
+    match Name::of(path).and_then(|name| name.unlink_if(id)) {
         Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno),
+        done => done,
     }
 }
 
@@ -124,9 +123,9 @@ fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
 /// full queue (EAGAIN), another kind of socket (EPROTOTYPE) and a lack of rights do not.
 ///
 /// Errors: ENOENT when the file went away meanwhile.
-fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
+fn is_stale(path: &Path, kind: SockType) -> Result<bool, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, kind.sock_type(), flags, None)?;
+    let probe = socket(AddressFamily::Unix, kind, flags, None)?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ENOENT) => Err(Errno::ENOENT),
         answer => Ok(answer == Err(Errno::ECONNREFUSED)),
@@ -137,7 +136,7 @@ fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
 ///
 /// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when
 /// it is another user's in a directory where everybody may make names.
-pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
+pub(crate) fn clear(path: &Path, kind: SockType, owner: Option<Uid>) -> Result<bool, Errno> {
     let name = Name::of(path)?;
     let found = match name.stat() {
         Err(Errno::ENOENT) => return Ok(false),
@@ -175,10 +174,8 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
             Ok(file) => return Ok(PathLock(file)),
             Err(FileRefusal::Locked(_)) => {}
             Err(FileRefusal::Foreign(reason)) => {
-                return Err(FileRefusal::Foreign(format!(
-                    "{}: {reason}",
-                    lock.display()
-                )));
+                let reason = format!("{}: {reason}", lock.display());
+                return Err(FileRefusal::Foreign(reason));
             }
             Err(refusal) => return Err(refusal),
         }
@@ -279,15 +276,6 @@ fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
     id.ok_or(Errno::EADDRINUSE)
 }
 
-/// Where a path leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// To our socket.
-    Ours,
-    Empty,
-    Taken,
-}
-
 /// The file of one socket, and the hidden link to it.
 #[derive(Debug)]
 pub struct SocketFile {
@@ -302,18 +290,18 @@ pub struct SocketFile {
 impl SocketFile {
     /// Of a socket that was bound a moment ago. There is no hidden link when the file system or the
     /// rights do not allow one.
-    pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
+    pub(crate) fn bound(path: &Path, id: FileId, kind: SockType) -> SocketFile {
         let mut file = SocketFile::without_link(path, id);
         file.keep_link();
         file.sweep(kind);
         file
     }
 
-    /// The same, for a socket that nobody restores.
-    pub(crate) fn without_link(path: &Path, id: FileId) -> SocketFile {
+    /// The same, for a socket that nobody restores. `None`: no file of it was found.
+    pub(crate) fn without_link(path: &Path, id: impl Into<Option<FileId>>) -> SocketFile {
         SocketFile {
             path: path.to_owned(),
-            id: Some(id),
+            id: id.into(),
             link: None,
             is_owned: true,
         }
@@ -321,14 +309,9 @@ impl SocketFile {
 
     /// Of a socket of ours that comes back: after a crash, an exec, or out of another process. The
     /// path is restored if it is gone. `inode` is what sock_diag(7) says, if it tells.
-    pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: Kind) -> SocketFile {
+    pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: SockType) -> SocketFile {
         let Some((source, id)) = find(path, inode) else {
-            return SocketFile {
-                path: path.to_owned(),
-                id: None,
-                link: None,
-                is_owned: true,
-            };
+            return SocketFile::without_link(path, None);
         };
         let mut file = SocketFile::without_link(path, id);
         file.link_from(&source);
@@ -341,7 +324,7 @@ impl SocketFile {
 
     /// Of an inherited socket: restored as far as our rights go, but never removed. `None` when the
     /// path leads elsewhere, as a path relative to another directory may.
-    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: Kind) -> Option<SocketFile> {
+    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: SockType) -> Option<SocketFile> {
         let id = FileId::at(path)?;
         if inode.is_some_and(|inode| inode != id.inode as u32) {
             return None;
@@ -360,13 +343,12 @@ impl SocketFile {
         self.link.as_deref()
     }
 
-    /// Where the path leads now.
-    pub fn place(&self) -> Result<Place, Errno> {
+    /// Whether the path leads to our socket now.
+    pub fn is_at_its_path(&self) -> Result<bool, Errno> {
         match Name::of(&self.path).and_then(|name| name.stat()) {
-            Err(Errno::ENOENT) => Ok(Place::Empty),
+            Ok(found) => Ok(self.id.is_some() && FileId::of(&found) == self.id),
+            Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
-            Ok(found) if self.id.is_some() && FileId::of(&found) == self.id => Ok(Place::Ours),
-            Ok(_) => Ok(Place::Taken),
         }
     }
 
@@ -392,7 +374,7 @@ impl SocketFile {
     /// Removes the hidden links that nobody needs: those to our own inode, which our own link has,
     /// and those to sockets on which nobody answers. (A pid proves nothing: its process may live in
     /// another PID namespace.)
-    fn sweep(&self, kind: Kind) {
+    fn sweep(&self, kind: SockType) {
         if self.link.is_none() {
             return;
         }
@@ -409,18 +391,18 @@ impl SocketFile {
     ///
     /// Errors: ENOENT when the hidden link is gone too, or the directory; EADDRINUSE when somebody
     /// answers there.
-    pub(crate) fn restore(&self, kind: Kind) -> Result<(), Errno> {
-        if self.place()? == Place::Ours {
+    pub(crate) fn restore(&self, kind: SockType) -> Result<(), Errno> {
+        if self.is_at_its_path()? {
             return Ok(());
         }
         let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
         clear(&self.path, kind, None)?;
         // A socket that came since then stays: linkat(2) replaces nothing.
         link_beside(link, &self.path)?;
-        match self.place()? {
-            Place::Ours => Ok(()),
+        match self.is_at_its_path()? {
+            true => Ok(()),
             // Somebody has put another file into the hidden link's place.
-            _ => Err(Errno::ESTALE),
+            false => Err(Errno::ESTALE),
         }
     }
 
@@ -457,13 +439,11 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 /// The hidden links beside a path that lead to sockets, of whatever process.
 fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
-    let entries = entries.into_iter().flatten();
+    let entries = fs::read_dir(path.with_file_name(".")).into_iter().flatten();
     // An error ends it: it could come again at each call.
-    let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
-    let links = entries.filter(|entry| is_link_of(entry, name));
-    let links = links.map(|link| path.with_file_name(link));
+    let names = entries.map_while(|entry| Some(entry.ok()?.file_name()));
+    let links = names.filter(|entry| is_link_of(entry, name));
+    let links = links.map(|entry| path.with_file_name(entry));
     links
         .filter_map(|link| FileId::at(&link).map(|id| (link, id)))
         .collect()

@@ -3,7 +3,7 @@
 
 use super::types::{ChildId, Instant, SignalRefusal};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Where in its life a worker is.
@@ -140,9 +140,17 @@ impl Workers {
 
     /// The generations that have workers, oldest first.
     pub fn generations(&self) -> impl DoubleEndedIterator<Item = (u64, Tally)> + use<> {
-        let mut tallies: BTreeMap<u64, Tally> = BTreeMap::new();
+        let mut tallies: Vec<(u64, Tally)> = Vec::new();
         for worker in self.map.values() {
-            let tally = tallies.entry(worker.generation).or_default();
+            // A worker started later may be of an older generation: one that replaces another.
+            let place = tallies.partition_point(|(number, _)| *number < worker.generation);
+            if tallies
+                .get(place)
+                .is_none_or(|(number, _)| *number != worker.generation)
+            {
+                tallies.insert(place, (worker.generation, Tally::default()));
+            }
+            let (_, tally) = &mut tallies[place];
             match worker.phase {
                 Phase::Starting { .. } | Phase::Running { .. } => tally.unready += 1,
                 Phase::Ready { .. } => tally.ready += 1,
@@ -166,9 +174,10 @@ impl Workers {
     /// are too many: first those that are not ready, then the oldest.
     pub(super) fn staying_of(&self, group: impl Fn(&Worker) -> bool) -> Vec<ChildId> {
         let staying = self.iter().filter(|(_, worker)| !worker.is_stopping());
-        let mut members: Vec<_> = staying.filter(|(_, worker)| group(worker)).collect();
-        members.sort_by_key(|(_, worker)| worker.is_ready()); // stable: the oldest stay first
-        members.into_iter().map(|(id, _)| id).collect()
+        let members = staying.filter(|(_, worker)| group(worker));
+        let (ready, mut unready): (Vec<_>, Vec<_>) = members.partition(|(_, it)| it.is_ready());
+        unready.extend(ready);
+        unready.into_iter().map(|(id, _)| id).collect()
     }
 
     pub(super) fn unready_of(&self, generation: u64) -> impl Iterator<Item = &Worker> {
@@ -191,9 +200,14 @@ impl Workers {
 
     /// The smallest index that no worker has.
     pub(super) fn free_index(&self) -> u32 {
-        let taken: BTreeSet<u32> = self.map.values().map(|worker| worker.index).collect();
-        let free = (0..).find(|index| !taken.contains(index));
-        free.expect("there are fewer workers than numbers")
+        let mut is_taken = vec![false; self.map.len() + 1];
+        for worker in self.map.values() {
+            if let Some(place) = is_taken.get_mut(worker.index as usize) {
+                *place = true;
+            }
+        }
+        let free = is_taken.iter().position(|is_taken| !is_taken);
+        free.expect("there is one place more than workers") as u32
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Worker> {

@@ -4,50 +4,38 @@
 //! wait ends when a signal comes, and a stop signal ends only one of many such waits. So a timer
 //! sends us a signal every millisecond for as long as an `Interruptible` lives.
 
-use nix::errno::Errno;
+use nix::sys::signal::{SigEvent, SigevNotify, Signal};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
 use std::io;
+use std::time::Duration;
 
-const EVERY: libc::timeval = libc::timeval {
-    tv_sec: 0,
-    tv_usec: 1000,
-};
-const NEVER: libc::timeval = libc::timeval {
-    tv_sec: 0,
-    tv_usec: 0,
-};
+/// The signal that the timer sends: one that means nothing else, for us or for einhorn.
+const SIGNAL: Signal = Signal::SIGVTALRM;
 
-/// Gives SIGALRM, which the timer sends, a handler that does nothing: an ignored signal would end
-/// no wait, and the default action would end us.
-pub fn handle_alarms() -> io::Result<()> {
+/// Gives the timer's signal a handler that does nothing: an ignored signal would end no wait, and
+/// the default action would end us.
+pub fn handle_interrupts() -> io::Result<()> {
     // SAFETY: the action does nothing.
-    unsafe { signal_hook_registry::register(libc::SIGALRM, || {}) }.map(drop)
+    unsafe { signal_hook_registry::register(SIGNAL as i32, || {}) }.map(drop)
 }
 
 /// While it lives, every wait in the kernel that a signal can end is over after a millisecond.
-/// `handle_alarms` comes first.
+/// `handle_interrupts` comes first. Where the timer is refused, nothing bounds the wait.
 #[derive(Debug)]
-pub struct Interruptible(());
+pub struct Interruptible(#[allow(dead_code, reason = "its end stops the timer")] Option<Timer>);
 
 impl Interruptible {
-    /// Starts the timer. Where that is refused, nothing bounds the wait.
     pub fn begin() -> Interruptible {
-        let _ = set_timer(EVERY);
-        Interruptible(())
+        let signal = SigevNotify::SigevSignal {
+            signal: SIGNAL,
+            si_value: 0,
+        };
+        let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(signal));
+        let every = Expiration::Interval(Duration::from_millis(1).into());
+        Interruptible(timer.ok().and_then(|mut timer| {
+            let set = timer.set(every, TimerSetTimeFlags::empty());
+            set.ok().map(|()| timer)
+        }))
     }
-}
-
-impl Drop for Interruptible {
-    fn drop(&mut self) {
-        let _ = set_timer(NEVER);
-    }
-}
-
-fn set_timer(every: libc::timeval) -> Result<(), Errno> {
-    let value = libc::itimerval {
-        it_interval: every,
-        it_value: every,
-    };
-    // SAFETY: `value` lives during the call, and the old value is not asked for.
-    Errno::result(unsafe { libc::setitimer(libc::ITIMER_REAL, &value, std::ptr::null_mut()) })
-        .map(drop)
 }

@@ -2,6 +2,7 @@
 //! listener, and becoming the owner of an inherited descriptor. It keeps no state.
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage,
     getsockopt, recv, send, socket, sockopt,
@@ -76,14 +77,8 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> Result<(), Errno> {
 /// Whether the receiving side was shut down, or the socket is no longer connected or listening
 /// (poll(2): POLLHUP, POLLRDHUP). Never waits, takes nothing from the socket.
 pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLRDHUP,
-        revents: 0,
-    };
-    // SAFETY: one entry, ours.
-    let found = unsafe { libc::poll(&mut poll, 1, 0) };
-    found == 1 && poll.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
+    let hang_ups = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    poll(&mut [PollFd::new(fd, hang_ups)], PollTimeout::ZERO) == Ok(1)
 }
 
 /// The longest path that a unix socket can have (unix(7)): `sun_path` without the NUL at its end.

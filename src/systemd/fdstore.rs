@@ -44,7 +44,7 @@ impl Systemd {
         }
         self.state.stored = found.iter().map(|name| (*name).to_owned()).collect();
         let mut fresh = sockets.to_vec();
-        fresh.retain(|(name, _)| !self.state.stored.contains(*name));
+        fresh.retain(|(name, _)| !found.contains(name));
         let capacity = self.store_capacity.unwrap_or(usize::MAX);
         let room = capacity.saturating_sub(self.state.stored.len());
         for (name, socket) in fresh.iter().take(room) {
@@ -60,7 +60,7 @@ impl Systemd {
 
     /// Replaces a stored socket by the new one of a listener that was bound anew.
     pub fn store_again(&mut self, name: &str, socket: BorrowedFd) -> Result<(), String> {
-        if !self.state.stored.remove(name) {
+        if !self.state.stored.iter().any(|stored| stored == name) {
             return Ok(());
         }
         self.state.push(Notification::Remove(name.to_owned()));
@@ -80,9 +80,11 @@ impl Systemd {
         }
         let copy = socket.try_clone_to_owned();
         let copy = copy.map_err(|error| error_text(&error))?;
-        self.link.to_store.insert(name.to_owned(), copy);
+        self.link.to_store.retain(|(of, _)| of != name);
+        self.link.to_store.push((name.to_owned(), copy));
         self.state.push(Notification::Store(name.to_owned()));
-        self.state.stored.insert(name.to_owned());
+        self.state.stored.retain(|stored| stored != name);
+        self.state.stored.push(name.to_owned());
         Ok(())
     }
 }

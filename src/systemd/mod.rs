@@ -12,7 +12,7 @@ use crate::text::{errno_text, error_text};
 use nix::errno::Errno;
 use notify::{Link, Notification, status_value};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -38,7 +38,7 @@ struct State {
     /// When to try again, if it could not be reached.
     retry: Option<Instant>,
     /// The names of our sockets in its fd store.
-    stored: BTreeSet<String>,
+    stored: Vec<String>,
 }
 
 /// The service manager, and what it knows of us. What is said goes out at the next `flush`.
@@ -168,7 +168,7 @@ impl Systemd {
                 Err(errno) => result = result.and(self.fail(errno_text(errno as i32))),
             }
             if let Some(Notification::Store(name)) = self.state.queue.pop_front() {
-                self.link.to_store.remove(&name);
+                self.link.to_store.retain(|(of, _)| *of != name);
             }
         }
         result

@@ -7,7 +7,6 @@ use crate::sys::socket::check_path;
 use crate::text::{error_text, first_bytes, one_line};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -108,7 +107,7 @@ pub struct Link {
     address: SocketAddr,
     pub name: String,
     /// The descriptors that wait to be stored, by their names in the store.
-    pub to_store: BTreeMap<String, OwnedFd>,
+    pub to_store: Vec<(String, OwnedFd)>,
 }
 
 impl Link {
@@ -137,7 +136,7 @@ impl Link {
             socket,
             address,
             name,
-            to_store: BTreeMap::new(),
+            to_store: Vec::new(),
         })
     }
 
@@ -150,7 +149,7 @@ impl Link {
         let text = message.text();
         let mut descriptors = Vec::new();
         if let Notification::Store(name) = message {
-            let Some(descriptor) = self.to_store.get(name) else {
+            let Some((_, descriptor)) = self.to_store.iter().find(|(of, _)| of == name) else {
                 return Ok(());
             };
             descriptors.push(descriptor.as_raw_fd());

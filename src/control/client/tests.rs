@@ -121,15 +121,17 @@ fn help_needs_no_socket() {
 }
 
 #[test]
-fn every_flag_is_in_the_help() {
-    for flag in args::table::<Flags>() {
-        assert!(
-            HELP.contains(&format!("-{}", args::flag_name(flag))),
-            "{}",
-            flag.long
-        );
+fn every_flag_and_command_is_in_the_help() {
+    let help = help();
+    for flag in args::table::<CtlFlags>() {
+        let shown = format!("\n  -{}", args::flag_name(flag));
+        assert!(help.contains(&shown), "{help}");
     }
-    assert!(HELP.lines().all(|line| line.len() <= 80));
+    for [name, ..] in COMMANDS {
+        let shown = format!("\n  {name}");
+        assert!(help.contains(&shown), "{help}");
+    }
+    assert!(help.lines().all(|line| line.len() <= 80), "{help}");
 }
 
 #[test]

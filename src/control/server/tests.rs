@@ -24,7 +24,7 @@ impl Place {
     fn new() -> Place {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         // A timer may send them while a connection is read or closed.
-        crate::sys::interrupt::handle_alarms().unwrap();
+        crate::sys::interrupt::handle_interrupts().unwrap();
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("socketmaster-control-{}-{n}", std::process::id());
         let folder = std::env::temp_dir().join(name);
@@ -110,7 +110,7 @@ impl Drop for Place {
     }
 }
 
-fn open(path: &Path) -> Result<Server, listen::Error> {
+fn open(path: &Path) -> Result<Server, String> {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     Server::open(Some((path, Access::of(None))), logger)
 }

@@ -10,7 +10,7 @@ const OTHER: &str = "4194305";
 /// The file of a socket that somebody has just bound there.
 fn bound(path: &Path) -> SocketFile {
     let id = FileId::at(path).unwrap_or_else(|| panic!("no socket at {}", path.display()));
-    SocketFile::bound(path, id, Kind::Stream)
+    SocketFile::bound(path, id, SockType::Stream)
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn a_stale_socket_is_cleared_away() {
     let folder = Folder::new();
     let path = folder.join("s");
     leave_stale(&path);
-    assert_eq!(clear(&path, Kind::Stream, None), Ok(true));
-    assert_eq!(clear(&path, Kind::Stream, None), Ok(false));
+    assert_eq!(clear(&path, SockType::Stream, None), Ok(true));
+    assert_eq!(clear(&path, SockType::Stream, None), Ok(false));
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -45,15 +45,15 @@ fn a_socket_that_answers_is_left_alone() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, SockType::Stream, None), Err(Errno::EADDRINUSE));
     assert_eq!(
-        clear(&path, Kind::Datagram, None),
+        clear(&path, SockType::Datagram, None),
         Err(Errno::EADDRINUSE),
         "EPROTOTYPE is an answer"
     );
     let _log = UnixDatagram::bind(folder.join("d")).unwrap();
     assert_eq!(
-        clear(&folder.join("d"), Kind::Datagram, None),
+        clear(&folder.join("d"), SockType::Datagram, None),
         Err(Errno::EADDRINUSE)
     );
 }
@@ -65,7 +65,7 @@ fn a_full_queue_is_an_answer() {
     let listener = UnixListener::bind(&path).unwrap();
     crate::sys::socket::listen(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
     let _client = UnixStream::connect(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, SockType::Stream, None), Err(Errno::EADDRINUSE));
 }
 
 #[test]
@@ -75,13 +75,13 @@ fn what_is_not_a_socket_is_left_alone() {
     std::os::unix::fs::symlink("nowhere", folder.join("link")).unwrap();
     for name in ["file", "link"] {
         assert_eq!(
-            clear(&folder.join(name), Kind::Stream, None),
+            clear(&folder.join(name), SockType::Stream, None),
             Err(Errno::EEXIST),
             "{name}"
         );
     }
     assert_eq!(
-        clear(&folder.join("file/s"), Kind::Stream, None),
+        clear(&folder.join("file/s"), SockType::Stream, None),
         Err(Errno::ENOTDIR)
     );
     assert_eq!(folder.names(), ["file", "link"]);
@@ -107,8 +107,8 @@ fn a_path_that_is_somebody_elses_by_now_stays() {
     let mut file = bound(&path);
     fs::remove_file(&path).unwrap();
     let _theirs = UnixListener::bind(&path).unwrap();
-    assert_eq!(file.place(), Ok(Place::Taken));
-    assert_eq!(file.restore(Kind::Stream), Err(Errno::EADDRINUSE));
+    assert_eq!(file.is_at_its_path(), Ok(false));
+    assert_eq!(file.restore(SockType::Stream), Err(Errno::EADDRINUSE));
     assert_eq!(file.remove(), [""; 0]);
     assert_eq!(folder.names(), ["s"]);
 }
@@ -120,9 +120,9 @@ fn a_removed_path_is_restored_with_the_same_inode() {
     let _listener = UnixListener::bind(&path).unwrap();
     let file = bound(&path);
     fs::remove_file(&path).unwrap();
-    assert_eq!(file.place(), Ok(Place::Empty));
-    file.restore(Kind::Stream).unwrap();
-    assert_eq!(file.place(), Ok(Place::Ours));
+    assert_eq!(file.is_at_its_path(), Ok(false));
+    file.restore(SockType::Stream).unwrap();
+    assert_eq!(file.is_at_its_path(), Ok(true));
     UnixStream::connect(&path).unwrap();
 }
 
@@ -185,8 +185,8 @@ fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
         let listener = UnixListener::bind(&path).unwrap();
         let inode = fs::metadata(&path).unwrap().ino() as u32;
         fs::rename(&path, hidden(&path, OTHER)).unwrap();
-        let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), Kind::Stream);
-        assert_eq!(file.place(), Ok(Place::Ours));
+        let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), SockType::Stream);
+        assert_eq!(file.is_at_its_path(), Ok(true));
         UnixStream::connect(&path).unwrap();
         assert_eq!(
             folder.names().len(),
@@ -205,8 +205,8 @@ fn after_a_crash_somebody_elses_socket_is_not_taken_for_ours() {
     let path = folder.join("s");
     let _theirs = UnixListener::bind(&path).unwrap();
     let other = fs::metadata(&path).unwrap().ino() as u32 ^ 1;
-    let mut file = SocketFile::reclaim(&path, Some(other), Kind::Stream);
-    assert_ne!(file.place(), Ok(Place::Ours));
+    let mut file = SocketFile::reclaim(&path, Some(other), SockType::Stream);
+    assert_ne!(file.is_at_its_path(), Ok(true));
     assert_eq!(file.remove(), [""; 0]);
     assert_eq!(folder.names(), ["s"]);
 }
