@@ -22,7 +22,6 @@ use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Instant, Outcome, Supervisor};
 use crate::sys::interrupt::Interruptible;
 use crate::text::error_text;
-use nix::sys::socket::SockType;
 use serde::{Deserialize, Serialize};
 use slog::{info, warn};
 use std::cmp::{Ordering, Reverse};
@@ -113,7 +112,7 @@ impl ControlSocket {
                 ..Options::default()
             },
         };
-        let bound = open::bind_path(&uri, path, SockType::Stream, unix_path::PATIENT)?;
+        let bound = open::bind_path(&uri, path, unix_path::PATIENT)?;
         let socket = ControlSocket {
             listener: bound.fd.into(),
             // The guard does not watch it: one name is enough.

@@ -448,22 +448,24 @@ impl Processes {
 
     /// Sends a signal to a worker. One that has ended already needs none.
     pub fn signal(&self, id: ChildId, signal: i32) -> Result<(), Errno> {
-        match self.processes.get(&id) {
-            Some(worker) => or_ended(process::signal(worker.pid, signal)),
-            None => Ok(()),
+        let Some(worker) = self.processes.get(&id) else {
+            return Ok(());
+        };
+        match process::signal(worker.pid, signal) {
+            Err(Errno::ESRCH) => Ok(()),
+            sent => sent,
         }
     }
 
     /// SIGKILL to a worker and to its process group.
     pub fn kill(&self, id: ChildId) -> Result<(), Errno> {
-        let Some(worker) = self.processes.get(&id) else {
-            return Ok(());
-        };
-        // Itself first: before it leads a group it has no children, and afterwards it makes none
-        // that the second signal misses.
-        let killed = process::signal(worker.pid, libc::SIGKILL);
-        let _ = process::signal_group(worker.pid, libc::SIGKILL);
-        or_ended(killed)
+        // Itself first: before it leads a group it has no children, and afterwards it makes none that
+        // the second signal misses.
+        let killed = self.signal(id, libc::SIGKILL);
+        if let Some(worker) = self.processes.get(&id) {
+            let _ = process::signal_group(worker.pid, libc::SIGKILL);
+        }
+        killed
     }
 
     // ---- the end ----
@@ -510,10 +512,8 @@ impl Processes {
         if since.is_none_or(|since| now - since < WAITID_PATIENCE) {
             return Vec::new();
         }
-        let ended = self
-            .handles
-            .iter()
-            .filter(|(_, it)| it.has_ended() != Some(false));
+        let handles = self.handles.iter();
+        let ended = handles.filter(|(_, it)| it.has_ended() != Some(false));
         ended.map(|(id, _)| *id).collect()
     }
 
@@ -680,6 +680,7 @@ impl Processes {
                     "closing the output of worker {pid}, which is gone: \
                      too many descendants of dead workers still hold theirs"
                 ),
+                OutputEvent::Unread => poller.look_again_soon(),
                 OutputEvent::Closed(id, pipe) => poller.remove(&pipe, Source::Output(id)),
             }
         }
@@ -691,12 +692,4 @@ pub struct Death {
     pub id: ChildId,
     pub pid: i32,
     pub end: End,
-}
-
-/// ESRCH: the worker has ended and been collected a moment ago.
-fn or_ended(sent: Result<(), Errno>) -> Result<(), Errno> {
-    match sent {
-        Err(Errno::ESRCH) => Ok(()),
-        other => other,
-    }
 }

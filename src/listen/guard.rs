@@ -103,7 +103,7 @@ fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, String> {
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(errno) => return Err(failed(errno)),
     }
-    start_listening(&listener.uri, listener.kind, &listener.fd).map_err(failed)?;
+    start_listening(&listener.uri, &listener.fd).map_err(failed)?;
     Ok(Repair::Revived)
 }
 
@@ -130,12 +130,12 @@ fn rebind(listener: &mut Listener) -> Result<Repair, String> {
     }
     let fd = match &listener.bound {
         Bound::Path(path) => {
-            let bound = bind_path(&listener.uri, path, listener.kind, unix_path::ONCE)?;
+            let bound = bind_path(&listener.uri, path, unix_path::ONCE)?;
             listener.file = Some(SocketFile::bound(path, bound.id, listener.kind));
             bound.fd
         }
         // Refused while a worker holds the old socket: an abstract name lives as long as that.
-        Bound::Abstract(name) => bind_abstract(&listener.uri, name, listener.kind)?,
+        Bound::Abstract(name) => bind_abstract(&listener.uri, name)?,
         // It is revived instead.
         Bound::Inet(_) => return Ok(Repair::Nothing),
     };

@@ -11,8 +11,8 @@ use crate::sys::socket::{check_path, inherit, listen, resolve};
 use crate::text::error_text;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrLike, SockaddrStorage, UnixAddr, bind, setsockopt,
-    socket, sockopt,
+    AddressFamily, SockFlag, SockaddrLike, SockaddrStorage, UnixAddr, bind, setsockopt, socket,
+    sockopt,
 };
 use nix::unistd::dup2_stdin;
 use std::ffi::OsStr;
@@ -55,9 +55,7 @@ pub fn abandon(listeners: Vec<Listener>) {
 pub fn check(uris: &[Uri]) -> Result<(), String> {
     for uri in uris {
         Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
-        if let Address::Host { host, port } = &uri.address {
-            candidates(uri, host, port, sock_type(uri.scheme))?;
-        }
+        candidates(uri)?;
     }
     Ok(())
 }
@@ -153,11 +151,7 @@ impl Opening<'_> {
 
     /// Every other address: the socket that the fd store kept for it, or a new one.
     fn open_own(&mut self, uri: &Uri) -> Result<(), String> {
-        let kind = sock_type(uri.scheme);
-        let candidates = match &uri.address {
-            Address::Host { host, port } => candidates(uri, host, port, kind)?,
-            _ => Vec::new(),
-        };
+        let candidates = candidates(uri)?;
         // Equal addresses, which `?reuseport` allows, have different names in the store.
         let mut name = store_name(uri);
         let others = self.opened.listeners.iter();
@@ -167,7 +161,7 @@ impl Opening<'_> {
         }
         let mut listener = match self.take_stored(uri, &name, &candidates) {
             Some(listener) => listener,
-            None => self.bind_own(uri, kind, &candidates)?,
+            None => self.bind_own(uri, &candidates)?,
         };
         listener.store_name = Some(name);
         self.opened.listeners.push(listener);
@@ -200,15 +194,11 @@ impl Opening<'_> {
         None
     }
 
-    fn bind_own(
-        &mut self,
-        uri: &Uri,
-        kind: SockType,
-        hosts: &[SocketAddr],
-    ) -> Result<Listener, String> {
+    fn bind_own(&mut self, uri: &Uri, hosts: &[SocketAddr]) -> Result<Listener, String> {
+        let kind = sock_type(uri.scheme);
         let (fd, mut file) = match &uri.address {
             Address::Path(path) => {
-                let AtPath { fd, id, replaced } = bind_path(uri, path, kind, unix_path::PATIENT)?;
+                let AtPath { fd, id, replaced } = bind_path(uri, path, unix_path::PATIENT)?;
                 if replaced {
                     let path = path.display();
                     let line = format!("Replaced the stale socket {path}: nobody answered");
@@ -216,8 +206,8 @@ impl Opening<'_> {
                 }
                 (fd, Some(SocketFile::bound(path, id, kind)))
             }
-            Address::Abstract(name) => (bind_abstract(uri, name, kind)?, None),
-            _ => (bind_inet(uri, kind, hosts)?, None),
+            Address::Abstract(name) => (bind_abstract(uri, name)?, None),
+            _ => (bind_inet(uri, hosts)?, None),
         };
         let bound = Bound::of(fd.as_fd()).map_err(|why| {
             // Why there is no address matters more than what cannot be removed.
@@ -301,7 +291,7 @@ fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<L
         applied.map_err(|why| cannot(&why))?;
     }
     // The backlog may be another one than before.
-    start_listening(uri, listener.kind, &listener.fd).map_err(failed)?;
+    start_listening(uri, &listener.fd).map_err(failed)?;
     Ok(listener)
 }
 
@@ -326,20 +316,18 @@ pub(crate) fn store_name(uri: &Uri) -> String {
     name
 }
 
-/// The addresses to try, in order. As in Go, `tcp` and `udp` on all addresses, be they left out or
-/// `0.0.0.0`, are one dual-stack socket, or an IPv4 one where there is no IPv6; of several
-/// addresses of a host an IPv4 one is taken first.
-fn candidates(
-    uri: &Uri,
-    host: &str,
-    port: &str,
-    kind: SockType,
-) -> Result<Vec<SocketAddr>, String> {
+/// The internet addresses to try, in order. As in Go, `tcp` and `udp` on all addresses, be they
+/// left out or `0.0.0.0`, are one dual-stack socket, or an IPv4 one where there is no IPv6; of
+/// several addresses of a host an IPv4 one is taken first.
+fn candidates(uri: &Uri) -> Result<Vec<SocketAddr>, String> {
     use AddressFamily::{Inet, Inet6};
+    let Address::Host { host, port } = &uri.address else {
+        return Ok(Vec::new());
+    };
     let is_all = host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
-    let host = Some(host).filter(|_| !is_all);
+    let host = (!is_all).then_some(host.as_str());
     let find = |family| {
-        let found = resolve(host, port, family, kind);
+        let found = resolve(host, port, family, sock_type(uri.scheme));
         found.map_err(|error| cannot("resolve", uri, &error_text(&error)))
     };
     let found = match uri.scheme {
@@ -352,10 +340,10 @@ fn candidates(
     Ok(best.copied().into_iter().collect())
 }
 
-fn bind_inet(uri: &Uri, kind: SockType, candidates: &[SocketAddr]) -> Result<OwnedFd, String> {
+fn bind_inet(uri: &Uri, candidates: &[SocketAddr]) -> Result<OwnedFd, String> {
     let mut last = Errno::EADDRNOTAVAIL;
     for address in candidates {
-        match bind_inet_to(uri, kind, address) {
+        match bind_inet_to(uri, address) {
             // This kernel has no IPv6, or this sandbox allows none: the next address is IPv4.
             Err(errno @ (Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => last = errno,
             other => return other.map_err(refused("bind", uri)),
@@ -364,33 +352,33 @@ fn bind_inet(uri: &Uri, kind: SockType, candidates: &[SocketAddr]) -> Result<Own
     Err(refused("bind", uri)(last))
 }
 
-fn bind_inet_to(uri: &Uri, kind: SockType, address: &SocketAddr) -> Result<OwnedFd, Errno> {
+fn bind_inet_to(uri: &Uri, address: &SocketAddr) -> Result<OwnedFd, Errno> {
     let address = SockaddrStorage::from(*address);
     let family = address.family().unwrap_or(AddressFamily::Inet);
-    let fd = new_socket(family, kind)?;
+    let fd = new_socket(family, uri)?;
     if family == AddressFamily::Inet6 {
         let is_strict = matches!(uri.scheme, Scheme::Tcp6 | Scheme::Udp6);
         setsockopt(&fd, sockopt::Ipv6V6Only, &is_strict)?;
     }
     // With datagrams a second server could then share the port and take what is meant for us.
-    if listens(kind) {
+    if listens(sock_type(uri.scheme)) {
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
     if uri.options.reuseport {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
     bind(fd.as_raw_fd(), &address)?;
-    start_listening(uri, kind, &fd)?;
+    start_listening(uri, &fd)?;
     Ok(fd)
 }
 
-fn new_socket(family: AddressFamily, kind: SockType) -> Result<OwnedFd, Errno> {
-    socket(family, kind, SockFlag::SOCK_CLOEXEC, None)
+fn new_socket(family: AddressFamily, uri: &Uri) -> Result<OwnedFd, Errno> {
+    socket(family, sock_type(uri.scheme), SockFlag::SOCK_CLOEXEC, None)
 }
 
 /// listen(2), if it is a socket with a backlog.
-pub(crate) fn start_listening(uri: &Uri, kind: SockType, fd: &OwnedFd) -> Result<(), Errno> {
-    match listens(kind) {
+pub(crate) fn start_listening(uri: &Uri, fd: &OwnedFd) -> Result<(), Errno> {
+    match listens(sock_type(uri.scheme)) {
         true => listen(fd.as_fd(), backlog(uri)),
         false => Ok(()),
     }
@@ -402,12 +390,12 @@ fn backlog(uri: &Uri) -> u32 {
 }
 
 /// Binds to an abstract name, and listens.
-pub(crate) fn bind_abstract(uri: &Uri, name: &OsStr, kind: SockType) -> Result<OwnedFd, String> {
+pub(crate) fn bind_abstract(uri: &Uri, name: &OsStr) -> Result<OwnedFd, String> {
     let bound = || {
-        let fd = new_socket(AddressFamily::Unix, kind)?;
+        let fd = new_socket(AddressFamily::Unix, uri)?;
         let address = UnixAddr::new_abstract(name.as_encoded_bytes())?;
         bind(fd.as_raw_fd(), &address)?;
-        start_listening(uri, kind, &fd)?;
+        start_listening(uri, &fd)?;
         Ok(fd)
     };
     bound().map_err(refused("bind", uri))
@@ -425,33 +413,30 @@ pub(crate) struct AtPath {
 ///
 /// Errors: EADDRINUSE in words when somebody answers there or holds the lock, and the reasons of
 /// `unix_path::clear`.
-pub(crate) fn bind_path(
-    uri: &Uri,
-    path: &Path,
-    kind: SockType,
-    rounds: u32,
-) -> Result<AtPath, String> {
+pub(crate) fn bind_path(uri: &Uri, path: &Path, rounds: u32) -> Result<AtPath, String> {
     let failed = refused("bind", uri);
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     // From here until we listen, another instance would take our socket for a stale one.
     let _lock = unix_path::lock(path, rounds)
         .map_err(|refusal| cannot("bind", uri, &refusal.to_string()))?;
-    let replaced = unix_path::clear(path, kind, rights.owner).map_err(|errno| match errno {
-        Errno::EEXIST => cannot("bind", uri, "File exists, and it is not a socket"),
-        Errno::EPERM => {
-            let why = "a stale socket of another user stands there, in a sticky directory";
-            cannot("bind", uri, why)
-        }
-        errno => failed(errno),
-    })?;
+    let replaced = unix_path::clear(path, sock_type(uri.scheme), rights.owner).map_err(
+        |errno| match errno {
+            Errno::EEXIST => cannot("bind", uri, "File exists, and it is not a socket"),
+            Errno::EPERM => {
+                let why = "a stale socket of another user stands there, in a sticky directory";
+                cannot("bind", uri, why)
+            }
+            errno => failed(errno),
+        },
+    )?;
     // It is not bound elsewhere and renamed: getsockname(2) would show the other name, and nginx
     // knows its sockets by what that shows.
-    let fd = new_socket(AddressFamily::Unix, kind).map_err(&failed)?;
+    let fd = new_socket(AddressFamily::Unix, uri).map_err(&failed)?;
     let id = rights.bind(&fd, path);
     let id = id.map_err(|why| cannot("bind", uri, &why))?;
     // Owner and mode are right, so clients may come.
-    if let Err(errno) = start_listening(uri, kind, &fd) {
+    if let Err(errno) = start_listening(uri, &fd) {
         // Why it cannot listen matters more than a file that stays.
         let _ = unix_path::unlink_if(path, id);
         return Err(failed(errno));

@@ -1,8 +1,8 @@
 //! What /proc says about a process (proc(5)): its parent, its group, its users, and its ancestors.
 //! Of a process that was reaped it says nothing, which is `None` here.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 /// How far a process may be from its ancestor.
 const GENERATIONS: usize = 32;
@@ -21,11 +21,7 @@ pub struct Stat {
 
 /// Works for a zombie too.
 pub fn stat(pid: i32) -> Option<Stat> {
-    // The fields that matter come in the first read.
-    let mut stat = [0; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
-    let length = file.read(&mut stat).ok()?;
-    parse_stat(&stat[..length])
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
