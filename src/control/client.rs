@@ -370,6 +370,7 @@ impl Wire {
     }
 
     /// What follows has the whole limit again.
+    #[cfg(feature = "einhorn")]
     pub fn restart(&mut self) {
         self.deadline = Instant::now().checked_add(self.limit);
     }
