@@ -26,7 +26,7 @@ const TIMED_OUT: i32 = 4;
 const SUPERSEDED: i32 = 5;
 
 /// How long an answer may take that waits for nothing.
-const PROMPTLY: Duration = Duration::from_secs(10);
+pub const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
 /// The flags of `ctl`; each one's comment is its text in the help. The command line is read by hand,
@@ -263,23 +263,30 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
     let limit = request.timeout.or((!waits).then_some(PROMPTLY));
     let path = request.control.display();
     let failed = |error: io::Error| {
-        let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-        if !is_late {
-            return (
-                format!("no answer from {path}: {}", error_text(&error)),
-                FAILED,
-            );
+        let command = request.command;
+        match (error.kind(), limit) {
+            (ErrorKind::TimedOut, Some(limit)) if waits => {
+                let limit = duration_text(limit);
+                let text = format!("{command}: not over within {limit}; it goes on by itself");
+                (text, TIMED_OUT)
+            }
+            (ErrorKind::TimedOut, _) => (format!("{command}: {}", error_text(&error)), TIMED_OUT),
+            _ => {
+                let text = format!("no answer from {path}: {}", error_text(&error));
+                (text, FAILED)
+            }
         }
-        let goes_on = if waits { "; it goes on by itself" } else { "" };
-        let limit = duration_text(limit.unwrap_or_default());
-        let text = format!("{}: not over within {limit}{goes_on}", request.command);
-        (text, TIMED_OUT)
     };
     let args: Vec<&str> = request.args.iter().map(String::as_str).collect();
     let line = encode_request(1, request.command, &args);
-    let wire = Wire::connect(&request.control, limit);
+    // Also what takes as long as it likes begins promptly.
+    let wire = Wire::connect(&request.control, limit.unwrap_or(PROMPTLY));
     let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
     let mut wire = sent.map_err(|error| {
+        if error.kind() == ErrorKind::TimedOut {
+            let text = format!("{}: {}", request.command, error_text(&error));
+            return (text, TIMED_OUT);
+        }
         let is_system = error.raw_os_error().is_some();
         let hint = if is_system {
             "; does a socketmaster run with it as its -control?"
@@ -289,6 +296,9 @@ fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
         let text = format!("cannot connect to {path}: {}{hint}", error_text(&error));
         (text, FAILED)
     })?;
+    if limit.is_none() {
+        wire.wait_without_limit();
+    }
     loop {
         let line = wire.next_line().map_err(failed)?;
         let line = line.ok_or_else(|| failed(io::Error::other("the connection was closed")))?;
@@ -333,24 +343,64 @@ fn conclusion(reply: CtlReply) -> (String, i32) {
     (text, status)
 }
 
-/// A connection to a control socket, with one limit for all that is read from it.
+/// A connection to a control socket, with one limit for all that is done on it.
 pub struct Wire {
     stream: UnixStream,
     reader: LineReader,
+    path: PathBuf,
+    limit: Duration,
     deadline: Option<Instant>,
 }
 
 impl Wire {
-    pub fn connect(path: &Path, limit: Option<Duration>) -> io::Result<Wire> {
+    /// Errors: the system's. TimedOut, here and below: with the path and what was waited for.
+    pub fn connect(path: &Path, limit: Duration) -> io::Result<Wire> {
+        let deadline = Instant::now().checked_add(limit);
+        let stream = connect(path, deadline).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => late(path, limit, "a place in the queue of"),
+            _ => error,
+        })?;
         Ok(Wire {
-            stream: connect(path)?,
+            stream,
             reader: LineReader::default(),
-            deadline: limit.and_then(|limit| Instant::now().checked_add(limit)),
+            path: path.to_owned(),
+            limit,
+            deadline,
         })
     }
 
+    /// What follows has the whole limit again.
+    pub fn restart(&mut self) {
+        self.deadline = Instant::now().checked_add(self.limit);
+    }
+
+    /// What follows may take as long as it likes.
+    pub fn wait_without_limit(&mut self) {
+        self.deadline = None;
+    }
+
     pub fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        self.stream.write_all(line)
+        self.stream.set_write_timeout(self.left()?)?;
+        let sent = self.stream.write_all(line);
+        sent.map_err(|error| self.or_late(error))
+    }
+
+    /// How long the next call may wait.
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+        match self.deadline.map(left) {
+            Some(Duration::ZERO) => Err(self.or_late(ErrorKind::TimedOut.into())),
+            left => Ok(left),
+        }
+    }
+
+    fn or_late(&self, error: io::Error) -> io::Error {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                late(&self.path, self.limit, "an answer from")
+            }
+            _ => error,
+        }
     }
 
     /// The next line, without its LF; `None`: the connection has ended.
@@ -362,19 +412,21 @@ impl Wire {
             if line.is_some() {
                 return Ok(line);
             }
-            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-            match self.deadline.map(left) {
-                Some(Duration::ZERO) => return Err(ErrorKind::TimedOut.into()),
-                left => self.stream.set_read_timeout(left)?,
-            }
+            self.stream.set_read_timeout(self.left()?)?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.reader.push(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(self.or_late(error)),
             }
         }
     }
+}
+
+fn late(path: &Path, limit: Duration, what: &str) -> io::Error {
+    let (path, limit) = (path.display(), duration_text(limit));
+    let text = format!("waited {limit} for {what} {path}");
+    io::Error::new(ErrorKind::TimedOut, text)
 }
 
 #[cfg(test)]

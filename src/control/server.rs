@@ -96,12 +96,17 @@ impl Drop for ControlSocket {
     }
 }
 
+/// How many clients wait in the kernel's queue before they have to wait for a place in it.
+const QUEUE: u32 = 128;
+
 impl ControlSocket {
     fn open(path: &Path, access: Access) -> Result<ControlSocket, String> {
         let uri = Uri {
             scheme: Scheme::Unix,
             address: Address::Path(path.to_owned()),
             options: Options {
+                // In a long queue root would wait behind others who connect as fast as they can.
+                backlog: Some(QUEUE),
                 mode: access.mode,
                 group: access.group.map(|group| group.to_string()),
                 ..Options::default()

@@ -459,11 +459,13 @@ impl Processes {
 
     /// SIGKILL to a worker and to its process group.
     pub fn kill(&self, id: ChildId) -> Result<(), Errno> {
+        // Itself first: before it leads a group it has no children, and afterwards it makes none that
+        // the second signal misses.
+        let killed = self.signal(id, libc::SIGKILL);
         if let Some(worker) = self.processes.get(&id) {
-            // It may have left its group to others, or not have made it yet: what counts is itself.
             let _ = process::signal_group(worker.pid, libc::SIGKILL);
         }
-        self.signal(id, libc::SIGKILL)
+        killed
     }
 
     // ---- the end ----

@@ -4,7 +4,7 @@
 //! socket that answers, and closes nothing that the loop still has registered.
 
 use crate::listen::open::{bind_abstract, bind_path, start_listening};
-use crate::listen::unix_path::{self, SocketFile};
+use crate::listen::unix_path::{self, FileId, SocketFile};
 use crate::listen::{Bound, Listener, cannot, listens, refused};
 use crate::sys::socket::{disconnect, hung_up};
 use nix::errno::Errno;
@@ -149,13 +149,12 @@ fn rebind(listener: &mut Listener) -> Result<Repair, String> {
 #[derive(Debug)]
 pub struct Guard {
     inotify: Inotify,
-    /// By the listener's index.
-    watches: BTreeMap<usize, WatchDescriptor>,
+    /// By the listener's index, with the file that is watched.
+    watches: BTreeMap<usize, (FileId, WatchDescriptor)>,
 }
 
 impl Guard {
-    /// Errors: EMFILE when the user has too many inotify instances (inotify(7)). Then the end of
-    /// a worker is still the moment to `check`.
+    /// Errors: EMFILE when the user has too many inotify instances (inotify(7)).
     pub fn new() -> Result<Guard, Errno> {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
         Ok(Guard {
@@ -164,29 +163,32 @@ impl Guard {
         })
     }
 
-    /// Watches the listener's file, if it has one, and the one that it had before no more.
+    /// Watches the listener's file, if it has one, and the one that it had before no more. Says
+    /// whether this is news: what happened to the file before is not heard.
     ///
-    /// Errors: no right to read the file, no watch left, the path is lost at this moment.
-    pub fn watch(&mut self, index: usize, listener: &Listener) -> Result<(), Errno> {
-        let Some(file) = &listener.file else {
-            return Ok(());
-        };
-        let events = AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_DONT_FOLLOW;
-        // Either name leads to the file, and somebody may have removed one of them.
-        let by_link = file.link().map(|link| self.inotify.add_watch(link, events));
-        let watch = match by_link {
-            Some(Ok(watch)) => watch,
-            _ => self.inotify.add_watch(file.path(), events)?,
-        };
-        let old = self.watches.insert(index, watch);
-        if let Some(old) = old.filter(|old| *old != watch) {
+    /// Errors: no right to read the file, no watch left, no /proc, the file has no name at this
+    /// moment.
+    pub fn watch(&mut self, index: usize, listener: &Listener) -> Result<bool, Errno> {
+        let file = listener.file.as_ref();
+        let id = file.and_then(|file| file.id);
+        if self.watches.get(&index).map(|(watched, _)| *watched) == id {
+            return Ok(false);
+        }
+        if let Some((_, old)) = self.watches.remove(&index) {
             // The kernel has removed it already if the file is gone altogether.
             let _ = self.inotify.rm_watch(old);
         }
-        Ok(())
+        let (Some(file), Some(id)) = (file, id) else {
+            return Ok(false);
+        };
+        let events =
+            AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        // A name could lead to another file by now. This one leads to the file that is open.
+        let held = file.hold()?;
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let watch = self.inotify.add_watch(path.as_str(), events)?;
+        self.watches.insert(index, (id, watch));
+        Ok(true)
     }
 
     /// Takes the events away until there is none, and forgets them: `repair` every listener now.

@@ -4,7 +4,7 @@
 
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
 use super::unix_path::{self, FileId, Rights, SocketFile};
-use super::{Bound, Listener, cannot, listens, refused, sock_type, word};
+use super::{Bound, Listener, cannot, file_inode, listens, refused, sock_type, word};
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
@@ -286,7 +286,9 @@ fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<L
         let id = file.id.filter(|_| file.is_at_its_path() == Ok(true));
         let id = id.ok_or_else(|| cannot("its path is gone"))?;
         let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
-        rights.apply(file.path(), id).map_err(&failed)?;
+        let inode = file_inode(listener.as_fd());
+        let applied = rights.apply(file.path(), id, inode);
+        applied.map_err(|why| cannot(&why))?;
     }
     // The backlog may be another one than before.
     start_listening(uri, &listener.fd).map_err(failed)?;
@@ -431,7 +433,8 @@ pub(crate) fn bind_path(uri: &Uri, path: &Path, rounds: u32) -> Result<AtPath, S
     // It is not bound elsewhere and renamed: getsockname(2) would show the other name, and nginx
     // knows its sockets by what that shows.
     let fd = new_socket(AddressFamily::Unix, uri).map_err(&failed)?;
-    let id = rights.bind(&fd, path).map_err(&failed)?;
+    let id = rights.bind(&fd, path);
+    let id = id.map_err(|why| cannot("bind", uri, &why))?;
     // Owner and mode are right, so clients may come.
     if let Err(errno) = start_listening(uri, &fd) {
         // Why it cannot listen matters more than a file that stays.

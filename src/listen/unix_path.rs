@@ -5,13 +5,13 @@
 //! it in one directory that stays open meanwhile, follows no symbolic link at a path's end, and
 //! changes the owner and the mode of the inode that it looked at, not of a name.
 
-use super::file_inode;
+use super::{file_inode, unix_diag};
 use crate::listen::uri::Options;
 use crate::own_file::{FileRefusal, OwnFile, open_folder};
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
@@ -60,18 +60,32 @@ impl FileId {
 /// is done to the path that leads there.
 struct Name<'a> {
     directory: OwnedFd,
+    /// Nobody but root and our own user can take the name away, or lead the path elsewhere.
+    is_ours: bool,
     name: &'a OsStr,
 }
 
 impl Name<'_> {
     fn of(path: &Path) -> Result<Name<'_>, Errno> {
-        let directory = open_folder(path).map_err(|refusal| match refusal {
+        let folder = open_folder(path).map_err(|refusal| match refusal {
             FileRefusal::System(errno) => errno,
             // A start has said why before; the path was changed since.
             _ => Errno::ELOOP,
         })?;
         Ok(Name {
-            directory,
+            directory: folder.fd,
+            is_ours: folder.is_ours,
+            name: path.file_name().unwrap_or_default(),
+        })
+    }
+
+    /// The name in the directory to which the path leads now, whoever led it there.
+    fn of_any(path: &Path) -> Result<Name<'_>, Errno> {
+        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Name {
+            directory: open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?,
+            is_ours: false,
             name: path.file_name().unwrap_or_default(),
         })
     }
@@ -112,11 +126,17 @@ pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
     }
 }
 
-/// Makes `target` another name of what stands at `source`, in the same directory.
-fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
-    let Name { directory, name } = Name::of(source)?;
-    let target = target.file_name().unwrap_or_default();
-    linkat(&directory, name, &directory, target, AtFlags::empty())
+/// Makes `target` another name of this socket, which stands at `source` in the same directory.
+///
+/// Errors: ESTALE when another file stands there, so that nothing of ours gets into a directory that
+/// is not the socket's.
+fn link_beside(source: &Path, target: &Path, id: FileId) -> Result<(), Errno> {
+    let source = Name::of(source)?;
+    if FileId::of(&source.stat()?) != Some(id) {
+        return Err(Errno::ESTALE);
+    }
+    let (directory, target) = (&source.directory, target.file_name().unwrap_or_default());
+    linkat(directory, source.name, directory, target, AtFlags::empty())
 }
 
 /// Whether nobody answers on a socket file. Only connecting tells, and only ECONNREFUSED says so: a
@@ -212,9 +232,18 @@ impl Rights {
     }
 
     /// bind(2), and these rights before anybody can connect: the caller listens afterwards.
-    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
+    ///
+    /// Errors: in words.
+    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, String> {
+        let name = Name::of(path).map_err(in_words)?;
+        if self.names_an_owner() && !name.is_ours && unix_diag(socket.as_fd()).is_none() {
+            return Err(UNPROVEN.to_owned());
+        }
+        self.bind_in(&name, socket, path).map_err(in_words)
+    }
+
+    fn bind_in(&self, name: &Name, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
         let address = UnixAddr::new(path)?;
-        let name = Name::of(path)?;
         match self.mode {
             None => bind(socket.as_raw_fd(), &address)?,
             Some(mode) => {
@@ -229,22 +258,52 @@ impl Rights {
             }
         }
         // Another file may have the name by now: the owner is given to the one that was bound.
-        let bound = bound_file(socket, &name);
+        let bound = bound_file(socket, name, self.names_an_owner());
         let owned = bound.and_then(|id| self.give_owner(&name.hold(id)?));
         if owned.is_err() {
             // A file without its owner is of no use, and nobody else would remove it.
-            let id = bound.or_else(|_| bound_file(socket, &name));
-            let _ = id.and_then(|id| name.unlink_if(id));
+            let id = bound.or_else(|_| bound_file(socket, name, false));
+            match id {
+                Ok(id) => drop(name.unlink_if(id)),
+                Err(_) => remove_stray(socket, path),
+            }
         }
         owned.and(bound)
     }
 
-    /// Gives these rights to a socket that has its path already.
-    pub(crate) fn apply(&self, path: &Path, id: FileId) -> Result<(), Errno> {
-        let file = Name::of(path)?.hold(id)?;
-        self.give_owner(&file)?;
-        let found = fstat(&file)?.st_mode & 0o7777;
-        match self.mode.filter(|mode| mode.bits() != found) {
+    fn names_an_owner(&self) -> bool {
+        self.owner.is_some() || self.group.is_some()
+    }
+
+    /// Gives these rights to a socket that has its path already. `inode`: that of its file, as the
+    /// kernel says.
+    ///
+    /// Errors: in words.
+    pub(crate) fn apply(&self, path: &Path, id: FileId, inode: Option<u32>) -> Result<(), String> {
+        let name = Name::of(path).map_err(in_words)?;
+        let file = name.hold(id).map_err(in_words)?;
+        let found = fstat(&file).map_err(in_words)?;
+        let is_right = self
+            .owner
+            .is_none_or(|owner| owner.as_raw() == found.st_uid)
+            && self
+                .group
+                .is_none_or(|group| group.as_raw() == found.st_gid)
+            && self
+                .mode
+                .is_none_or(|mode| mode.bits() == found.st_mode & 0o7777);
+        if is_right {
+            return Ok(());
+        }
+        if !name.is_ours && inode != Some(id.inode as u32) {
+            return Err(UNPROVEN.to_owned());
+        }
+        self.change(&file, found.st_mode & 0o7777).map_err(in_words)
+    }
+
+    fn change(&self, file: &OwnedFd, mode: u32) -> Result<(), Errno> {
+        self.give_owner(file)?;
+        match self.mode.filter(|wanted| wanted.bits() != mode) {
             None => Ok(()),
             // fchmod(2) refuses a descriptor that only names a file; this link leads to that file.
             Some(mode) => {
@@ -262,14 +321,46 @@ impl Rights {
     }
 }
 
+/// Why nobody gets a file of which the kernel does not say that it is the socket's.
+const UNPROVEN: &str = "others can change where the path leads, and nothing proves without \
+                        AF_NETLINK which file is to get the rights; add it to \
+                        RestrictAddressFamilies=, or use a directory of root's";
+
+fn in_words(errno: Errno) -> String {
+    errno_text(errno as i32)
+}
+
+/// Removes the file of a socket that was bound in another directory, because the path was led
+/// there at that moment. It may lead to and fro: a few looks find it.
+fn remove_stray(socket: &OwnedFd, path: &Path) {
+    let Some(inode) = file_inode(socket.as_fd()) else {
+        return;
+    };
+    for _ in 0..100 {
+        let Ok(name) = Name::of_any(path) else {
+            continue;
+        };
+        let found = name.stat().ok();
+        let is_it = |it: &FileStat| {
+            it.st_ino as u32 == inode && it.st_uid == geteuid().as_raw() && it.st_nlink == 1
+        };
+        if let Some(id) = found.filter(is_it).as_ref().and_then(FileId::of) {
+            let _ = name.unlink_if(id);
+            return;
+        }
+    }
+}
+
 /// The file that a socket was bound to a moment ago. The kernel says which it is (sock_diag(7));
-/// where it does not tell, it is a socket of ours with one name.
+/// where it does not tell, it is a socket of ours with one name, which is no proof where others
+/// can change the path.
 ///
 /// Errors: EADDRINUSE when another file stands there by now.
-fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
+fn bound_file(socket: &OwnedFd, name: &Name, needs_proof: bool) -> Result<FileId, Errno> {
     let found = name.stat()?;
     let is_it = match file_inode(socket.as_fd()) {
         Some(inode) => found.st_ino as u32 == inode,
+        None if needs_proof && !name.is_ours => false,
         None => found.st_uid == geteuid().as_raw() && found.st_nlink == 1,
     };
     let id = FileId::of(&found).filter(|_| is_it);
@@ -343,6 +434,16 @@ impl SocketFile {
         self.link.as_deref()
     }
 
+    /// Opens the file by whichever of its names still leads to it (O_PATH, open(2)).
+    ///
+    /// Errors: neither does.
+    pub fn hold(&self) -> Result<OwnedFd, Errno> {
+        let id = self.id.ok_or(Errno::ENOENT)?;
+        let hold = |path: &Path| Name::of(path)?.hold(id);
+        let link = self.link.as_deref().ok_or(Errno::ENOENT);
+        link.and_then(hold).or_else(|_| hold(&self.path))
+    }
+
     /// Whether the path leads to our socket now.
     pub fn is_at_its_path(&self) -> Result<bool, Errno> {
         match Name::of(&self.path).and_then(|name| name.stat()) {
@@ -365,8 +466,11 @@ impl SocketFile {
             if let Some(old) = FileId::at(&link) {
                 let _ = unlink_if(&link, old);
             }
-            // The source may be replaced before it is linked, so the link is looked at afterwards.
-            let _ = link_beside(source, &link);
+            let _ = link_beside(source, &link, id);
+            // The source may have been replaced before it was linked.
+            if let Some(other) = FileId::at(&link).filter(|found| *found != id) {
+                let _ = unlink_if(&link, other);
+            }
         }
         self.link = (FileId::at(&link) == Some(id)).then_some(link);
     }
@@ -395,10 +499,10 @@ impl SocketFile {
         if self.is_at_its_path()? {
             return Ok(());
         }
-        let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
+        let (link, id) = self.link.as_ref().zip(self.id).ok_or(Errno::ENOENT)?;
         clear(&self.path, kind, None)?;
         // A socket that came since then stays: linkat(2) replaces nothing.
-        link_beside(link, &self.path)?;
+        link_beside(link, &self.path, id)?;
         match self.is_at_its_path()? {
             true => Ok(()),
             // Somebody has put another file into the hidden link's place.

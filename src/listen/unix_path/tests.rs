@@ -226,3 +226,40 @@ fn numbers_need_no_user_and_unknown_names_are_said() {
         assert!(Rights::of(&uri.options).is_err(), "{options}");
     }
 }
+
+#[test]
+fn another_sockets_file_gets_no_hidden_link() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _socket = UnixListener::bind(&path).unwrap();
+    let mut file = bound(&path);
+    let link = file.link().unwrap().to_owned();
+    fs::remove_file(&link).unwrap();
+    leave_stale(&folder.join("other"));
+    fs::rename(folder.join("other"), &path).unwrap();
+    let id = file.id.unwrap();
+    assert_eq!(link_beside(&path, &link, id), Err(Errno::ESTALE));
+    file.keep_link();
+    assert_eq!((file.link(), FileId::at(&link)), (None, None));
+}
+
+#[test]
+fn a_socket_that_was_bound_where_a_link_led_does_not_stay_there() {
+    let folder = Folder::new();
+    let foreign = folder.join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    std::os::unix::fs::symlink(&foreign, folder.join("link")).unwrap();
+    let path = folder.join("link").join("s");
+    let socket = OwnedFd::from(UnixListener::bind(&path).unwrap());
+    if file_inode(socket.as_fd()).is_none() {
+        return eprintln!("skipped: the kernel does not tell the inode");
+    }
+    let another = OwnedFd::from(UnixListener::bind(folder.join("s")).unwrap());
+    remove_stray(&another, &path);
+    assert!(
+        fs::exists(foreign.join("s")).unwrap(),
+        "it is another one's"
+    );
+    remove_stray(&socket, &path);
+    assert!(!fs::exists(foreign.join("s")).unwrap());
+}

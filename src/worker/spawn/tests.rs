@@ -270,10 +270,12 @@ fn arguments_follow_the_resolved_path() {
 }
 
 #[test]
-fn a_worker_leads_its_own_process_group() {
-    let trial = Trial::shell("read pid name state parent group rest < /proc/$$/stat; echo $group");
+fn a_worker_leads_its_own_session_and_process_group() {
+    let script =
+        "read pid name state parent group session rest < /proc/$$/stat; echo $group $session";
+    let trial = Trial::shell(script);
     let spawned = start(&trial.request()).unwrap();
-    let wanted = format!("{}\n", spawned.pid);
+    let wanted = format!("{0} {0}\n", spawned.pid);
     assert_eq!(trial.finish(spawned).output, wanted);
 }
 
