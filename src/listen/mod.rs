@@ -19,7 +19,6 @@ use crate::sys::socket::{self, UnixDiag};
 use crate::text::errno_text;
 use crate::worker::env::Socket;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
@@ -135,18 +134,15 @@ pub struct Listener {
 
 impl Listener {
     /// A socket that somebody else opened: inherited, from the fd store, copied from another
-    /// process, or our own before an exec. `name` is the one it came with in `LISTEN_FDNAMES`.
+    /// process, or our own before an exec; close-on-exec already. `name` is the one it came with in
+    /// `LISTEN_FDNAMES`.
     ///
     /// A unix path is restored when it is gone and a hidden link of ours still leads to the socket.
     /// We remove the path at the end, unless the socket is inherited (`fd://`, `systemd://`).
     ///
     /// Errors: "cannot use URI: it is not a socket", "…: it is not listening", and the like.
     pub fn adopt(uri: Uri, fd: OwnedFd, name: Option<&str>) -> Result<Listener, String> {
-        let usable = usable_kind(fd.as_fd()).and_then(|kind| {
-            let bound = Bound::of(fd.as_fd())?;
-            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(word)?;
-            Ok((kind, bound))
-        });
+        let usable = usable_kind(fd.as_fd()).and_then(|kind| Ok((kind, Bound::of(fd.as_fd())?)));
         let (kind, bound) = usable.map_err(|why| cannot("use", &uri, &why))?;
         let mut listener = Listener::new(uri, fd, kind, bound, name);
         if let Bound::Path(path) = &listener.bound {

@@ -1,4 +1,5 @@
 use super::*;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::IntoRawFd;

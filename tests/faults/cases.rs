@@ -70,7 +70,7 @@ const ERRORS: &[(&[&str], &[&str])] = &[
         &["timerfd_settime", "ioctl", "tee", "lseek", "rt_sigaction"],
         &["EINVAL"],
     ),
-    (&["rt_sigprocmask", "waitid"], &["EINVAL"]),
+    (&["rt_sigprocmask", "waitid", "wait4"], &["EINVAL"]),
     (&["clone", "fork", "vfork"], &["EAGAIN"]),
     (&["unlink", "linkat", "chmod"], &["EROFS"]),
     (&["flock"], &["ENOLCK"]),
