@@ -1,14 +1,13 @@
 //! socketmaster's own command line: words by Go's rules, their values by argh, and the whole as a
 //! `Config`. `Flags` is the only list of the flags: the parser, `-help` and the tests of the README
-//! read it. Nothing is opened here and nothing is asked of the system.
+//! read it. This file must never open anything or ask the system.
 
-use crate::config::{Config, LogTarget, Output, PROTOCOLS, Protocols, ReadyGate};
+use crate::config::{Config, LogTarget, Output, Protocols, ReadyGate};
 use crate::listen::uri::Uri;
 use crate::text::{boolean, integer, printable, signal_number};
-use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs};
-use std::collections::BTreeSet;
+use argh::{ArgsInfo, FlagInfo, FlagInfoKind, FromArgs, Optionality};
 use std::ffi::{OsStr, OsString};
-use std::fmt::{self, Write};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::Duration;
 
@@ -37,13 +36,12 @@ pub struct UsageError {
 /// Opens listening sockets and runs the command as workers that inherit them. SIGHUP starts new
 /// workers, and stops the old ones when the new ones are ready.
 //
-// A flag's comment is its text in the help, and ends with its default. An option is a `Vec`, because
-// each of its values is checked and the last one holds.
+// A flag's comment is its text in the help, and ends with its default.
 #[derive(FromArgs, ArgsInfo)]
 struct Flags {
     /// the program to run as the workers, looked up in $PATH at every start. (required)
     #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
-    command: Vec<OsString>,
+    command: Option<OsString>,
     /// a socket to open: tcp, tcp4, tcp6, udp, udp4 or udp6 with ://HOST:PORT; unix, unixpacket or
     /// unixgram with ://PATH or ://@NAME; fd://N or systemd://NAME for an inherited one. Repeat it
     /// for more sockets: workers have them at descriptors 3, 4, 5 and so on. Options:
@@ -55,36 +53,37 @@ struct Flags {
     /// otherwise it must report within it. 0: no waiting with timer, no limit with the others.
     /// (default 3000)
     #[argh(option, arg_name = "MILLIS", from_str_fn(millis))]
-    start: Vec<Duration>,
+    start: Option<Duration>,
     /// run the workers as this user, by name or number, with its groups, HOME, USER and LOGNAME.
     /// Only root can. (default none)
     #[argh(option, arg_name = "LOGIN[:GROUP]", from_str_fn(login))]
-    user: Vec<String>,
+    user: Option<String>,
     /// log to syslog instead of stderr. (default off)
     #[argh(switch)]
     syslog: bool,
     /// the syslog daemon's socket; used with -syslog only. (default /dev/log)
     #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
-    syslog_socket: Vec<OsString>,
+    syslog_socket: Option<OsString>,
     /// workers per generation. (default 1)
     #[argh(option, arg_name = "N", from_str_fn(workers))]
-    workers: Vec<u32>,
+    workers: Option<u32>,
     /// how many new workers may run beside the old during a reload. K = N: bring up all, then stop
     /// all old ones. K < N: rolling, an old one is asked to stop whenever a new one is ready.
     /// (default N)
     #[argh(option, arg_name = "K", from_str_fn(extra))]
-    max_extra: Vec<u32>,
+    max_extra: Option<u32>,
     /// how a new worker shows that it is ready: timer, notify (READY=1 to its NOTIFY_SOCKET) or ack
     /// (worker:ack to the control socket). (default timer)
     #[argh(option, arg_name = "GATE", from_str_fn(gate))]
-    ready: Vec<ReadyGate>,
-    /// how a worker is asked to stop at a reload. (default TERM)
+    ready: Option<ReadyGate>,
+    /// how a worker is asked to stop: at a reload, by `ctl stop`, and, when this is given, by the first
+    /// SIGTERM or SIGINT to us. Each further one is forwarded as it is. (default TERM)
     #[argh(option, arg_name = "SIG", from_str_fn(signal_number))]
-    stop_signal: Vec<i32>,
+    stop_signal: Option<i32>,
     /// a worker that is still there so long after it was asked to stop gets SIGKILL, with its whole
     /// process group. 0: never. (default 0)
     #[argh(option, arg_name = "MILLIS", from_str_fn(millis))]
-    stop: Vec<Duration>,
+    stop: Option<Duration>,
     /// replace a worker that dies: at once, then after 0.1 s, doubling to 30 s while they keep
     /// dying. (default off)
     #[argh(switch)]
@@ -92,26 +91,26 @@ struct Flags {
     /// the workers' working directory, entered by this name at every start, so that a symlink on the
     /// way that is flipped is followed. A relative -command is found from there. (default none)
     #[argh(option, arg_name = "DIR", from_str_fn(bytes))]
-    chdir: Vec<OsString>,
+    chdir: Option<OsString>,
     /// how workers are told about the sockets: einhorn, systemd, server-starter, nginx, php-fpm.
     /// (default einhorn)
     #[argh(option, arg_name = "NAME,...", from_str_fn(protocols))]
-    protocol: Vec<Protocols>,
+    protocol: Option<Protocols>,
     /// what becomes of the workers' stdout and stderr. prefix: logged line by line with the worker's
     /// pid, and a stuck log holds the workers back. lossy: the same, but while the log is stuck lines
     /// are dropped and counted. inherit: the workers have ours. (default prefix)
     #[argh(option, arg_name = "prefix|lossy|inherit", from_str_fn(output))]
-    output: Vec<Output>,
+    output: Option<Output>,
     /// open the control socket there. (default none)
     #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
-    control: Vec<OsString>,
+    control: Option<OsString>,
     /// write our pid there and hold a lock on it, so that a second instance fails. (default none)
     #[argh(option, arg_name = "PATH", from_str_fn(bytes))]
-    pidfile: Vec<OsString>,
+    pidfile: Option<OsString>,
     /// copy the listening sockets out of a running process instead of binding them, and stop it when
     /// our workers are ready. (default none)
     #[argh(option, arg_name = "PID", from_str_fn(pid))]
-    takeover: Vec<i32>,
+    takeover: Option<i32>,
     /// workers get the stop signal when socketmaster itself dies. (default off)
     #[argh(switch)]
     die_with_parent: bool,
@@ -136,18 +135,19 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<CommandLine, U
     if flags.version {
         return Ok(CommandLine::Version);
     }
-    let check = flags.check;
+    let is_check = flags.check;
     let config = Box::new(config(flags, words.arguments)?);
-    Ok(match check {
-        true => CommandLine::Check(config),
-        false => CommandLine::Run(config),
+    Ok(if is_check {
+        CommandLine::Check(config)
+    } else {
+        CommandLine::Run(config)
     })
 }
 
 // ---- words ----
 
 /// A command line taken apart.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Words {
     /// What was given, in order. A switch without a value has the value `true`.
     pub flags: Vec<(&'static Flag, OsString)>,
@@ -169,24 +169,31 @@ pub fn split(
     words: impl IntoIterator<Item = OsString>,
 ) -> Result<Words, UsageError> {
     let mut words = words.into_iter();
-    let (mut flags, mut arguments, mut help) = (Vec::new(), Vec::new(), false);
+    let mut taken = Words::default();
     while let Some(word) = words.next() {
-        let Some(flag) = without_dashes(&word)? else {
-            if word != "--" {
-                arguments.push(word);
+        let flag = word.as_bytes().strip_prefix(b"-");
+        let flag = match flag.map(|flag| flag.strip_prefix(b"-").unwrap_or(flag)) {
+            None | Some([]) => {
+                // The flags end here. Only `--` is not itself an argument.
+                taken.arguments.extend((word != "--").then_some(word));
+                break;
             }
-            break;
+            Some([b'-' | b'=', ..]) => {
+                let word = printable(&word);
+                return Err(UsageError::new(format_args!("{word} is not a flag")));
+            }
+            Some(flag) => flag,
         };
         let mut parts = flag.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
         let (name, value) = (parts.next().unwrap_or_default(), parts.next());
         if name == "h" || name == "help" {
-            help = true;
-            break;
+            taken.help = true;
+            return Ok(taken);
         }
         let known = table.iter().find(|flag| name == flag_name(flag));
         let flag = known.ok_or_else(|| {
             let name = printable(name);
-            UsageError::new(format!("-{name} is not a flag of socketmaster"))
+            UsageError::new(format_args!("-{name} is not a flag of socketmaster"))
         })?;
         let value = match (value, &flag.kind) {
             (Some(value), _) => Some(value.to_owned()),
@@ -194,30 +201,10 @@ pub fn split(
             (None, FlagInfoKind::Option { .. }) => words.next(),
         };
         let missing = || UsageError::new(format_args!("-{} needs a value", flag_name(flag)));
-        flags.push((flag, value.ok_or_else(missing)?));
+        taken.flags.push((flag, value.ok_or_else(missing)?));
     }
-    arguments.extend(words);
-    Ok(Words {
-        flags,
-        arguments,
-        help,
-    })
-}
-
-/// What follows the dashes, or `None` when the flags end here.
-fn without_dashes(word: &OsStr) -> Result<Option<&[u8]>, UsageError> {
-    let Some(flag) = word.as_bytes().strip_prefix(b"-") else {
-        return Ok(None);
-    };
-    let flag = flag.strip_prefix(b"-").unwrap_or(flag);
-    match flag.first() {
-        None => Ok(None),
-        Some(b'-' | b'=') => {
-            let problem = format!("{} is not a flag", printable(word));
-            Err(UsageError::new(problem))
-        }
-        Some(_) => Ok(Some(flag)),
-    }
+    taken.arguments.extend(words);
+    Ok(taken)
 }
 
 /// The flag's name without the dashes that argh puts before it.
@@ -236,9 +223,10 @@ impl UsageError {
 
     /// A flag's value that will not do.
     pub fn value(flag: &str, value: &OsStr, reason: &str) -> UsageError {
-        let shown = match value.is_empty() {
-            true => "\"\"".into(),
-            false => printable(value),
+        let shown = if value.is_empty() {
+            "\"\"".into()
+        } else {
+            printable(value)
         };
         UsageError::new(format_args!("-{flag} {shown}: {reason}"))
     }
@@ -252,37 +240,36 @@ impl fmt::Display for UsageError {
 
 // ---- values ----
 
-/// Has argh read the values. It knows neither `-name=value` nor `-switch=false`, so it is given a
-/// plain `--name value` for each option and `--name` for each switch that is on in the end.
+/// Has argh read the values. argh has no `-switch=false`, and refuses an option that is given twice,
+/// where Go takes the last one. So each value is checked alone, and then argh gets those that hold.
 pub fn values<T: FromArgs>(given: &[(&'static Flag, OsString)]) -> Result<T, UsageError> {
-    let mut words = Vec::new();
-    let mut switches = BTreeSet::new();
+    let mut words: Vec<(&str, Option<String>)> = Vec::new();
     for (flag, value) in given {
-        if flag.kind != FlagInfoKind::Switch {
-            words.extend([flag.long.to_owned(), widen(value)]);
+        let name = flag.long;
+        let refused = |reason: &str| UsageError::value(flag_name(flag), value, reason);
+        if flag.optionality != Optionality::Repeating {
+            words.retain(|(other, _)| *other != name);
+        }
+        if flag.kind == FlagInfoKind::Switch {
+            if boolean(&value.to_string_lossy()).map_err(|reason| refused(&reason))? {
+                words.push((name, None));
+            }
             continue;
         }
-        let is_on = boolean(&value.to_string_lossy())
-            .map_err(|reason| UsageError::value(flag_name(flag), value, &reason))?;
-        match is_on {
-            true => switches.insert(flag.long),
-            false => switches.remove(flag.long),
-        };
+        let text = widen(value);
+        T::from_args(&["socketmaster"], &[name, &text]).map_err(|exit| {
+            let start = format!("Error parsing option '{name}' with value '{text}': ");
+            let reason = exit.output.strip_prefix(&start);
+            refused(reason.unwrap_or(&exit.output).trim_end())
+        })?;
+        words.push((name, Some(text)));
     }
-    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
-    words.extend(switches);
-    T::from_args(&["socketmaster"], &words).map_err(|exit| refusal(given, &exit.output))
-}
-
-/// argh's sentence about a bad value in our form.
-fn refusal(given: &[(&Flag, OsString)], sentence: &str) -> UsageError {
-    let ours = given.iter().find_map(|(flag, value)| {
-        let (name, widened) = (flag.long, widen(value));
-        let start = format!("Error parsing option '{name}' with value '{widened}': ");
-        let reason = sentence.strip_prefix(&start)?;
-        Some(UsageError::value(flag_name(flag), value, reason.trim_end()))
-    });
-    ours.unwrap_or_else(|| UsageError::new(sentence.trim_end()))
+    let words = words.iter();
+    let words: Vec<&str> = words
+        .flat_map(|(name, value)| [Some(*name), value.as_deref()])
+        .flatten()
+        .collect();
+    T::from_args(&["socketmaster"], &words).map_err(|exit| UsageError::new(exit.output.trim_end()))
 }
 
 /// argh takes only `str`, and a path may be any bytes: each byte travels as the character of the
@@ -345,88 +332,94 @@ fn output(value: &str) -> Result<Output, String> {
 }
 
 fn protocols(value: &str) -> Result<Protocols, String> {
-    let mut set = Protocols::default();
+    let mut protocols = Protocols::default();
     for name in value.split(',') {
-        let protocol = set.by_name(name.trim());
-        *protocol.ok_or_else(|| format!("not among {}", PROTOCOLS.join(", ")))? = true;
+        let mut all = protocols.by_name();
+        let known = all.iter_mut().find(|(known, _)| *known == name.trim());
+        match known {
+            Some((_, is_asked_for)) => **is_asked_for = true,
+            None => {
+                return Err(format!(
+                    "not among {}",
+                    all.map(|(name, _)| name).join(", ")
+                ));
+            }
+        }
     }
-    Ok(set)
+    Ok(protocols)
 }
 
 // ---- the whole ----
 
-fn config(mut flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageError> {
+fn config(flags: Flags, arguments: Vec<OsString>) -> Result<Config, UsageError> {
+    // An empty name is none, as an unset variable in a unit file makes it.
+    let named = |name: Option<OsString>| name.filter(|name| !name.is_empty());
+    let Some(command) = named(flags.command) else {
+        let hint = arguments.first().map_or(String::new(), |word| {
+            format!(", before {}, where the flags end", printable(word))
+        });
+        return Err(UsageError {
+            status: 1,
+            ..UsageError::new(format_args!("no command given: -command is required{hint}"))
+        });
+    };
     let default = Config::default();
-    let command = last_name(flags.command).ok_or_else(|| no_command(&arguments))?;
-    let ready = flags.ready.pop().unwrap_or(default.ready);
-    let protocols = flags.protocol.pop().unwrap_or(default.protocols);
-    let control = last_name(flags.control);
-    let refused = |reason| UsageError::value("ready", OsStr::new("ack"), reason);
-    if ready == ReadyGate::Ack && control.is_none() {
-        let reason = "needs -control, the socket on which workers report";
-        return Err(refused(reason));
+    let ready = flags.ready.unwrap_or(default.ready);
+    let protocols = flags.protocol.unwrap_or(default.protocols);
+    let control = named(flags.control);
+    let lacks = match ready {
+        ReadyGate::Ack if control.is_none() => "-control, the socket on which workers report",
+        ReadyGate::Ack if !protocols.einhorn => {
+            "einhorn in -protocol, which tells workers where to report"
+        }
+        _ => "",
+    };
+    if !lacks.is_empty() {
+        let ack = OsStr::new("ack");
+        return Err(UsageError::value("ready", ack, &format!("needs {lacks}")));
     }
-    if ready == ReadyGate::Ack && !protocols.einhorn {
-        let reason = "needs einhorn in -protocol, which tells workers where to report";
-        return Err(refused(reason));
-    }
-    let syslog_socket = last_name(flags.syslog_socket).unwrap_or_else(|| "/dev/log".into());
+    let syslog_socket = named(flags.syslog_socket).unwrap_or_else(|| "/dev/log".into());
     Ok(Config {
         command,
         arguments,
-        user: flags.user.pop().filter(|login| !login.is_empty()),
-        listen: match flags.listen.is_empty() {
-            true => default.listen,
-            false => flags.listen,
+        user: flags.user.filter(|login| !login.is_empty()),
+        listen: if flags.listen.is_empty() {
+            default.listen
+        } else {
+            flags.listen
         },
+        chdir: named(flags.chdir),
         protocols,
         die_with_parent: flags.die_with_parent,
-        workers: flags.workers.pop().unwrap_or(default.workers),
-        max_extra: flags.max_extra.pop(),
+        workers: flags.workers.unwrap_or(default.workers),
+        max_extra: flags.max_extra,
         ready,
-        start: flags.start.pop().unwrap_or(default.start),
-        stop_signal: flags.stop_signal.pop().unwrap_or(default.stop_signal),
-        stop: flags.stop.pop().filter(|stop| !stop.is_zero()),
+        start: flags.start.unwrap_or(default.start),
+        first_stop: flags.stop_signal,
+        stop_signal: flags.stop_signal.unwrap_or(default.stop_signal),
+        stop: flags.stop.filter(|stop| !stop.is_zero()),
         respawn: flags.respawn,
-        output: flags.output.pop().unwrap_or(default.output),
-        log: match flags.syslog {
-            true => LogTarget::Syslog(syslog_socket),
-            false => LogTarget::Stderr,
+        output: flags.output.unwrap_or(default.output),
+        log: if flags.syslog {
+            LogTarget::Syslog(syslog_socket)
+        } else {
+            LogTarget::Stderr
         },
         control,
-        pidfile: last_name(flags.pidfile),
-        chdir: last_name(flags.chdir),
-        takeover: flags.takeover.pop(),
+        pidfile: named(flags.pidfile),
+        takeover: flags.takeover,
         ..default
     })
-}
-
-/// An empty name is none, as an unset variable in a unit file makes it.
-fn last_name(mut given: Vec<OsString>) -> Option<OsString> {
-    given.pop().filter(|name| !name.is_empty())
-}
-
-fn no_command(arguments: &[OsString]) -> UsageError {
-    let hint = match arguments.first() {
-        None => String::new(),
-        Some(word) => format!(", before {}, where the flags end", printable(word)),
-    };
-    UsageError {
-        status: 1,
-        ..UsageError::new(format_args!("no command given: -command is required{hint}"))
-    }
 }
 
 // ---- the help ----
 
 /// The text that `-help` prints, at most 80 columns wide.
 pub fn help() -> String {
-    let info = Flags::get_args_info();
     let mut text = "Usage: socketmaster -command=PATH [flags] [--] [argument ...]\n\n".to_owned();
-    wrap(&mut text, 0, info.description);
+    text += &wrapped(0, Flags::get_args_info().description);
     text += "\nFlags; -name=value, -name value, --name=value and --name value are the same:\n";
-    describe(&mut text, table::<Flags>());
-    text += "  -help\n        Print this and exit; -h for short.\n";
+    text += &flag_texts(table::<Flags>());
     text += "\nOther uses:\n  socketmaster ctl        talk to a running socketmaster\n";
     if cfg!(feature = "einhorn") {
         text += "  socketmaster einhorn    einhorn's command line, also when called einhorn\n";
@@ -435,36 +428,32 @@ pub fn help() -> String {
     text
 }
 
-/// Appends these flags, each with what its comment says.
-pub fn describe(text: &mut String, table: &[Flag]) {
+/// Each flag and its text, for a help; -help is the last.
+pub fn flag_texts(table: &[Flag]) -> String {
+    let mut text = String::new();
     for flag in table {
-        let _ = match flag.kind {
-            FlagInfoKind::Switch => writeln!(text, "  -{}", flag_name(flag)),
-            FlagInfoKind::Option { arg_name } => {
-                writeln!(text, "  -{}={arg_name}", flag_name(flag))
-            }
+        let name = flag_name(flag);
+        text += &match flag.kind {
+            FlagInfoKind::Switch => format!("  -{name}\n"),
+            FlagInfoKind::Option { arg_name } => format!("  -{name}={arg_name}\n"),
         };
-        wrap(text, 8, flag.description);
+        text += &wrapped(8, flag.description);
     }
+    text + "  -help\n        Print this and exit; -h for short.\n"
 }
 
-/// Appends a sentence in lines of at most 80 columns that begin with `indent` spaces. It gets the
-/// capital letter that argh does not allow.
-fn wrap(text: &mut String, indent: usize, sentence: &str) {
-    let (first, rest) = sentence.split_at(sentence.len().min(1));
-    let mut line = " ".repeat(indent) + &first.to_uppercase();
-    for (index, word) in rest.split(' ').enumerate() {
-        if index > 0 && line.len() + 1 + word.len() > 80 {
-            *text += &line;
-            text.push('\n');
-            line = " ".repeat(indent) + word;
-        } else {
-            line += if index > 0 { " " } else { "" };
-            line += word;
+/// A sentence in lines of at most 80 columns that begin with `indent` spaces. It gets the capital
+/// letter that argh does not allow.
+fn wrapped(indent: usize, sentence: &str) -> String {
+    let (first, rest) = sentence.split_at(1);
+    let mut lines: Vec<String> = Vec::new();
+    for word in (first.to_uppercase() + rest).split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= 80 => *line += &format!(" {word}"),
+            _ => lines.push(" ".repeat(indent) + word),
         }
     }
-    *text += &line;
-    text.push('\n');
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What any front end can ask of the daemon. socketmaster's own command line and einhorn's both end
-//! in a `Config`, and a later image of the program is handed the same one. It is plain data: nothing
-//! is looked up, opened or decided here. Paths are `OsString`s, because serde writes a `PathBuf` as
-//! text and refuses one that is not UTF-8.
+//! in a `Config`, and a later image of the program is handed the same one. It is plain data: this
+//! file must never look up, open or decide anything. Paths are `OsString`s, because serde writes a
+//! `PathBuf` as text and refuses one that is not UTF-8.
 
-use crate::listen::uri::{Address, Scheme, Uri};
+use crate::listen::uri::{Address, Uri};
 use crate::supervisor::{self, Pace, Style};
 use crate::text::signal_name;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,8 @@ pub struct Config {
     /// How long a new worker may take to be ready. Zero: no limit, and no wait with the timer.
     pub start: Duration,
     pub stop_signal: i32,
+    /// What the first request to stop us asks the workers with; `None`: SIGTERM or SIGINT, as it came.
+    pub first_stop: Option<i32>,
     /// How long a worker that was asked to stop may take until SIGKILL; `None`: for ever.
     pub stop: Option<Duration>,
     pub respawn: bool,
@@ -55,8 +57,6 @@ pub struct Config {
 
     /// What each signal to us asks for. The program catches these signals and SIGCHLD.
     pub signals: Vec<(i32, SignalAction)>,
-    /// A stop that was asked for is exit status 0, even if no worker had become ready.
-    pub stop_is_success: bool,
 
     pub output: Output,
     pub log: LogTarget,
@@ -109,7 +109,7 @@ pub enum LogTarget {
     Syslog(OsString),
 }
 
-/// Whose words the control socket speaks, and whose rules it follows about who may say what.
+/// Which commands the control socket understands, and by whose rules a client may send them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Dialect {
     Socketmaster,
@@ -118,10 +118,10 @@ pub enum Dialect {
     Einhorn(Option<String>),
 }
 
-/// The niceness of the processes.
+/// The niceness of our process and of the workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Nice {
-    /// As setpriority(2) counts; `None`: as we were started.
+    /// In the units of setpriority(2); `None`: as we were started.
     pub master: Option<i32>,
     pub worker: Option<i32>,
     /// The command that is run as `CMD N -p PID`; `None`: setpriority(2).
@@ -157,15 +157,12 @@ pub fn signals() -> Vec<(i32, SignalAction)> {
 
 impl Default for Config {
     fn default() -> Config {
-        let address = Address::Host {
-            host: String::new(),
-            port: "8080".into(),
-        };
+        let listen = "tcp://:8080".parse().expect("it is an address");
         Config {
             command: OsString::new(),
             arguments: Vec::new(),
             user: None,
-            listen: vec![Uri::new(Scheme::Tcp, address)],
+            listen: vec![listen],
             chdir: None,
             nonblocking: Vec::new(),
             protocols: Protocols {
@@ -183,11 +180,11 @@ impl Default for Config {
             ready: ReadyGate::Timer,
             start: Duration::from_secs(3),
             stop_signal: SIGTERM,
+            first_stop: None,
             stop: None,
             respawn: false,
             pace: None,
             signals: signals(),
-            stop_is_success: false,
             output: Output::Prefix,
             log: LogTarget::Stderr,
             level: slog::Level::Info,
@@ -201,7 +198,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// What a signal asks for; `Ignore` for one that the table does not name.
+    /// What a signal asks for: `Ignore` if the table does not name it.
     pub fn action(&self, signal: i32) -> SignalAction {
         let row = self.signals.iter().find(|(number, _)| *number == signal);
         row.map_or(SignalAction::Ignore, |(_, action)| *action)
@@ -227,29 +224,25 @@ impl Config {
     }
 }
 
-/// The names that `-protocol` takes.
-pub const PROTOCOLS: [&str; 5] = ["einhorn", "systemd", "server-starter", "nginx", "php-fpm"];
-
 impl Protocols {
-    /// The field that `-protocol` calls by this name.
-    pub fn by_name(&mut self, name: &str) -> Option<&mut bool> {
-        match name {
-            "einhorn" => Some(&mut self.einhorn),
-            "systemd" => Some(&mut self.systemd),
-            "server-starter" => Some(&mut self.server_starter),
-            "nginx" => Some(&mut self.nginx),
-            "php-fpm" => Some(&mut self.php_fpm),
-            _ => None,
-        }
+    /// Each protocol under the name that `-protocol` takes, and whether it is asked for.
+    pub fn by_name(&mut self) -> [(&'static str, &mut bool); 5] {
+        [
+            ("einhorn", &mut self.einhorn),
+            ("systemd", &mut self.systemd),
+            ("server-starter", &mut self.server_starter),
+            ("nginx", &mut self.nginx),
+            ("php-fpm", &mut self.php_fpm),
+        ]
     }
 }
 
 impl fmt::Display for Protocols {
     /// The names as `-protocol` takes them, separated by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut set = *self;
-        let is_set = |name: &&str| set.by_name(name).is_some_and(|is_set| *is_set);
-        let names: Vec<&str> = PROTOCOLS.into_iter().filter(is_set).collect();
+        let mut copy = *self;
+        let asked_for = copy.by_name().into_iter().filter(|(_, is_set)| **is_set);
+        let names: Vec<&str> = asked_for.map(|(name, _)| name).collect();
         f.write_str(&names.join(","))
     }
 }
@@ -258,84 +251,78 @@ impl fmt::Display for Config {
     /// What `-check` prints: one line for each thing that would be done.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |path| Path::new(path).display();
-        for (index, uri) in self.listen.iter().enumerate() {
-            writeln!(f, "listen on {uri}{}", self.descriptor(index))?;
+        let mut plan = Vec::new();
+        // The listener's number in the workers; unknown from an unnamed `systemd://` on.
+        let mut number = Some(3);
+        for uri in &self.listen {
+            let is_any_number = uri.address == Address::Name(String::new());
+            number = number.filter(|_| !is_any_number);
+            let place = number.map(|number| format!(", descriptor {number} of the workers"));
+            plan.push(format!("listen on {uri}{}", place.unwrap_or_default()));
+            number = number.map(|number| number + 1);
         }
-        if let Some(pid) = self.takeover {
-            writeln!(f, "take the sockets over from process {pid}, then stop it")?;
-        }
-        writeln!(f, "run {:?} {:?}", self.command, self.arguments)?;
-        if let Some(user) = &self.user {
-            writeln!(f, "as user {user}")?;
-        }
-        if let Some(directory) = &self.chdir {
-            writeln!(f, "in the directory {}", shown(directory))?;
-        }
-        writeln!(f, "tell the workers by {}", self.protocols)?;
-        self.describe_life(f)?;
-        f.write_str(match self.output {
-            Output::Prefix => "log the workers' output line by line\n",
-            Output::Lossy => "log the workers' output, drop it while the log is stuck\n",
-            Output::Inherit => "leave the workers' output alone\n",
-        })?;
-        match &self.log {
-            LogTarget::Stderr => writeln!(f, "log to stderr")?,
-            LogTarget::Syslog(socket) => writeln!(f, "log to syslog at {}", shown(socket))?,
-        }
-        if let Some(control) = &self.control {
-            writeln!(f, "open the control socket {}", shown(control))?;
-        }
-        if let Some(pidfile) = &self.pidfile {
-            writeln!(f, "write and lock the pid file {}", shown(pidfile))?;
-        }
-        Ok(())
+        let takeover = |pid| format!("take the sockets over from process {pid}, then stop it");
+        plan.extend(self.takeover.map(takeover));
+        plan.push(format!("run {:?} {:?}", self.command, self.arguments));
+        plan.extend(self.user.iter().map(|user| format!("as user {user}")));
+        let chdir = |path| format!("in the directory {}", shown(path));
+        plan.extend(self.chdir.as_ref().map(chdir));
+        plan.push(format!("tell the workers by {}", self.protocols));
+        plan.extend(self.life());
+        let output = match self.output {
+            Output::Prefix => "log the workers' output line by line",
+            Output::Lossy => "log the workers' output, drop it while the log is stuck",
+            Output::Inherit => "leave the workers' output alone",
+        };
+        plan.push(output.into());
+        plan.push(match &self.log {
+            LogTarget::Stderr => "log to stderr".into(),
+            LogTarget::Syslog(socket) => format!("log to syslog at {}", shown(socket)),
+        });
+        let control = |path| format!("open the control socket {}", shown(path));
+        plan.extend(self.control.as_ref().map(control));
+        let pidfile = |path| format!("write and lock the pid file {}", shown(path));
+        plan.extend(self.pidfile.as_ref().map(pidfile));
+        writeln!(f, "{}", plan.join("\n"))
     }
 }
 
 impl Config {
-    /// The number that a listener has in the workers, as long as no `systemd://` before it leaves
-    /// that open.
-    fn descriptor(&self, index: usize) -> String {
-        let any_number = |uri: &Uri| matches!(&uri.address, Address::Name(name) if name.is_empty());
-        match self.listen[..=index].iter().any(any_number) {
-            true => String::new(),
-            false => format!(", descriptor {} of the workers", 3 + index),
-        }
-    }
-
     /// How many workers there are, when they are ready, and how they end.
-    fn describe_life(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    fn life(&self) -> Vec<String> {
         let workers = self.workers;
         let extra = self.max_extra.map_or(workers, |extra| extra.min(workers));
-        let style = match extra < workers {
-            true => "rolling",
-            false => "all at once",
+        let style = if extra < workers {
+            "rolling"
+        } else {
+            "all at once"
         };
-        let count = format!("keep {workers} of them");
-        writeln!(f, "{count}, at a reload {style} with at most {extra} more")?;
         let start = self.start.as_millis();
         let limit = match start {
             0 => "without a limit".into(),
             _ => format!("within {start} ms"),
         };
-        match self.ready {
-            ReadyGate::Timer => writeln!(f, "ready: alive after {start} ms")?,
-            ReadyGate::Notify => writeln!(f, "ready: READY=1 to NOTIFY_SOCKET {limit}")?,
-            ReadyGate::Ack => writeln!(f, "ready: worker:ack to the control socket {limit}")?,
-        }
-        let kill = match self.stop {
-            None => "never killed".into(),
-            Some(stop) => format!("SIGKILL after {} ms", stop.as_millis()),
+        let ready = match self.ready {
+            ReadyGate::Timer => format!("alive after {start} ms"),
+            ReadyGate::Notify => format!("READY=1 to NOTIFY_SOCKET {limit}"),
+            ReadyGate::Ack => format!("worker:ack to the control socket {limit}"),
         };
+        let kill = self.stop.map_or("never killed".into(), |stop| {
+            format!("SIGKILL after {} ms", stop.as_millis())
+        });
         let signal = signal_name(self.stop_signal);
-        writeln!(f, "an old worker is asked to stop with {signal} and {kill}")?;
+        let mut lines = vec![
+            format!("keep {workers} of them, at a reload {style} with at most {extra} more"),
+            format!("ready: {ready}"),
+            format!("an old worker is asked to stop with {signal} and {kill}"),
+        ];
         if self.respawn {
-            writeln!(f, "a worker that dies is replaced")?;
+            lines.push("a worker that dies is replaced".into());
         }
         if self.die_with_parent {
-            writeln!(f, "workers are stopped when socketmaster dies")?;
+            lines.push("workers are stopped when socketmaster dies".into());
         }
-        Ok(())
+        lines
     }
 }
 

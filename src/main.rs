@@ -1,5 +1,5 @@
-//! `socketmaster`: which program we are called as, and the exit status. What each of them does is
-//! written in its own room.
+//! `socketmaster`: which program we are called as, and the exit status. What each program does must
+//! be written in its own module.
 
 mod args;
 mod clock;
@@ -25,11 +25,11 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// It is given the words after its name, and returns the exit status.
+/// A program takes the words after its name, and returns the exit status.
 type Program = fn(Vec<OsString>) -> i32;
 
-/// The programs that this binary is, beside the supervisor: the name that each is called by, and the
-/// first word that chooses it under any other name.
+/// The programs of this binary beside the supervisor: the name that each is called by, and the first
+/// word that chooses it under any other name.
 const PROGRAMS: [(&str, &str, Program); 3] = [
     ("socketmaster-ctl", "ctl", control::client::main),
     ("einhorn", "einhorn", einhorn),
@@ -96,13 +96,13 @@ fn einhorn(_: Vec<OsString>) -> i32 {
 #[cfg(not(feature = "einhorn"))]
 use einhorn as einhornsh;
 
-/// A reader that went away is no reason to fail.
+/// That the reader has closed its end changes nothing about the status.
 fn print(text: &str, status: i32) -> i32 {
     let _ = write_all(stdout(), text.as_bytes());
     status
 }
 
-/// Nobody may be there to read why it failed: that is no reason to panic.
+/// A closed stderr, which cannot be written, is no reason to panic.
 fn complain(reason: &str, status: i32) -> i32 {
     let _ = write_all(stderr(), format!("{reason}\n").as_bytes());
     status

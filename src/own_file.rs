@@ -74,7 +74,7 @@ impl OwnFile {
             | OFlag::O_NONBLOCK
             | OFlag::O_NOCTTY
             | OFlag::O_CLOEXEC;
-        let (folder, name) = (open_folder(path)?, name_of(path));
+        let (folder, name) = (open_folder(path)?.fd, name_of(path));
         // In two steps: with O_CREAT the kernel may refuse another user's file below /tmp before we
         // have seen whose it is (fs.protected_regular).
         let mut opened = openat(&folder, name, flags, Mode::empty());
@@ -96,7 +96,7 @@ impl OwnFile {
             is_new,
         };
         let found = fstat(&own.file).map_err(|errno| own.give_up(errno))?;
-        check(&found)?;
+        check(&found).inspect_err(|_| own.clean_up())?;
         if found.st_mode & 0o022 != 0 {
             // Others could write it, and so hold the lock: from now on they cannot.
             fchmod(&own.file, Mode::from_bits_truncate(found.st_mode & 0o644))?;
@@ -199,12 +199,23 @@ impl OwnFile {
     /// Removes the file if we have just made it and cannot use it after all. The reason to report
     /// is the first failure.
     fn give_up(&self, errno: Errno) -> FileRefusal {
+        self.clean_up();
+        errno.into()
+    }
+
+    fn clean_up(&self) {
         if self.is_new {
             let name = name_of(&self.path);
             let _ = unlinkat(&self.folder, name, UnlinkatFlags::NoRemoveDir);
         }
-        errno.into()
     }
+}
+
+/// The directory of a path.
+pub struct Folder {
+    pub fd: OwnedFd,
+    /// Nobody but root and our own user can lead the path elsewhere, or take a name of ours away.
+    pub is_ours: bool,
 }
 
 /// Opens the directory of a path (O_PATH, open(2)). A symbolic link on the way that another user
@@ -213,7 +224,7 @@ impl OwnFile {
 ///
 /// Errors: open(2)'s, and "/srv/run leads through a symbolic link of user 1000 to a directory of
 /// user 0".
-pub fn open_folder(path: &Path) -> Result<OwnedFd, FileRefusal> {
+pub fn open_folder(path: &Path) -> Result<Folder, FileRefusal> {
     let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -224,13 +235,22 @@ pub fn open_folder(path: &Path) -> Result<OwnedFd, FileRefusal> {
         let names = names.filter(|it| !matches!(it, Component::RootDir | Component::CurDir));
         names.map(|it| it.as_os_str().to_owned()).collect()
     };
+    let own = [0, geteuid().as_raw()];
+    // In a sticky directory others make names, and leave those of ours alone.
+    let is_closed = |found: &FileStat| {
+        own.contains(&found.st_uid) && (found.st_mode & 0o022 == 0 || found.st_mode & 0o1000 != 0)
+    };
+    let mut is_ours = is_closed(&fstat(&folder)?);
     let mut left = steps(parent);
     let mut link_owners = Vec::new();
     while let Some(step) = left.pop() {
         let next = openat(&folder, step.as_os_str(), flags, Mode::empty())?;
         let found = fstat(&next)?;
         match SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT {
-            SFlag::S_IFDIR => folder = next,
+            SFlag::S_IFDIR => {
+                is_ours &= is_closed(&found);
+                folder = next;
+            }
             SFlag::S_IFLNK => {
                 link_owners.push(found.st_uid);
                 if link_owners.len() > MAX_LINKS {
@@ -246,9 +266,13 @@ pub fn open_folder(path: &Path) -> Result<OwnedFd, FileRefusal> {
         }
     }
     let owner = fstat(&folder)?.st_uid;
-    let trusted = [0, geteuid().as_raw(), owner];
-    match link_owners.iter().find(|uid| !trusted.contains(uid)) {
-        None => Ok(folder),
+    is_ours &= link_owners.iter().all(|uid| own.contains(uid));
+    let is_trusted = |uid: &&u32| own.contains(uid) || **uid == owner;
+    match link_owners.iter().find(|uid| !is_trusted(uid)) {
+        None => Ok(Folder {
+            fd: folder,
+            is_ours,
+        }),
         Some(uid) => Err(foreign(format!(
             "{} leads through a symbolic link of user {uid} to a directory of user {owner}",
             parent.display()

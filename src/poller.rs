@@ -52,8 +52,9 @@ pub struct Poller {
     poll: Poll,
     events: Events,
     tokens: BTreeMap<Source, Token>,
-    sources: BTreeMap<Token, Source>,
-    /// A token is never used twice, so that a late event of a closed descriptor finds no source.
+    /// In the order of the tokens. A token is never used twice, so that a late event of a closed
+    /// descriptor finds no source.
+    sources: Vec<(Token, Source)>,
     next_token: usize,
     timer: TimerFd,
     armed: Option<Instant>,
@@ -72,7 +73,7 @@ impl Poller {
             poll: Poll::new()?,
             events: Events::with_capacity(EVENTS),
             tokens: BTreeMap::new(),
-            sources: BTreeMap::new(),
+            sources: Vec::new(),
             next_token: 0,
             timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
             armed: None,
@@ -103,7 +104,7 @@ impl Poller {
         let token = Token(self.next_token);
         self.next_token += 1;
         what.register(self.poll.registry(), token, interest)?;
-        self.sources.insert(token, source);
+        self.sources.push((token, source));
         self.tokens.insert(source, token);
         Ok(())
     }
@@ -122,7 +123,9 @@ impl Poller {
         let Some(token) = self.tokens.remove(&source) else {
             return;
         };
-        self.sources.remove(&token);
+        if let Some(place) = place(&self.sources, token) {
+            self.sources.remove(place);
+        }
         self.ready.remove(&source);
         // ENOENT or EBADF: it is gone from epoll already.
         let _ = SourceFd(&fd).deregister(self.poll.registry());
@@ -189,16 +192,18 @@ impl Poller {
                         // EINTR ends this wait like an event.
                         let _ = nix::poll::poll(&mut [], WAIT_WITHOUT_EPOLL);
                     }
-                    self.ready.extend(self.sources.values().copied());
+                    self.ready
+                        .extend(self.sources.iter().map(|(_, source)| *source));
                     return Err(error);
                 }
                 _ => {}
             }
             for event in &self.events {
-                match self.sources.get(&event.token()) {
+                let place = place(&self.sources, event.token());
+                match place.map(|place| self.sources[place].1) {
                     // It has fired, so that the same deadline would have to be set again.
                     Some(Source::Timer) => self.armed = None,
-                    Some(source) => _ = self.ready.insert(*source),
+                    Some(source) => _ = self.ready.insert(source),
                     None => {}
                 }
             }
@@ -206,7 +211,8 @@ impl Poller {
             if self.events.iter().count() < EVENTS {
                 if self.look_again_at.is_some_and(|at| at <= clock::now()) {
                     self.look_again_at = None;
-                    self.ready.extend(self.sources.values().copied());
+                    self.ready
+                        .extend(self.sources.iter().map(|(_, source)| *source));
                 }
                 return Ok(());
             }
@@ -239,6 +245,10 @@ impl Poller {
             (Err(_), Some(until)) => Some(until - clock::now()),
         }
     }
+}
+
+fn place(sources: &[(Token, Source)], token: Token) -> Option<usize> {
+    sources.binary_search_by_key(&token, |(of, _)| *of).ok()
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! Set-up in its order, ending in the daemon, and `-check`, which goes as far as it can without
-//! changing anything. Everything here may still fail; then one line says why and nothing is left
-//! behind. Workers are started by the daemon and never here.
+//! changing anything. Everything here may still fail: then one line says why, and no file of ours
+//! stays. It must never start a worker, which is the daemon's part.
 //!
-//! The order: the signals' handlers stand before the command line is read (`catch_signals`); then
-//! come the log, what can be refused without touching anything (the command, the user, the limit of
-//! descriptors), the files that make us the only one, systemd's socket, the control socket, and the
-//! listeners last.
+//! The order: the signals' handlers are installed before the command line is read (`catch_signals`).
+//! Then come the log, the checks that touch nothing (the command, the user, the limit of
+//! descriptors), the files that keep a second instance out, systemd's socket, the control socket,
+//! and the listeners last.
 
 use crate::config::{Config, Dialect, SignalAction};
 use crate::control::{Access, Server};
@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::own_file::{FileRefusal, OwnFile, PidFile, replaceable_by_everybody};
 use crate::sys;
 use crate::systemd::Systemd;
-use crate::text::{errno_text, error_text};
+use crate::text::error_text;
 use crate::worker::command;
 use crate::worker::user::{self, User};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -23,6 +23,7 @@ use nix::sys::resource::rlim_t;
 use nix::unistd::{geteuid, getuid};
 use slog::Logger;
 use std::ffi::OsStr;
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
@@ -30,28 +31,21 @@ use std::time::Duration;
 /// How long the reason for not starting may take to be written.
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
 
-/// Installs the handlers of these signals before anything else is done, so that none finds us
-/// without one. Those that our parent had blocked come in now.
+/// Installs the handlers of these signals. It is called before anything else, so that no signal
+/// finds us without a handler. Signals that our parent had blocked are delivered now.
 ///
-/// Errors: "cannot unblock signals: Operation not permitted": we would never hear of a stop.
+/// Errors: "cannot unblock signals: Operation not permitted": no stop could reach us.
 pub fn catch_signals(signals: &[(i32, SignalAction)]) -> Result<Signals, String> {
-    let signals = Signals::install(signals.iter().map(|(signal, _)| *signal));
-    let unblocked = sys::process::unblock_signals();
-    let signals =
-        signals.map_err(|error| format!("cannot handle signals: {}", error_text(&error)))?;
-    match unblocked {
-        Ok(()) => Ok(signals),
-        Err(errno) => Err(format!(
-            "cannot unblock signals: {}",
-            errno_text(errno as i32)
-        )),
-    }
+    let installed = Signals::install(signals.iter().map(|(signal, _)| *signal));
+    let installed = installed.map_err(|error| failed("handle signals", error))?;
+    sys::process::unblock_signals().map_err(|errno| failed("unblock signals", errno))?;
+    Ok(installed)
 }
 
-/// Runs the daemon until it ends; returns the exit status. `warnings` are what a person should read
-/// in the log about the command line.
+/// Runs the daemon until it ends; returns the exit status. The `warnings`, about the command line,
+/// are logged.
 ///
-/// Errors: there is no log. All later reasons for not starting are logged, and the status is 1.
+/// Errors: the log cannot be opened. Later reasons for not starting are logged, with status 1.
 pub fn run(
     config: Config,
     warnings: &[String],
@@ -64,21 +58,19 @@ pub fn run(
     for warning in warnings {
         slog::warn!(logger, "{warning}");
     }
-    let started = match set_up(config, signals, &logger) {
-        Err(reason) => Err((reason, log)),
+    let (reason, mut log) = match set_up(config, signals, &logger) {
+        Err(reason) => (reason, log),
         Ok(setup) => match Daemon::new(setup, log) {
-            Ok(daemon) => Ok(daemon.run()),
+            Ok(daemon) => return Ok(daemon.run()),
             Err(failed) => {
                 let (what, log) = *failed;
-                Err((format!("cannot {what}"), log))
+                (format!("cannot {what}"), log)
             }
         },
     };
-    Ok(started.unwrap_or_else(|(reason, mut log)| {
-        slog::error!(logger, "{reason}");
-        log.finish(FINAL_FLUSH);
-        1
-    }))
+    slog::error!(logger, "{reason}");
+    log.finish(FINAL_FLUSH);
+    Ok(1)
 }
 
 /// What `-check` prints, and its exit status: what would be done, and every reason why it cannot be.
@@ -93,17 +85,18 @@ pub fn check(config: &Config) -> (String, i32) {
         look_up_user(config).err(),
         refuse_takeover(config).err(),
         raise_limit(config).err(),
-        listen::check(&config.listen).err().map(|error| error.0),
+        listen::check(&config.listen).err(),
     ];
     if let Ok(Some(warning)) = look_up_user(config).map(|user| powerless_over(&user?)) {
         text += &format!("warning: {warning}\n");
     }
-    let mut status = 0;
-    for error in errors.iter().flatten() {
-        text += &format!("{error}\n");
-        status = 1;
-    }
-    (text, status)
+    let errors: String = errors
+        .iter()
+        .flatten()
+        .map(|it| format!("{it}\n"))
+        .collect();
+    let status = (!errors.is_empty()).into();
+    (text + &errors, status)
 }
 
 /// Everything that may fail before the first worker is started.
@@ -136,7 +129,8 @@ fn set_up(
     });
     let control = open_control(&config, user.as_ref(), logger)?;
     if let (Some(path), None) = (path, &pidfile) {
-        // Who has a lock of another name writes its pid when it has the control socket as well.
+        // Under einhorn's rules the lock is another file, and the pid is written when the control
+        // socket is open as well.
         pidfile = Some(PidFile::unlocked(path, pid)?);
     }
 
@@ -161,8 +155,8 @@ fn set_up(
     })
 }
 
-/// einhorn's lock, for the time until all sockets are open: of two that start at the same time, one
-/// does. The file stays, empty.
+/// einhorn's lock, which is held until all sockets are open: of two instances that start at the same
+/// time, one fails. The file stays, empty.
 fn take_lock(path: &OsStr) -> Result<OwnFile, String> {
     let path = Path::new(path);
     OwnFile::lock(path, 0o600).map_err(|refusal| match refusal {
@@ -176,32 +170,23 @@ fn take_lock(path: &OsStr) -> Result<OwnFile, String> {
 }
 
 fn refuse_takeover(config: &Config) -> Result<(), String> {
-    match config.takeover {
-        None => Ok(()),
-        Some(pid) => Err(format!(
-            "cannot take over from process {pid}: not available in this version"
-        )),
-    }
+    let refused =
+        |pid| format!("cannot take over from process {pid}: not available in this version");
+    config.takeover.map_or(Ok(()), |pid| Err(refused(pid)))
 }
 
-/// The path of the program that would be run now. Each start looks it up again.
+/// The path of the program that would be run now. Each start of a worker looks it up again.
 fn resolve(config: &Config) -> Result<String, String> {
     let path = std::env::var_os("PATH");
-    let directory = match config.chdir.as_deref().map(Path::new) {
-        Some(path) => command::enter(path).map(Some).map_err(|errno| {
-            let (path, word) = (path.display(), errno_text(errno as i32));
-            format!("cannot enter {path}: {word}")
-        })?,
-        None => {
-            let directory = command::logical_directory(std::env::var_os("PWD"));
-            let opened = directory.as_deref().map(command::open_directory);
-            let opened = opened.transpose().map(Option::flatten);
-            opened.map_err(|errno| {
-                let word = errno_text(errno as i32);
-                format!("cannot open the working directory: {word}")
-            })?
-        }
-    };
+    let directory = if let Some(chdir) = config.chdir.as_deref().map(Path::new) {
+        let entered = command::enter(chdir).map(Some);
+        entered.map_err(|errno| failed(&format!("enter {}", chdir.display()), errno))
+    } else {
+        let directory = command::logical_directory(std::env::var_os("PWD"));
+        let opened = directory.as_deref().map(command::open_directory);
+        let opened = opened.transpose().map(Option::flatten);
+        opened.map_err(|errno| failed("open the working directory", errno))
+    }?;
     let directory = directory.as_ref().map(AsFd::as_fd);
     let found = command::resolve(&config.command, path.as_deref(), directory);
     found.map(|path| path.display().to_string())
@@ -211,35 +196,37 @@ fn look_up_user(config: &Config) -> Result<Option<User>, String> {
     config.user.as_deref().map(user::lookup).transpose()
 }
 
+/// "cannot VERB OBJECT: WORD".
+fn failed(what: &str, error: impl Into<io::Error>) -> String {
+    format!("cannot {what}: {}", error_text(&error.into()))
+}
+
 /// Raises our limit of descriptors as far as it goes, and checks that the workers fit. Returns the
 /// limit as we found it and as it is now.
 fn raise_limit(config: &Config) -> Result<(rlim_t, rlim_t), String> {
-    let nofile = sys::process::raise_nofile().map_err(|errno| {
-        format!(
-            "cannot raise the limit of descriptors: {}",
-            errno_text(errno as i32)
-        )
-    })?;
-    let capacity = daemon::capacity(nofile.1, config.listen.len(), config);
-    match config.workers <= capacity {
-        true => Ok(nofile),
-        false => Err(format!(
-            "cannot run {} workers: the limit of {} descriptors (RLIMIT_NOFILE) suffices for {capacity}",
-            config.workers, nofile.1
-        )),
+    let raised = sys::process::raise_nofile();
+    let nofile = raised.map_err(|errno| failed("raise the limit of descriptors", errno))?;
+    let (workers, limit) = (config.workers, nofile.1);
+    let capacity = daemon::capacity(limit, config.listen.len(), config);
+    if workers > capacity {
+        return Err(format!(
+            "cannot run {workers} workers: the limit of {limit} descriptors (RLIMIT_NOFILE) \
+             suffices for {capacity}"
+        ));
     }
+    Ok(nofile)
 }
 
-/// What is missing when workers of this user could not be signalled.
+/// The warning about a user whose workers we could not signal.
 fn powerless_over(user: &User) -> Option<String> {
-    let is_us = [getuid(), geteuid()].contains(&user.uid);
+    if [getuid(), geteuid()].contains(&user.uid) || sys::proc::may_signal_all() {
+        return None;
+    }
     let name = &user.name;
-    (!is_us && !sys::process::may_signal_all()).then(|| {
-        format!(
-            "without CAP_KILL we cannot signal workers of user {name}: a reload leaves the old \
-             ones running, and a stop ends after 10 s without its workers"
-        )
-    })
+    Some(format!(
+        "without CAP_KILL we cannot signal workers of user {name}: a reload leaves the old ones \
+         running, and a stop ends after 10 s without its workers"
+    ))
 }
 
 fn open_control(config: &Config, user: Option<&User>, logger: &Logger) -> Result<Server, String> {
@@ -248,25 +235,20 @@ fn open_control(config: &Config, user: Option<&User>, logger: &Logger) -> Result
         #[cfg(feature = "einhorn")]
         Dialect::Einhorn(_) => Access::of_einhorn(),
     };
-    let socket = config
-        .control
-        .as_deref()
-        .map(|path| (Path::new(path), access));
+    let path = config.control.as_deref().map(Path::new);
+    let socket = path.map(|path| (path, access));
     Server::open(socket, logger.clone()).map_err(|error| error.to_string())
 }
 
 fn open_listeners(config: &Config, inherited: &Inherited) -> Result<Opened, String> {
-    let opened = listen::open_all(&config.listen, inherited).map_err(|error| error.0)?;
+    let opened = listen::open_all(&config.listen, inherited)?;
     for index in &config.nonblocking {
         let listener = &opened.listeners[*index];
         let flags = FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK);
         if let Err(errno) = fcntl(listener, flags) {
-            let address = listener.address();
+            let what = format!("set O_NONBLOCK on {}", listener.address());
             listen::abandon(opened.listeners);
-            return Err(format!(
-                "cannot set O_NONBLOCK on {address}: {}",
-                errno_text(errno as i32)
-            ));
+            return Err(failed(&what, errno));
         }
     }
     Ok(opened)

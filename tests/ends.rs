@@ -115,11 +115,11 @@ fn what_will_not_be_possible_is_said_by_a_check_too() {
 
 #[test]
 fn a_signal_that_was_refused_once_is_sent_again() {
-    if !strace_or_skip() {
-        return;
-    }
     let place = Place::of("up");
-    let daemon = injected(place.run(&["-start=0"]), "kill:error=EPERM:when=1").start();
+    let Some(run) = injected(place.run(&["-start=0"]), &["kill:error=EPERM:when=1"]) else {
+        return;
+    };
+    let daemon = run.start();
     daemon.worker_that_said("up");
     assert_eq!(daemon.stop(), 0);
     assert_eq!(daemon.count("cannot send SIGTERM to worker"), 1);
@@ -129,12 +129,12 @@ fn a_signal_that_was_refused_once_is_sent_again() {
 /// The kernel takes SIGKILL and nothing happens, as in a sleep that nothing interrupts.
 #[test]
 fn a_worker_that_sigkill_does_not_end_is_given_up_and_named() {
-    if !strace_or_skip() {
-        return;
-    }
     let place = Place::of("up");
     let run = place.run(&["-start=0", "-stop=300"]);
-    let daemon = injected(run, "kill:retval=0").start();
+    let Some(run) = injected(run, &["kill:retval=0"]) else {
+        return;
+    };
+    let daemon = run.start();
     let pid = daemon.worker_that_said("up");
     let _left = LeftBehind(vec![pid]);
     assert_eq!(daemon.stop(), 1);
@@ -256,10 +256,11 @@ fn a_stop_ends_although_the_kernel_does_not_tell_that_the_workers_have_ended() {
 
 #[test]
 fn a_system_that_never_tells_of_ends_is_found_out_at_the_start() {
-    if !strace_or_skip() {
+    let run = Run::worker(&["-start=0"], &["up"]);
+    let Some(run) = injected(run, &["waitid:error=ENOSYS"]) else {
         return;
-    }
-    let output = injected(Run::worker(&["-start=0"], &["up"]), "waitid:error=ENOSYS").output();
+    };
+    let output = run.output();
     let reason = "cannot learn of workers' ends (waitid): Function not implemented";
     assert_said(&output, 1, &[reason]);
 }

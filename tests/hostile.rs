@@ -11,8 +11,9 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
-fn a_worker_that_has_left_its_group_is_killed_all_the_same() {
+fn a_worker_cannot_leave_its_process_group_and_is_killed_with_it() {
     let daemon = Run::worker(&["-start=0", "-stop=300"], &["leave-group"]).start();
+    daemon.worker_that_said("cannot leave: EPERM");
     daemon.worker_that_said("up");
     daemon.stop();
     assert_eq!(daemon.count("signal: killed"), 1);

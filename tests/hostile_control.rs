@@ -4,9 +4,10 @@ mod common;
 
 use common::attacker::{Attacker, STRANGER};
 use common::control::Place;
-use common::{Daemon, Run, facts, worker};
-use std::process::Command;
-use std::time::Duration;
+use common::{Daemon, Run, TempDir, facts, worker};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Under forty processes that hold as many connections as they get, root is answered and a reload
 /// with -ready=ack goes live, time and again. `attack` starts them; the words are the worker's.
@@ -148,4 +149,57 @@ fn a_workers_escape_sequences_do_not_reach_the_operators_terminal() {
     assert!(told.contains("]0;owned"), "{told:?}");
     assert!(!told.contains('\u{1b}'), "{told:?}");
     assert_eq!(daemon.stop(), 0);
+}
+
+/// Runs it until it has ended, which must be soon; its exit status and what it said.
+fn ends_by_itself(command: &mut Command) -> (Option<i32>, String) {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().expect("it is built");
+    let end = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().expect("it is ours").is_none() {
+        if Instant::now() > end {
+            let _ = child.kill();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("it has ended");
+    let said = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&said).into_owned();
+    (output.status.code(), text)
+}
+
+#[test]
+fn a_server_that_accepts_or_answers_nobody_does_not_hang_a_client() {
+    let dir = TempDir::new();
+    let (full, silent) = (dir.word("full"), dir.word("silent"));
+    let listener = UnixListener::bind(&full).expect("the directory is ours");
+    let backlog = nix::sys::socket::Backlog::new(0).expect("it is small");
+    nix::sys::socket::listen(&listener, backlog).expect("it is a socket");
+    let _first = UnixStream::connect(&full).expect("there is room for one");
+    let _silent = UnixListener::bind(&silent).expect("the directory is ours");
+    let program = env!("CARGO_BIN_EXE_socketmaster");
+    let ask = |path: &str| {
+        let mut ctl = Command::new(program);
+        ctl.args(["ctl", &format!("-control={path}"), "-timeout=300", "ping"]);
+        let mut shell = Command::new(program);
+        shell.args(["einhornsh", "-d", path, "-e", "state"]);
+        std::thread::scope(|scope| {
+            let shell = scope.spawn(move || ends_by_itself(&mut shell));
+            let ctl = ends_by_itself(&mut ctl);
+            (ctl, shell.join().expect("it does not panic"))
+        })
+    };
+    for (path, awaited) in [
+        (&full, "a place in the queue of"),
+        (&silent, "an answer from"),
+    ] {
+        let ((status, said), shell) = ask(path);
+        assert_eq!(status, Some(4), "{said}");
+        let wanted = format!("ping: waited 300 ms for {awaited} {path}");
+        assert!(said.contains(&wanted), "{said}");
+        let (status, said) = shell;
+        assert_eq!(status, Some(1), "{said}");
+        let wanted = format!("einhornsh: waited 10.0 s for {awaited} {path}");
+        assert!(said.contains(&wanted), "{said}");
+    }
 }

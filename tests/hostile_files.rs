@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::inject::{injected, injected_at};
+use common::strace::{injected, injected_at};
 use common::{Run, TempDir, root_or_skip, worker};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::{Mode, SFlag, mknod};

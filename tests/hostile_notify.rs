@@ -165,8 +165,30 @@ fn a_child_of_one_worker_does_not_speak_for_another_by_joining_its_process_group
         .start();
     daemon.wait_for_line("cannot join: EPERM");
     daemon.wait_for_line("1 of 2 workers");
-    let living = facts::live_children(daemon.real_pid());
-    assert_eq!(living.len(), 1, "{living:?}: {}", daemon.log());
+    let living = || facts::live_children(daemon.real_pid()).len();
+    daemon.wait_until("one worker to be left", || living() == 1);
+}
+
+#[test]
+fn an_orphan_of_an_old_worker_does_not_make_a_hung_new_generation_ready_by_joining_its_group() {
+    let dir = TempDir::new();
+    let script = format!(
+        "mkdir {} 2>/dev/null && {{ ({} join $PPID $$ &); exec {} ready; }}; exec sleep 60",
+        dir.word("first"),
+        common::example("attacker").display(),
+        worker()
+    );
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-ready=notify", "-start=2000"])
+        .args(&["-command=sh", "--", "-c", &script])
+        .start();
+    daemon.wait_until_live();
+    let old = daemon.workers();
+    let verdict = daemon.reload();
+    assert!(verdict.contains("rolled back"), "{verdict}");
+    daemon.wait_for_line("cannot join: EPERM");
+    daemon.wait_for_workers(&old);
+    assert_eq!(daemon.stop(), 0);
 }
 
 /// A user of whom there is no other process.

@@ -5,9 +5,10 @@ mod common;
 use common::attacker::{Attacker, STRANGER};
 use common::{Daemon, Run, TempDir, example, facts, worker};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a race is run: a by-hand run may give it more.
 fn race() -> Duration {
@@ -68,6 +69,34 @@ fn a_workers_user_cannot_make_root_chmod_or_chown_a_file_through_the_sockets_pat
     daemon.wait_until("an answer", || daemon.address().connect().is_ok());
     ends_well(&daemon);
     is_untouched(&victim);
+}
+
+#[test]
+fn where_nothing_proves_which_file_is_ours_nobody_is_made_its_owner() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let dir = TempDir::new();
+    let folder = folder_of_the_stranger(&dir);
+    let run = |path: &str| {
+        Run::bare()
+            .through(&[&worker(), "without-netlink"])
+            .arg(format!("-listen=unix://{path}?mode=0660&owner={STRANGER}"))
+            .args(&["-start=0", &format!("-command={}", worker()), "http"])
+    };
+    let output = run(&format!("{folder}/s")).output();
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    let said = log.lines().filter(|line| line.contains("AF_NETLINK"));
+    assert_eq!(said.count(), 1, "{log}");
+    let left = fs::read_dir(&folder).expect("it is there").count();
+    assert_eq!(left, 0, "{log}");
+    // In a directory of ours the name is the proof.
+    let daemon = run(&dir.word("s")).start();
+    daemon.worker_that_said("up");
+    let found = fs::metadata(dir.join("s")).expect("it is bound");
+    assert_eq!((found.uid(), found.mode() & 0o777), (STRANGER, 0o660));
+    ends_well(&daemon);
 }
 
 #[test]
@@ -224,6 +253,84 @@ fn a_socket_that_is_renamed_away_again_and_again_costs_one_watch() {
     ends_well(&daemon);
 }
 
+/// It serves on the path `s` in the directory.
+fn serving(dir: &TempDir, flags: &[&str]) -> Run {
+    Run::bare()
+        .args(&[&format!("-listen=unix://{}", dir.word("s")), "-start=0"])
+        .args(flags)
+        .args(&[&format!("-command={}", worker()), "http"])
+}
+
+#[test]
+fn who_removes_the_hidden_link_again_and_again_does_not_blind_the_guard() {
+    let dir = TempDir::new();
+    let daemon = serving(&dir, &[]).start();
+    let pid = daemon.worker_that_said("up");
+    let links = || {
+        let mut names = dir.names();
+        names.retain(|name| name.starts_with(".s."));
+        names
+    };
+    for _ in 0..3 {
+        // Long enough that the guard stops listening for a while, and begins again in between.
+        let end = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < end {
+            for name in links() {
+                let _ = fs::remove_file(dir.join(&name));
+            }
+        }
+        daemon.wait_until("a hidden link", || !links().is_empty());
+        fs::remove_file(dir.join("s")).expect("the directory is ours");
+        daemon.wait_until("an answer", || daemon.address().connect().is_ok());
+    }
+    assert_eq!(daemon.workers(), [pid]);
+    ends_well(&daemon);
+}
+
+#[test]
+fn a_path_that_cannot_be_watched_is_looked_at_every_second() {
+    for fault in [
+        "inotify_init1:error=EMFILE",
+        "inotify_add_watch:error=ENOSPC",
+    ] {
+        let dir = TempDir::new();
+        let Some(run) = common::strace::injected(serving(&dir, &[]), &[fault]) else {
+            return;
+        };
+        let daemon = run.start();
+        daemon.worker_that_said("up");
+        for _ in 0..2 {
+            fs::remove_file(dir.join("s")).expect("the directory is ours");
+            daemon.wait_until("an answer", || daemon.address().connect().is_ok());
+        }
+        assert_eq!(daemon.count("looking at it every second"), 1, "{fault}");
+        assert_eq!(daemon.count("Starting "), 1, "{fault}");
+        ends_well(&daemon);
+    }
+}
+
+#[test]
+fn a_directory_that_was_renamed_away_is_noticed_when_a_worker_ends() {
+    let dir = TempDir::new();
+    let inner = TempDir::new();
+    let (path, away) = (inner.path().to_owned(), dir.join("away"));
+    let daemon = serving(&inner, &["-respawn", "-workers=2"]).start();
+    daemon.wait_until("two workers", || daemon.workers().len() == 2);
+    let end_one = || {
+        let worker = Pid::from_raw(daemon.workers()[0]);
+        nix::sys::signal::kill(worker, Signal::SIGKILL).expect("it is ours");
+    };
+    fs::rename(&path, &away).expect("both are ours");
+    end_one();
+    daemon.wait_for_line("clients are refused, trying again every second");
+    fs::create_dir(&path).expect("it is gone");
+    daemon.wait_until("an answer", || daemon.address().connect().is_ok());
+    // An old socket does not answer for the new one: each worker gets the new one.
+    daemon.wait_for_line("bound anew");
+    ends_well(&daemon);
+    assert_eq!(inner.names(), [""; 0]);
+}
+
 /// A start on a unix path with one call that fails, and what is left in the directory.
 fn failing(fault: &str) -> Option<(String, Vec<String>)> {
     let dir = TempDir::new();
@@ -232,7 +339,7 @@ fn failing(fault: &str) -> Option<(String, Vec<String>)> {
         .args(&[&format!("-control={}", dir.word("control")), "-start=0"])
         .args(&[&format!("-pidfile={}", dir.word("pid"))])
         .args(&[&format!("-command={}", worker()), "exit", "0"]);
-    let output = common::inject::injected(run, &[fault])?.output();
+    let output = common::strace::injected(run, &[fault])?.output();
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     Some((log, dir.names()))
 }

@@ -98,8 +98,7 @@ fn term_in_the_start_wait_is_obeyed_at_once() {
     let daemon = Run::worker(&["-start=2000"], &["up"]).start();
     daemon.worker_that_said("up");
     daemon.stays_up_for(Duration::from_millis(200));
-    // It was never up, so this is no success.
-    assert_eq!(daemon.stop(), 1);
+    assert_eq!(daemon.stop(), 0);
     assert_eq!(daemon.count(": live"), 0, "it waited for readiness first");
 }
 
@@ -384,7 +383,7 @@ fn without_stop_a_worker_is_never_killed() {
 }
 
 #[test]
-fn another_stop_signal_is_for_reloads_and_a_stop_is_forwarded_as_it_came() {
+fn another_stop_signal_is_for_reloads_and_for_the_first_stop() {
     let dir = TempDir::new();
     let flags = ["-start=0", "-stop-signal=USR2"];
     let daemon = Run::worker(&flags, &["trap", &dir.word("end")]).start();
@@ -397,6 +396,8 @@ fn another_stop_signal_is_for_reloads_and_a_stop_is_forwarded_as_it_came() {
             .into_iter()
             .find(|pid| *pid != old && daemon.count(&format!("[{pid}] up")) == 1)
     });
+    daemon.signal(Signal::SIGINT);
+    daemon.wait_for_line(&format!("[{new}] got SIGUSR2"));
     daemon.signal(Signal::SIGINT);
     daemon.wait_for_line(&format!("[{new}] got SIGINT"));
     daemon.wait_for_line(&format!("[{old}] got SIGINT"));
@@ -605,4 +606,23 @@ fn a_pid_file_is_locked_and_a_stale_one_does_not_matter() {
     assert_eq!(daemon.stop(), 0);
     let third = Run::worker(&["-start=0", &flag], &["up"]).start();
     third.worker_that_said("up");
+}
+
+#[test]
+fn the_first_stop_asks_with_the_stop_signal_and_the_next_one_is_forwarded() {
+    let script = "trap 'echo got QUIT' QUIT; trap 'echo got TERM; exit 3' TERM; echo up; \
+                  while :; do sleep 0.05; done";
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0", "-stop-signal=QUIT"])
+        .args(&["-command=sh", "--", "-c", script])
+        .start();
+    daemon.worker_that_said("up");
+    daemon.wait_until_live();
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_line("] got QUIT");
+    daemon.wait_for_line("SIGTERM: stopping, 1 worker asked to finish with SIGQUIT");
+    assert_eq!(daemon.count("] got TERM"), 0);
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_line("] got TERM");
+    assert_eq!(daemon.exit_code(), 0);
 }

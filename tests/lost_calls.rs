@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::inject::injected;
+use common::strace::injected;
 use common::{Daemon, Run, facts, worker};
 use std::time::Duration;
 

@@ -516,3 +516,49 @@ fn an_unknown_group_is_an_error_at_start() {
     assert_eq!(output.status.code(), Some(1), "{log}");
     assert!(log.contains("no-such-group-here"), "{log}");
 }
+
+#[test]
+fn a_flipped_link_is_followed_by_the_name_that_chdir_gives() {
+    let dir = TempDir::new();
+    for release in ["1", "2"] {
+        fs::create_dir(dir.join(release)).expect("it is ours");
+    }
+    let current = dir.join("current");
+    let lead_to = |release: &str| {
+        let _ = fs::remove_file(&current);
+        std::os::unix::fs::symlink(dir.join(release), &current).expect("it is ours");
+    };
+    lead_to("1");
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0"])
+        .arg(format!("-chdir={}", current.display()))
+        .args(&["-command=sh", "--", "-c", "pwd -P; exec sleep 60"])
+        .env("PWD", "/")
+        .start();
+    daemon.wait_for_line(&format!("] {}", dir.word("1")));
+    lead_to("2");
+    daemon.reload();
+    daemon.wait_for_line(&format!("] {}", dir.word("2")));
+    fs::remove_file(&current).expect("it is there");
+    let verdict = daemon.reload();
+    let reason = format!("entering {}: No such file or directory", current.display());
+    assert!(verdict.contains("rolled back"), "{verdict}");
+    assert!(verdict.contains(&reason), "{verdict}");
+}
+
+#[test]
+fn a_working_directory_that_was_removed_is_named() {
+    let dir = TempDir::new();
+    let gone = dir.join("gone");
+    fs::create_dir(&gone).expect("it is ours");
+    let daemon = Run::worker(&["-start=0"], &["up"])
+        .dir(&gone)
+        .env("PWD", &gone)
+        .start();
+    daemon.wait_until_live();
+    fs::remove_dir(&gone).expect("it is empty");
+    let verdict = daemon.reload();
+    assert!(verdict.contains("is live"), "{verdict}");
+    let named = format!("the working directory {} was removed", gone.display());
+    assert_eq!(daemon.count(&named), 1, "{}", daemon.log());
+}

@@ -67,11 +67,11 @@ fn the_defaults_are_those_of_the_table() {
         ready: ReadyGate::Timer,
         start: Duration::from_millis(3000),
         stop_signal: libc::SIGTERM,
+        first_stop: None,
         stop: None,
         respawn: false,
         pace: None,
         signals: signals(),
-        stop_is_success: false,
         output: Output::Prefix,
         log: LogTarget::Stderr,
         level: slog::Level::Info,
@@ -90,7 +90,13 @@ fn the_defaults_are_those_of_the_table() {
             Some(default) => default,
         };
         let word = format!("-{}={value}", flag_name(flag));
-        assert_eq!(config_of(&[&word]), plain, "{word}");
+        // To name the signal is to have the first stop ask with it.
+        let first_stop = (flag.long == "--stop-signal").then_some(libc::SIGTERM);
+        let expected = Config {
+            first_stop,
+            ..plain.clone()
+        };
+        assert_eq!(config_of(&[&word]), expected, "{word}");
     }
     let socket = table::<Flags>()
         .iter()

@@ -14,9 +14,9 @@ use super::verdict::ReloadReport;
 use super::waiters::{ReloadStep, Waiters};
 use crate::clock;
 use crate::config::ReadyGate;
+use crate::listen::open;
 use crate::listen::unix_path::{self, SocketFile};
 use crate::listen::uri::{Address, Options, Scheme, Uri};
-use crate::listen::{self, Kind, open};
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
 use crate::supervisor::{ChildId, Instant, Outcome, Supervisor};
@@ -97,18 +97,23 @@ impl Drop for ControlSocket {
     }
 }
 
+/// How many clients wait in the kernel's queue before they have to wait for a place in it.
+const QUEUE: u32 = 128;
+
 impl ControlSocket {
-    fn open(path: &Path, access: Access) -> Result<ControlSocket, listen::Error> {
+    fn open(path: &Path, access: Access) -> Result<ControlSocket, String> {
         let uri = Uri {
             scheme: Scheme::Unix,
             address: Address::Path(path.to_owned()),
             options: Options {
+                // In a long queue root would wait behind others who connect as fast as they can.
+                backlog: Some(QUEUE),
                 mode: access.mode,
                 group: access.group.map(|group| group.to_string()),
                 ..Options::default()
             },
         };
-        let bound = open::bind_path(&uri, path, Kind::Stream, unix_path::PATIENT)?;
+        let bound = open::bind_path(&uri, path, unix_path::PATIENT)?;
         let socket = ControlSocket {
             listener: bound.fd.into(),
             // The guard does not watch it: one name is enough.
@@ -116,9 +121,7 @@ impl ControlSocket {
             access,
         };
         let set = socket.listener.set_nonblocking(true);
-        set.map_err(|error| {
-            listen::Error(format!("cannot set O_NONBLOCK: {}", error_text(&error)))
-        })?;
+        set.map_err(|error| format!("cannot set O_NONBLOCK: {}", error_text(&error)))?;
         Ok(socket)
     }
 }
@@ -127,12 +130,9 @@ impl Server {
     /// Opens the socket, if there is to be one. A stale one at the path is replaced.
     ///
     /// Errors: "-control: cannot bind unix:///run/x: Address already in use" and the like.
-    pub fn open(
-        place: Option<(&Path, Access)>,
-        logger: slog::Logger,
-    ) -> Result<Server, listen::Error> {
+    pub fn open(place: Option<(&Path, Access)>, logger: slog::Logger) -> Result<Server, String> {
         let socket = place.map(|(path, access)| ControlSocket::open(path, access));
-        let named = |error| listen::Error(format!("-control: {error}"));
+        let named = |error| format!("-control: {error}");
         Ok(Server {
             logger,
             socket: socket.transpose().map_err(named)?,

@@ -405,10 +405,19 @@ impl Daemon {
     /// `name`: what asks us to stop; `signal` goes to the workers.
     fn on_stop_signal(&mut self, name: &str, signal: i32) {
         let workers = counted(self.core.workers().len(), "worker");
+        let mut signal = signal;
         if self.core.is_stopping() {
             info!(
                 self.logger,
                 "{name}: forwarding it to {workers}, we are stopping already"
+            );
+        } else if let Some(first) = self.config.first_stop {
+            // Whoever asks again gets what is asked for.
+            signal = first;
+            let first = signal_name(first);
+            info!(
+                self.logger,
+                "{name}: stopping, {workers} asked to finish with {first}"
             );
         } else {
             info!(self.logger, "{name}: stopping, {workers} asked to finish");
@@ -719,7 +728,7 @@ impl Daemon {
                 }
                 Action::Verdict(verdict) => self.on_verdict(&verdict),
                 Action::Note(note) => self.on_note(&note),
-                Action::Exit(status) => self.exit = Some(self.exit_status(status)),
+                Action::Exit(status) => self.exit = Some(status),
             }
         }
         debug_assert!(
@@ -733,14 +742,6 @@ impl Daemon {
         let result = result.map_err(|errno| errno as i32);
         let event = Event::Sent { id, signal, result };
         self.core.handle(clock::now(), event);
-    }
-
-    fn exit_status(&self, status: i32) -> i32 {
-        let stops_well = self.config.stop_is_success && !self.core.has_given_up();
-        match stops_well && self.asked_to_stop {
-            true => 0,
-            false => status,
-        }
     }
 
     fn on_begin(&mut self, generation: u64, first: bool) {

@@ -11,12 +11,12 @@ use crate::supervisor::{ChildId, End, Event, GivenUp, Instant};
 use crate::sys::interrupt::Interruptible;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
-use crate::text::errno_text;
+use crate::text::{errno_text, error_text};
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::notify::{OtherProcesses, WorkerSocket};
 use crate::worker::output::{OutputEvent, Outputs};
-use crate::worker::spawn::{self, Report, ReportPipe, SpawnRequest};
+use crate::worker::spawn::{self, Report, SpawnRequest, failed};
 use crate::worker::user::User;
 use crate::worker::{self, Process};
 use nix::errno::Errno;
@@ -29,14 +29,14 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
-/// A failing waitid(2) is one line in this time at most.
-const COMPLAINTS: Duration = Duration::from_secs(1);
 /// How long a stop waits for a waitid(2) that fails.
 const WAITID_PATIENCE: Duration = Duration::from_secs(10);
 /// How many ended workers are remembered for a verdict.
@@ -49,7 +49,7 @@ const PIPES_OF_THE_DEAD: usize = 64;
 #[derive(Default)]
 struct Handles {
     pidfd: Option<OwnedFd>,
-    report: Option<ReportPipe>,
+    report: Option<OwnedFd>,
     notify: Option<WorkerSocket>,
     output: Option<OwnedFd>,
 }
@@ -61,22 +61,24 @@ impl Handles {
         Some(poll(&mut watched, PollTimeout::ZERO) != Ok(0))
     }
 
-    /// Everything but the output, which may outlive the worker, is deregistered and closed.
+    /// Everything is deregistered and closed. (The output of a worker that has started is not here:
+    /// it may outlive the worker.)
     fn close(self, id: ChildId, poller: &mut Poller) {
-        if let Some(pidfd) = &self.pidfd {
-            poller.remove(pidfd, Source::Death(id));
-        }
-        if let Some(pipe) = &self.report {
-            poller.remove(pipe, Source::Report(id));
+        let pipes = [
+            (&self.pidfd, Source::Death(id)),
+            (&self.report, Source::Report(id)),
+            (&self.output, Source::Output(id)),
+        ];
+        for (pipe, source) in pipes {
+            if let Some(pipe) = pipe {
+                poller.remove(pipe, source);
+            }
         }
         if let Some(socket) = self.notify {
             poller.remove(&socket, Source::Notify(id));
             // What was not read may have brought descriptors, which are closed with the socket.
             let _bounded = Interruptible::begin();
             drop(socket);
-        }
-        if let Some(pipe) = &self.output {
-            poller.remove(pipe, Source::Output(id));
         }
     }
 }
@@ -91,13 +93,6 @@ pub struct Start<'a> {
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The worker's end of its own connection to the control socket (einhorn's `-g`).
     pub control: Option<UnixStream>,
-}
-
-/// waitid(2) fails: since when, and when that was said last.
-#[derive(Clone, Copy)]
-struct WaitidTrouble {
-    since: Instant,
-    said: Instant,
 }
 
 /// All processes of workers, what they write, and what is kept of those that have ended.
@@ -125,7 +120,8 @@ pub struct Processes {
     refused: RateLimit,
     /// Whether the workers' users have other processes.
     others: OtherProcesses,
-    waitid_trouble: Option<WaitidTrouble>,
+    waitid_fails_since: Option<Instant>,
+    waitid_complaints: RateLimit,
 }
 
 impl Processes {
@@ -155,7 +151,8 @@ impl Processes {
             unexplained: BTreeSet::new(),
             refused: RateLimit::default(),
             others: OtherProcesses::default(),
-            waitid_trouble: None,
+            waitid_fails_since: None,
+            waitid_complaints: RateLimit::default(),
         })
     }
 
@@ -204,19 +201,20 @@ impl Processes {
         // Everything is registered before there is a child: one that we could not hear would be
         // taken for silent, or die of a closed pipe, and be blamed for it.
         let mut handles = Handles::default();
-        let spawned = self
-            .open_handles(start.id, &mut handles, poller)
-            .and_then(|output| self.fork(start, &program, directory, &mut handles, output));
-        let spawned = match spawned {
-            Ok(spawned) => spawned,
+        let id = start.id;
+        let forked = self
+            .open_handles(id, &mut handles, poller)
+            .and_then(|theirs| self.fork(start, &program, directory, &handles, theirs));
+        let pid = match forked {
+            Ok(pid) => pid,
             Err(end) => {
-                handles.close(start.id, poller);
+                handles.close(id, poller);
                 return Err(end);
             }
         };
-        let (id, pid) = (start.id, spawned.pid);
         // Without a pidfd, or where it cannot be watched, SIGCHLD tells of the worker's end.
-        handles.pidfd = spawned.pidfd.filter(|pidfd| {
+        let pidfd = process::pidfd_open(pid).ok();
+        handles.pidfd = pidfd.filter(|pidfd| {
             let added = poller.add(pidfd, Source::Death(id), Interest::READABLE);
             added.is_ok()
         });
@@ -228,7 +226,6 @@ impl Processes {
         }
         let process = Process {
             pid,
-            program,
             failure: None,
             status: None,
         };
@@ -245,15 +242,11 @@ impl Processes {
     fn working_directory(&self) -> Result<Option<OwnedFd>, End> {
         if let Some(path) = self.config.chdir.as_deref().map(Path::new) {
             let step = format!("entering {}", path.display());
-            let entered = command::enter(path);
-            return entered
-                .map(Some)
-                .map_err(|errno| not_done(&step)(errno.into()));
+            return command::enter(path).map(Some).map_err(failed(step));
         }
         let opened = self.directory.as_deref().map(command::open_directory);
         let opened = opened.transpose().map(Option::flatten);
-        let directory =
-            opened.map_err(|errno| not_done("opening its working directory")(errno.into()))?;
+        let directory = opened.map_err(failed("opening its working directory"))?;
         if let (None, Some(removed)) = (&directory, command::removed_directory()) {
             warn!(
                 self.logger,
@@ -266,36 +259,36 @@ impl Processes {
     }
 
     /// Opens and registers our ends of what a worker is started with, all but its pidfd. Returns
-    /// the worker's end of its output.
+    /// the worker's ends of its report and of its output.
     fn open_handles(
         &self,
         id: ChildId,
         handles: &mut Handles,
         poller: &mut Poller,
-    ) -> Result<Option<OwnedFd>, End> {
+    ) -> Result<(OwnedFd, Option<OwnedFd>), End> {
         let user = self.user.as_ref();
         let mut watch = |fd: BorrowedFd, source, what: &str| {
             let added = poller.add(fd, source, Interest::READABLE);
-            added.map_err(not_done(&format!("watching {what}")))
+            added.map_err(failed(format!("watching {what}")))
         };
-        let pipe = ReportPipe::new().map_err(|failure| failure.end(Path::new(""), user))?;
-        watch(pipe.as_fd(), Source::Report(id), "the report of its start")?;
-        handles.report = Some(pipe);
+        let (ours, report) = spawn::output_pipe(None).map_err(failed("opening a pipe"))?;
+        watch(ours.as_fd(), Source::Report(id), "the report of its start")?;
+        handles.report = Some(ours);
         if self.config.ready == ReadyGate::Notify {
             let uid = user.map_or(getuid(), |user| user.uid);
             let socket =
-                WorkerSocket::bind(uid.as_raw()).map_err(not_done("opening its notify socket"))?;
+                WorkerSocket::bind(uid.as_raw()).map_err(failed("opening its notify socket"))?;
             watch(socket.as_fd(), Source::Notify(id), "its notify socket")?;
             handles.notify = Some(socket);
         }
         if self.config.output == Output::Inherit {
-            return Ok(None);
+            return Ok((report, None));
         }
-        let (ours, theirs) = spawn::output_pipe(user)
-            .map_err(|errno| not_done("opening a pipe for its output")(errno.into()))?;
+        let (ours, output) =
+            spawn::output_pipe(user).map_err(failed("opening a pipe for its output"))?;
         watch(ours.as_fd(), Source::Output(id), "its output")?;
         handles.output = Some(ours);
-        Ok(Some(theirs))
+        Ok((report, Some(output)))
     }
 
     fn fork(
@@ -303,9 +296,9 @@ impl Processes {
         start: &Start,
         program: &Path,
         directory: Option<BorrowedFd>,
-        handles: &mut Handles,
-        output: Option<OwnedFd>,
-    ) -> Result<spawn::Spawned, End> {
+        handles: &Handles,
+        (report, output): (OwnedFd, Option<OwnedFd>),
+    ) -> Result<i32, End> {
         let control_path = self.control_path(directory);
         let master = control_path.as_deref().map(|control| EinhornMaster {
             control,
@@ -343,8 +336,7 @@ impl Processes {
             keeps_session: self.config.shares_terminal,
             nofile: Some(self.nofile),
         };
-        let pipe = handles.report.as_mut().expect("it was opened first");
-        spawn::spawn(&request, pipe).map_err(|failure| failure.end(program, self.user.as_ref()))
+        spawn::spawn(&request, report)
     }
 
     /// The control socket as a worker finds it: as given, but where a relative path would lead a
@@ -370,16 +362,17 @@ impl Processes {
     /// lives on as it is.
     pub fn renice(&self, pid: i32, level: i32) {
         let done = match &self.config.nice.renice {
-            None => process::set_nice(pid, level).map_err(|errno| errno_text(errno as i32)),
-            Some(command) => {
-                let (nothing, inherited) = (Extras::default(), self.inherited.iter());
-                let env = Environment::build(inherited, &[], Default::default(), &nothing);
-                let command = format!("{command} {level} -p {pid}");
-                spawn::run_shell(&command, &env, self.stdin.as_fd(), Some(self.nofile))
-                    .map_err(|end| end_text(&end))
-            }
+            None => process::set_nice(pid, level).map_err(io::Error::from),
+            // We do not wait for it: when it ends, it is reaped as an orphan.
+            Some(command) => Command::new("/bin/sh")
+                .args(["-c", &format!("{command} {level} -p {pid}")])
+                .stdin(Stdio::null())
+                .process_group(0)
+                .spawn()
+                .map(drop),
         };
-        if let Err(reason) = done {
+        if let Err(error) = done {
+            let reason = error_text(&error);
             error!(
                 self.logger,
                 "cannot change the niceness of {pid} to {level}: {reason}"
@@ -393,22 +386,24 @@ impl Processes {
     pub fn on_report(&mut self, id: ChildId, poller: &mut Poller) -> Option<Event> {
         let process = self.processes.get_mut(&id)?;
         let handles = self.handles.get_mut(&id)?;
-        let report = handles.report.as_ref()?.read(process.pid);
-        let is_running = report == Report::Running;
-        match report {
-            Report::Pending => return None,
-            Report::Unread => {
+        let pipe = handles.report.as_ref()?;
+        let report = match spawn::read_report(pipe, process.pid) {
+            Ok(report) => report,
+            Err(Errno::EAGAIN) => return None,
+            Err(_) => {
                 poller.look_again_soon();
                 return None;
             }
+        };
+        poller.remove(pipe, Source::Report(id));
+        handles.report = None;
+        match report {
+            Report::Running => return Some(Event::Running(id)),
             // Its end follows.
             Report::Failed(failure) => process.failure = Some(failure),
-            Report::Running | Report::Killed => {}
+            Report::Killed => {}
         }
-        if let Some(pipe) = handles.report.take() {
-            poller.remove(&pipe, Source::Report(id));
-        }
-        is_running.then_some(Event::Running(id))
+        None
     }
 
     /// Reads what was sent to a worker's notify socket; returns whether it is ready.
@@ -453,27 +448,31 @@ impl Processes {
 
     /// Sends a signal to a worker. One that has ended already needs none.
     pub fn signal(&self, id: ChildId, signal: i32) -> Result<(), Errno> {
-        match self.processes.get(&id) {
-            Some(worker) => or_ended(process::signal(worker.pid, signal)),
-            None => Ok(()),
+        let Some(worker) = self.processes.get(&id) else {
+            return Ok(());
+        };
+        match process::signal(worker.pid, signal) {
+            Err(Errno::ESRCH) => Ok(()),
+            sent => sent,
         }
     }
 
     /// SIGKILL to a worker and to its process group.
     pub fn kill(&self, id: ChildId) -> Result<(), Errno> {
-        let Some(worker) = self.processes.get(&id) else {
-            return Ok(());
-        };
-        // It may have left its group to others, or not have made it yet: what counts is itself.
-        let _ = process::signal_group(worker.pid, libc::SIGKILL);
-        or_ended(process::signal(worker.pid, libc::SIGKILL))
+        // Itself first: before it leads a group it has no children, and afterwards it makes none that
+        // the second signal misses.
+        let killed = self.signal(id, libc::SIGKILL);
+        if let Some(worker) = self.processes.get(&id) {
+            let _ = process::signal_group(worker.pid, libc::SIGKILL);
+        }
+        killed
     }
 
     // ---- the end ----
 
     /// Whether waitid(2) fails, so that nothing tells which children have ended.
     pub fn is_waitid_failing(&self) -> bool {
-        self.waitid_trouble.is_some()
+        self.waitid_fails_since.is_some()
     }
 
     /// The pid of a child that has ended and is still to be collected: a worker, or, as PID 1, an
@@ -483,7 +482,7 @@ impl Processes {
             Ok(dead) => dead,
             Err(errno) => return self.on_waitid_error(errno, poller),
         };
-        if dead.is_none() && self.waitid_trouble.take().is_some() {
+        if dead.is_none() && self.waitid_fails_since.take().is_some() {
             info!(self.logger, "collecting workers that have ended again");
         }
         dead
@@ -493,15 +492,14 @@ impl Processes {
     /// clock.
     fn on_waitid_error<T>(&mut self, errno: Errno, poller: &mut Poller) -> Option<T> {
         let now = clock::now();
-        let trouble = self.waitid_trouble;
-        let since = trouble.map_or(now, |trouble| trouble.since);
-        if trouble.is_none_or(|trouble| now - trouble.said >= COMPLAINTS) {
+        self.waitid_fails_since.get_or_insert(now);
+        if let Some(count) = self.waitid_complaints.allow_with_count(now) {
             let reason = errno_text(errno as i32);
             error!(
                 self.logger,
-                "cannot collect workers that have ended: {reason}; trying again until it works"
+                "cannot collect workers that have ended: {reason}; trying again until it works\
+                 {count}"
             );
-            self.waitid_trouble = Some(WaitidTrouble { since, said: now });
         }
         poller.look_again_soon();
         None
@@ -510,14 +508,12 @@ impl Processes {
     /// The workers that a stop is not to wait for any more: their processes are at their end as far
     /// as can be known, and waitid(2) has not said so for too long.
     pub fn uncollectable(&self, now: Instant) -> Vec<ChildId> {
-        let since = self.waitid_trouble.map(|trouble| trouble.since);
+        let since = self.waitid_fails_since;
         if since.is_none_or(|since| now - since < WAITID_PATIENCE) {
             return Vec::new();
         }
-        let ended = self
-            .handles
-            .iter()
-            .filter(|(_, it)| it.has_ended() != Some(false));
+        let handles = self.handles.iter();
+        let ended = handles.filter(|(_, it)| it.has_ended() != Some(false));
         ended.map(|(id, _)| *id).collect()
     }
 
@@ -577,10 +573,7 @@ impl Processes {
         let last_lines = self.outputs.last_lines(id);
         let process = self.forget(id, poller)?;
         let pid = process.pid;
-        let end = match process.failure {
-            Some(failure) => failure.end(&process.program, self.user.as_ref()),
-            None => end,
-        };
+        let end = process.failure.unwrap_or(end);
         let text = match &end {
             End::Exec { .. } => end_text(&end),
             _ => format!("{pid} {}", end_text(&end)),
@@ -687,6 +680,7 @@ impl Processes {
                     "closing the output of worker {pid}, which is gone: \
                      too many descendants of dead workers still hold theirs"
                 ),
+                OutputEvent::Unread => poller.look_again_soon(),
                 OutputEvent::Closed(id, pipe) => poller.remove(&pipe, Source::Output(id)),
             }
         }
@@ -698,20 +692,4 @@ pub struct Death {
     pub id: ChildId,
     pub pid: i32,
     pub end: End,
-}
-
-/// ESRCH: the worker has ended and been collected a moment ago.
-fn or_ended(sent: Result<(), Errno>) -> Result<(), Errno> {
-    match sent {
-        Err(Errno::ESRCH) => Ok(()),
-        other => other,
-    }
-}
-
-/// A step of ours before there is a child did not succeed.
-fn not_done(step: &str) -> impl Fn(io::Error) -> End {
-    move |error| End::Exec {
-        step: step.to_owned(),
-        errno: error.raw_os_error().unwrap_or(0),
-    }
 }

@@ -235,7 +235,6 @@ impl Draft {
             stop_signal: libc::SIGUSR2,
             respawn: true,
             signals: signals(),
-            stop_is_success: true,
             output: Output::Inherit,
             ..Config::default()
         };

@@ -3,7 +3,7 @@
 
 use super::files;
 use super::options::{OptionParser, Parsed, split};
-use crate::control::client::Wire;
+use crate::control::client::{PROMPTLY, Wire};
 use crate::control::protocol::{encode_ehlo, encode_request, parse_reply};
 use crate::sys::io::{stderr, write_all};
 use crate::text::{error_text, printable, printable_lines};
@@ -212,6 +212,7 @@ impl Shell<'_> {
 
     /// A master that was restarted since the last command is connected to anew, once.
     fn send(&mut self, request: &[u8]) -> Result<(), ShellError> {
+        self.wire.restart();
         match self.wire.send(request) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 complain("einhornsh: the master closed the connection; reconnecting");
@@ -227,13 +228,14 @@ impl Shell<'_> {
 }
 
 fn reach(path: &Path) -> Result<Wire, ShellError> {
-    Wire::connect(path, None).map_err(|error| {
+    Wire::connect(path, PROMPTLY).map_err(|error| {
         let (shown, word) = (path.display(), error_text(&error));
         ShellError::Wire(match error.kind() {
             ErrorKind::NotFound => format!(
                 "Could not connect to Einhorn master process: {shown}: {word}. \
                  Is one running? It needs the same -c NAME or -d PATH here as there."
             ),
+            ErrorKind::TimedOut => word,
             _ => format!("cannot connect to {shown}: {word}"),
         })
     })
@@ -258,6 +260,7 @@ fn print_answers(wire: &mut Wire, out: &mut dyn Write) -> Result<(), ShellError>
         if !answer.wait {
             return Ok(());
         }
+        wire.wait_without_limit();
     }
 }
 

@@ -3,11 +3,10 @@
 //! says, so our own repairs, which cause events too, lead to nothing. It takes no path away from a
 //! socket that answers, and closes nothing that the loop still has registered.
 
-use crate::listen::open::{bind_abstract, bind_path};
-use crate::listen::unix_path::{self, Place, SocketFile};
-use crate::listen::{Bound, Error, Listener, cannot};
-use crate::sys::socket::{disconnect, hung_up, listen};
-use crate::text::errno_text;
+use crate::listen::open::{bind_abstract, bind_path, start_listening};
+use crate::listen::unix_path::{self, FileId, SocketFile};
+use crate::listen::{Bound, Listener, cannot, listens, refused};
+use crate::sys::socket::{disconnect, hung_up};
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::socket::{SockaddrStorage, bind, getsockopt, sockopt};
@@ -38,19 +37,19 @@ pub enum Repair {
     /// A new socket stands at the address, and running workers do not have it: reload once. The old
     /// one is to be deregistered and then closed, the new one to be watched, registered and stored.
     Rebound(OwnedFd),
-    /// Said once until it changes. Where it is not `hopeless`, trying again may help.
-    Failed { error: Error, hopeless: bool },
+    /// Said once until it changes. Unless it `is_hopeless`, trying again may help.
+    Failed(String),
 }
 
 /// Looks at a listener; changes nothing, waits for nothing. For the end of every worker, and for
 /// every event on the listener (it is registered WRITABLE) or on the `Guard`.
 pub fn check(listener: &Listener) -> Fault {
-    if listener.kind.listens() && is_shut_down(listener) {
+    if listens(listener.kind) && is_shut_down(listener) {
         return Fault::ShutDown;
     }
-    match listener.file.as_ref().map(|file| file.place()) {
-        None | Some(Ok(Place::Ours)) => Fault::None,
-        Some(_) => Fault::PathLost,
+    match &listener.file {
+        Some(file) if file.is_at_its_path() != Ok(true) => Fault::PathLost,
+        _ => Fault::None,
     }
 }
 
@@ -83,8 +82,7 @@ pub fn repair(listener: &mut Listener) -> Repair {
         Err(error) if listener.trouble.as_ref() == Some(&error) => Repair::Nothing,
         Err(error) => {
             listener.trouble = Some(error.clone());
-            let hopeless = is_hopeless(listener);
-            Repair::Failed { error, hopeless }
+            Repair::Failed(error)
         }
     }
 }
@@ -95,22 +93,22 @@ pub fn is_hopeless(listener: &Listener) -> bool {
     listener.is_inherited() && !is_inet && check(listener) == Fault::ShutDown
 }
 
-fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, Error> {
-    let failed = |errno: Errno| cannot("revive", &listener.uri, &errno_text(errno as i32));
+fn revive(listener: &Listener, address: SocketAddr) -> Result<Repair, String> {
+    let failed = refused("revive", &listener.uri);
     // A second shutdown(2), or a connect(2), has left the socket in a state that every connection
     // accepted from it would inherit.
-    disconnect(listener.as_fd()).map_err(failed)?;
+    disconnect(listener.as_fd()).map_err(&failed)?;
     // EINVAL: the socket still has its port, as it has when we had asked for one.
     match bind(listener.fd.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) | Err(Errno::EINVAL) => {}
         Err(errno) => return Err(failed(errno)),
     }
-    listen(listener.as_fd(), listener.backlog()).map_err(failed)?;
+    start_listening(&listener.uri, &listener.fd).map_err(failed)?;
     Ok(Repair::Revived)
 }
 
 /// From the hidden link; when that is gone as well, so is the inode, and a new one must do.
-fn relink(listener: &mut Listener) -> Result<Repair, Error> {
+fn relink(listener: &mut Listener) -> Result<Repair, String> {
     let Some(file) = &mut listener.file else {
         return Ok(Repair::Nothing);
     };
@@ -120,32 +118,26 @@ fn relink(listener: &mut Listener) -> Result<Repair, Error> {
             Ok(Repair::Relinked)
         }
         Err(Errno::ENOENT) => rebind(listener),
-        Err(errno) => Err(cannot(
-            "link back",
-            &listener.uri,
-            &errno_text(errno as i32),
-        )),
+        Err(errno) => Err(refused("link back", &listener.uri)(errno)),
     }
 }
 
 /// A unix socket that was shut down stays so, whatever listen(2) says: a new one takes its place.
-fn rebind(listener: &mut Listener) -> Result<Repair, Error> {
+fn rebind(listener: &mut Listener) -> Result<Repair, String> {
     if listener.is_inherited() {
-        return Err(cannot(
-            "restore",
-            &listener.uri,
-            "it belongs to whoever passed it to us",
-        ));
+        let why = "it belongs to whoever passed it to us";
+        return Err(cannot("restore", &listener.uri, why));
     }
     let fd = match &listener.bound {
         Bound::Path(path) => {
-            let bound = bind_path(&listener.uri, path, listener.kind, unix_path::ONCE)?;
-            let file = SocketFile::bound(path, bound.id, listener.kind);
-            listener.file = Some(file);
+            let bound = bind_path(&listener.uri, path, unix_path::ONCE)?;
+            listener.file = Some(SocketFile::bound(path, bound.id, listener.kind));
             bound.fd
         }
         // Refused while a worker holds the old socket: an abstract name lives as long as that.
-        _ => bind_abstract(&listener.uri, listener.kind)?,
+        Bound::Abstract(name) => bind_abstract(&listener.uri, name)?,
+        // It is revived instead.
+        Bound::Inet(_) => return Ok(Repair::Nothing),
     };
     listener.is_stored = false;
     Ok(Repair::Rebound(std::mem::replace(&mut listener.fd, fd)))
@@ -157,13 +149,12 @@ fn rebind(listener: &mut Listener) -> Result<Repair, Error> {
 #[derive(Debug)]
 pub struct Guard {
     inotify: Inotify,
-    /// By the listener's index.
-    watches: BTreeMap<usize, WatchDescriptor>,
+    /// By the listener's index, with the file that is watched.
+    watches: BTreeMap<usize, (FileId, WatchDescriptor)>,
 }
 
 impl Guard {
-    /// Errors: EMFILE when the user has too many inotify instances (inotify(7)). Then the end of
-    /// a worker is still the moment to `check`.
+    /// Errors: EMFILE when the user has too many inotify instances (inotify(7)).
     pub fn new() -> Result<Guard, Errno> {
         let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
         Ok(Guard {
@@ -172,39 +163,32 @@ impl Guard {
         })
     }
 
-    /// Watches the listener's file, if it has one, and the one that it had before no more.
+    /// Watches the listener's file, if it has one, and the one that it had before no more. Says
+    /// whether this is news: what happened to the file before is not heard.
     ///
-    /// Errors: no right to read the file, no watch left, the path is lost at this moment.
-    pub fn watch(&mut self, index: usize, listener: &Listener) -> Result<(), Errno> {
-        self.unwatch(index);
-        let Some(file) = &listener.file else {
-            return Ok(());
-        };
-        let events = AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_DONT_FOLLOW;
-        // Either name leads to the file, and somebody may have removed one of them.
-        let by_link = file.link().map(|link| self.inotify.add_watch(link, events));
-        let watch = match by_link {
-            Some(Ok(watch)) => watch,
-            _ => self.inotify.add_watch(file.path(), events)?,
-        };
-        self.watches.insert(index, watch);
-        Ok(())
-    }
-
-    fn unwatch(&mut self, index: usize) {
-        if let Some(watch) = self.watches.remove(&index) {
-            // The kernel has removed it already if the file is gone altogether.
-            let _ = self.inotify.rm_watch(watch);
+    /// Errors: no right to read the file, no watch left, no /proc, the file has no name at this
+    /// moment.
+    pub fn watch(&mut self, index: usize, listener: &Listener) -> Result<bool, Errno> {
+        let file = listener.file.as_ref();
+        let id = file.and_then(|file| file.id);
+        if self.watches.get(&index).map(|(watched, _)| *watched) == id {
+            return Ok(false);
         }
-    }
-
-    /// Hears of nothing, until each listener is watched again.
-    pub fn pause(&mut self) {
-        let indexes: Vec<usize> = self.watches.keys().copied().collect();
-        indexes.into_iter().for_each(|index| self.unwatch(index));
+        if let Some((_, old)) = self.watches.remove(&index) {
+            // The kernel has removed it already if the file is gone altogether.
+            let _ = self.inotify.rm_watch(old);
+        }
+        let (Some(file), Some(id)) = (file, id) else {
+            return Ok(false);
+        };
+        let events =
+            AddWatchFlags::IN_ATTRIB | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_DELETE_SELF;
+        // A name could lead to another file by now. This one leads to the file that is open.
+        let held = file.hold()?;
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        let watch = self.inotify.add_watch(path.as_str(), events)?;
+        self.watches.insert(index, (id, watch));
+        Ok(true)
     }
 
     /// Takes the events away until there is none, and forgets them: `repair` every listener now.

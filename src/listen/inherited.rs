@@ -1,16 +1,18 @@
 //! The sockets that systemd, or another parent, says it hands us: `LISTEN_FDS` and its companions
-//! (sd_listen_fds(3)). Pure: it believes nothing about the descriptors themselves.
+//! (sd_listen_fds(3)). This file only reads the variables: it must never touch the descriptors.
 
+use super::UNNAMED;
 use std::ffi::OsString;
+use std::iter;
 use std::os::fd::RawFd;
 
 /// The first descriptor that is passed (SD_LISTEN_FDS_START).
 const FIRST: RawFd = 3;
 
-/// More than any unit has; a count above it is a mistake, not a list.
-const MOST: usize = 4096;
+/// No unit has more sockets: a greater count is a mistake.
+const MAX_PASSED: usize = 4096;
 
-/// What the names of our own sockets in systemd's fd store begin with.
+/// The names of our own sockets in systemd's fd store begin with this.
 pub(crate) const STORE_PREFIX: &str = "socketmaster-";
 
 /// One descriptor and its name, `unknown` when the parent gave none.
@@ -21,13 +23,13 @@ pub struct Passed {
 }
 
 impl Passed {
-    /// It is one of ours that comes back from the fd store, not one of the unit's.
+    /// Whether it is one of ours that comes back from the fd store, and not one of the unit's.
     pub fn is_stored(&self) -> bool {
         self.name.starts_with(STORE_PREFIX)
     }
 }
 
-/// What our parent passed to us, in its order.
+/// The sockets that our parent passed to us, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inherited {
     pub passed: Vec<Passed>,
@@ -37,57 +39,52 @@ pub struct Inherited {
 
 impl Inherited {
     /// Reads `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`. They count only when the pid is ours;
-    /// `LISTEN_PIDFDID` says the same again and is not looked at.
+    /// `LISTEN_PIDFDID` says the same again and is ignored.
     pub fn parse(pid: u32, variable: &dyn Fn(&str) -> Option<OsString>) -> Inherited {
         let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
-        let names = text("LISTEN_FDNAMES");
-        match count(pid, text("LISTEN_FDS"), text("LISTEN_PID")) {
-            Ok(count) => Inherited {
-                passed: named(count, names.as_deref()),
-                none_because: None,
-            },
-            Err(reason) => Inherited {
-                passed: Vec::new(),
-                none_because: Some(reason),
-            },
+        let count = match count(pid, text("LISTEN_FDS"), text("LISTEN_PID")) {
+            Ok(count) => count,
+            Err(reason) => {
+                return Inherited {
+                    passed: Vec::new(),
+                    none_because: Some(reason),
+                };
+            }
+        };
+        let names = text("LISTEN_FDNAMES").unwrap_or_default();
+        // A list of names may be shorter than the count.
+        let names = names.split(':').chain(iter::repeat(""));
+        let passed = (FIRST..).zip(names).take(count).map(|(fd, name)| {
+            let name = if name.is_empty() { UNNAMED } else { name }.to_owned();
+            Passed { fd, name }
+        });
+        Inherited {
+            passed: passed.collect(),
+            none_because: None,
         }
     }
 
-    /// The unit's own sockets, without what comes back from the fd store.
+    /// The unit's own sockets, without those that come back from the fd store.
     pub fn of_the_unit(&self) -> impl Iterator<Item = &Passed> {
         self.passed.iter().filter(|passed| !passed.is_stored())
     }
 
     /// The name that a descriptor came with.
     pub fn name_of(&self, fd: RawFd) -> Option<&str> {
-        self.passed
-            .iter()
-            .find(|passed| passed.fd == fd)
-            .map(|passed| passed.name.as_str())
+        let passed = self.passed.iter().find(|passed| passed.fd == fd);
+        passed.map(|passed| passed.name.as_str())
     }
 }
 
+/// Errors: why the variables are not for us.
 fn count(pid: u32, fds: Option<String>, listen_pid: Option<String>) -> Result<usize, String> {
     let fds = fds.ok_or("LISTEN_FDS is not set")?;
     let listen_pid = listen_pid.ok_or("LISTEN_PID is not set")?;
     if listen_pid.parse() != Ok(pid) {
         return Err(format!("LISTEN_PID is {listen_pid}, we are {pid}"));
     }
-    match fds.parse() {
-        Ok(count) if count <= MOST => Ok(count),
-        _ => Err(format!("LISTEN_FDS is {fds:?}")),
-    }
-}
-
-fn named(count: usize, names: Option<&str>) -> Vec<Passed> {
-    let mut names = names.unwrap_or_default().split(':');
-    let mut passed = Vec::new();
-    for fd in (FIRST..).take(count) {
-        let name = names.next().filter(|name| !name.is_empty());
-        let name = name.unwrap_or(super::UNNAMED).to_owned();
-        passed.push(Passed { fd, name });
-    }
-    passed
+    let count = fds.parse().ok().filter(|count| *count <= MAX_PASSED);
+    count.ok_or_else(|| format!("LISTEN_FDS is {fds:?}"))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! something may have happened to them, repaired by the guard, and closed at the end.
 
 use super::guard::{self, Guard, Repair};
-use super::{Listener, open};
+use super::{Listener, listens, open};
 use crate::clock;
 use crate::log::RateLimit;
 use crate::poller::{Interest, Poller, Source};
@@ -39,6 +39,8 @@ pub enum ListenerEvent {
 pub struct Listeners {
     listeners: Vec<Listener>,
     guard: Option<Guard>,
+    /// A path cannot be watched, which was said.
+    is_blind: bool,
     /// When to look again at a listener that could not be repaired, or at all of them.
     retry_at: Option<Instant>,
     /// How many events made us look in the second that ends at `looks_until`.
@@ -67,10 +69,9 @@ impl Listeners {
     pub fn new(listeners: Vec<Listener>, logger: slog::Logger) -> Listeners {
         Listeners {
             listeners,
-            // Without inotify the look at each worker's end remains.
-            guard: Guard::new().ok(),
-            // Somebody may have taken a path between our bind and our watch.
-            retry_at: Some(clock::now()),
+            guard: None,
+            is_blind: false,
+            retry_at: None,
             looks: 0,
             looks_until: Instant(0),
             reload_at: None,
@@ -81,28 +82,55 @@ impl Listeners {
         }
     }
 
-    /// Registers the listeners and the watch on their paths. Errors: epoll_ctl(2) is refused.
+    /// Registers what is not registered yet: the listeners, and the watch on their paths. Errors:
+    /// epoll_ctl(2) is refused.
     pub fn register(&mut self, poller: &mut Poller) -> io::Result<()> {
-        if let Some(guard) = &self.guard {
-            poller.add(guard, Source::Paths, Interest::READABLE)?;
-        }
-        self.watch_paths();
-        self.register_sockets(poller)
+        self.register_sockets(poller)?;
+        self.watch_paths(poller);
+        Ok(())
     }
 
-    /// A path that we may not watch, or that is lost at this moment, is looked at later.
-    fn watch_paths(&mut self) {
-        if let Some(guard) = &mut self.guard {
-            for (index, listener) in self.listeners.iter().enumerate() {
-                let _ = guard.watch(index, listener);
+    /// Sees to it that each path is watched. Where that cannot be, we look every second.
+    fn watch_paths(&mut self, poller: &mut Poller) {
+        let now = clock::now();
+        if self.looks > LOOKS && now < self.looks_until {
+            return;
+        }
+        let mut failure = None;
+        for (index, listener) in self.listeners.iter().enumerate() {
+            if listener.file.is_none() {
+                continue;
             }
+            let guard = guard_of(&mut self.guard, poller);
+            match guard.and_then(|guard| Ok(guard.watch(index, listener)?)) {
+                Ok(false) => {}
+                // Somebody may have taken the path before it was watched.
+                Ok(true) => self.retry_at = Some(now),
+                Err(error) => failure = Some((listener, error)),
+            }
+        }
+        let Some((listener, error)) = failure else {
+            self.is_blind = false;
+            return;
+        };
+        self.retry_at.get_or_insert(now + RETRY);
+        // What is wrong with the listener itself was said.
+        if listener.trouble.is_some() || std::mem::replace(&mut self.is_blind, true) {
+            return;
+        }
+        if let Some(count) = self.lines.allow_with_count(now) {
+            let (address, reason) = (listener.address(), error_text(&error));
+            warn!(
+                self.logger,
+                "cannot watch the path of {address}: {reason}; looking at it every second{count}"
+            );
         }
     }
 
     fn register_sockets(&self, poller: &mut Poller) -> io::Result<()> {
         for (index, listener) in self.listeners.iter().enumerate() {
             let source = Source::Listener(index);
-            if listener.kind.listens() && !poller.has(source) {
+            if listens(listener.kind) && !poller.has(source) {
                 // WRITABLE: there is no empty interest, and READABLE wakes us at every client.
                 poller.add(listener, source, Interest::WRITABLE)?;
             }
@@ -145,8 +173,8 @@ impl Listeners {
             return self.check(poller, suspects);
         }
         self.retry_at = Some(self.looks_until);
-        if let Some(guard) = &mut self.guard {
-            guard.pause();
+        if let Some(guard) = &self.guard {
+            poller.remove(guard, Source::Paths);
         }
         for (index, listener) in self.listeners.iter().enumerate() {
             poller.remove(listener, Source::Listener(index));
@@ -165,9 +193,8 @@ impl Listeners {
         if self.retry_at.is_none_or(|at| at > now) {
             return self.due_reload(now).into_iter().collect();
         }
-        self.watch_paths();
         // Where that is refused the look at each worker's end remains.
-        let _ = self.register_sockets(poller);
+        let _ = self.register(poller);
         self.check(poller, suspects)
     }
 
@@ -178,7 +205,7 @@ impl Listeners {
         poller: &mut Poller,
         suspects: impl Fn() -> String,
     ) -> Vec<ListenerEvent> {
-        if let Some(guard) = &mut self.guard {
+        if let Some(guard) = &self.guard {
             guard.drain();
         }
         self.retry_at = self.retry_at.filter(|at| *at > clock::now());
@@ -200,6 +227,7 @@ impl Listeners {
         if self.listeners.iter().any(can_be_repaired) {
             self.retry_at.get_or_insert(clock::now() + RETRY);
         }
+        self.watch_paths(poller);
         events.extend(self.due_reload(clock::now()));
         events
     }
@@ -239,8 +267,8 @@ impl Listeners {
                      workers get it{count}"
                 );
             }
-            Repair::Failed { error, hopeless } => {
-                let next = match hopeless {
+            Repair::Failed(error) => {
+                let next = match guard::is_hopeless(&self.listeners[index]) {
                     true => "clients are refused until whoever passed it makes it anew",
                     false => "clients are refused, trying again every second",
                 };
@@ -271,11 +299,6 @@ impl Listeners {
                 "cannot watch {address}: {reason}; looking at it when a worker ends"
             );
         }
-        if let Some(guard) = &mut self.guard {
-            let _ = guard.watch(index, listener);
-            // Its path may have been lost again before it was watched.
-            self.retry_at = Some(clock::now());
-        }
     }
 
     /// We serve no more: no path of ours stays, and clients are refused as soon as no worker holds
@@ -292,4 +315,18 @@ impl Listeners {
             }
         }
     }
+}
+
+/// The guard, which is made if there is none, and registered if it is not.
+///
+/// Errors: the system allows no more inotify instances, or no more watched descriptors.
+fn guard_of<'a>(guard: &'a mut Option<Guard>, poller: &mut Poller) -> io::Result<&'a mut Guard> {
+    let guard = match guard {
+        Some(guard) => guard,
+        none => none.insert(Guard::new()?),
+    };
+    if !poller.has(Source::Paths) {
+        poller.add(&*guard, Source::Paths, Interest::READABLE)?;
+    }
+    Ok(guard)
 }

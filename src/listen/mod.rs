@@ -23,83 +23,57 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{SockType, SockaddrStorage, getsockname, getsockopt, sockopt};
 use nix::sys::stat::fstat;
 use std::ffi::OsString;
-use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use unix_path::SocketFile;
 
-/// The backlog of a `-listen` address that names none.
-const BACKLOG: u32 = 4096;
-
 /// The name in `LISTEN_FDNAMES` of a socket that nobody named (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";
 
-/// Why a socket cannot be opened or used: verb, object, the system's word.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Error(pub String);
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 /// "cannot VERB SCHEME://ADDRESS: WORD".
-fn cannot(verb: &str, uri: &Uri, word: &str) -> Error {
+fn cannot(verb: &str, uri: &Uri, word: &str) -> String {
     let (scheme, address) = (uri.scheme.name(), &uri.address);
-    Error(format!("cannot {verb} {scheme}://{address}: {word}"))
+    format!("cannot {verb} {scheme}://{address}: {word}")
 }
 
-/// The type of a socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Stream,
-    Datagram,
-    SeqPacket,
+/// The same with the system's word.
+fn refused(verb: &str, uri: &Uri) -> impl Fn(Errno) -> String {
+    move |errno| cannot(verb, uri, &word(errno))
 }
 
-impl Kind {
-    fn of(scheme: Scheme) -> Kind {
-        match scheme {
-            Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram => Kind::Datagram,
-            Scheme::Unixpacket => Kind::SeqPacket,
-            _ => Kind::Stream,
-        }
-    }
+fn word(errno: Errno) -> String {
+    errno_text(errno as i32)
+}
 
-    /// The kind of a socket that somebody else opened. Errors: why no worker could use it.
-    fn of_usable(fd: BorrowedFd<'_>) -> Result<Kind, String> {
-        let kind = match getsockopt(&fd, sockopt::SockType) {
-            Ok(SockType::Stream) => Kind::Stream,
-            Ok(SockType::Datagram) => Kind::Datagram,
-            Ok(SockType::SeqPacket) => Kind::SeqPacket,
-            // nix says EINVAL of a type that it does not know.
-            Ok(_) | Err(Errno::EINVAL) => {
-                return Err("it is neither a stream nor a datagram socket".into());
-            }
-            Err(Errno::ENOTSOCK) => return Err("it is not a socket".into()),
-            Err(errno) => return Err(errno_text(errno as i32)),
-        };
-        match getsockopt(&fd, sockopt::AcceptConn) {
-            Ok(false) if kind.listens() => Err("it is not listening".into()),
-            Ok(_) => Ok(kind),
-            Err(errno) => Err(errno_text(errno as i32)),
-        }
+fn sock_type(scheme: Scheme) -> SockType {
+    match scheme {
+        Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram => SockType::Datagram,
+        Scheme::Unixpacket => SockType::SeqPacket,
+        _ => SockType::Stream,
     }
+}
 
-    fn sock_type(self) -> SockType {
-        match self {
-            Kind::Stream => SockType::Stream,
-            Kind::Datagram => SockType::Datagram,
-            Kind::SeqPacket => SockType::SeqPacket,
+/// Whether such a socket has a backlog (listen(2)) and can refuse a client.
+fn listens(kind: SockType) -> bool {
+    kind != SockType::Datagram
+}
+
+/// The kind of a socket that somebody else opened. Errors: why no worker could use it.
+fn usable_kind(fd: BorrowedFd<'_>) -> Result<SockType, String> {
+    let kind = match getsockopt(&fd, sockopt::SockType) {
+        Ok(kind @ (SockType::Stream | SockType::Datagram | SockType::SeqPacket)) => kind,
+        // nix says EINVAL of a type that it does not know.
+        Ok(_) | Err(Errno::EINVAL) => {
+            return Err("it is neither a stream nor a datagram socket".into());
         }
-    }
-
-    /// Whether such a socket has a backlog (listen(2)) and can refuse a client.
-    pub fn listens(self) -> bool {
-        self != Kind::Datagram
+        Err(Errno::ENOTSOCK) => return Err("it is not a socket".into()),
+        Err(errno) => return Err(word(errno)),
+    };
+    match getsockopt(&fd, sockopt::AcceptConn).map_err(word)? {
+        false if listens(kind) => Err("it is not listening".into()),
+        _ => Ok(kind),
     }
 }
 
@@ -114,8 +88,7 @@ pub enum Bound {
 
 impl Bound {
     fn of(fd: BorrowedFd<'_>) -> Result<Bound, String> {
-        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd());
-        let address = address.map_err(|errno| errno_text(errno as i32))?;
+        let address = getsockname::<SockaddrStorage>(fd.as_raw_fd()).map_err(word)?;
         if let Some(inet) = socket::inet(&address) {
             return Ok(Bound::Inet(inet));
         }
@@ -146,11 +119,11 @@ pub struct Listener {
     fd: OwnedFd,
     /// What `-listen` said.
     pub uri: Uri,
-    kind: Kind,
+    kind: SockType,
     bound: Bound,
     file: Option<SocketFile>,
     /// Why the guard cannot repair it, if it is cut off: each reason is logged once.
-    trouble: Option<Error>,
+    trouble: Option<String>,
     /// Its name in a worker's `LISTEN_FDNAMES`.
     pub name: String,
     /// Its name in systemd's fd store: the same for the same address after a crash, and fit for
@@ -168,11 +141,10 @@ impl Listener {
     /// We remove the path at the end, unless the socket is inherited (`fd://`, `systemd://`).
     ///
     /// Errors: "cannot use URI: it is not a socket", "…: it is not listening", and the like.
-    pub fn adopt(uri: Uri, fd: OwnedFd, name: Option<&str>) -> Result<Listener, Error> {
-        let usable = Kind::of_usable(fd.as_fd()).and_then(|kind| {
+    pub fn adopt(uri: Uri, fd: OwnedFd, name: Option<&str>) -> Result<Listener, String> {
+        let usable = usable_kind(fd.as_fd()).and_then(|kind| {
             let bound = Bound::of(fd.as_fd())?;
-            let marked = fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC));
-            marked.map_err(|errno| errno_text(errno as i32))?;
+            fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(word)?;
             Ok((kind, bound))
         });
         let (kind, bound) = usable.map_err(|why| cannot("use", &uri, &why))?;
@@ -187,7 +159,7 @@ impl Listener {
         Ok(listener)
     }
 
-    fn new(uri: Uri, fd: OwnedFd, kind: Kind, bound: Bound, name: Option<&str>) -> Listener {
+    fn new(uri: Uri, fd: OwnedFd, kind: SockType, bound: Bound, name: Option<&str>) -> Listener {
         let name = uri.options.name.as_deref().or(name).unwrap_or(UNNAMED);
         Listener {
             name: name.to_owned(),
@@ -211,11 +183,11 @@ impl Listener {
     pub fn address(&self) -> String {
         let scheme = match (&self.bound, self.kind) {
             _ if !self.is_inherited() => self.uri.scheme,
-            (Bound::Inet(_), Kind::Datagram) => Scheme::Udp,
+            (Bound::Inet(_), SockType::Datagram) => Scheme::Udp,
             (Bound::Inet(_), _) => Scheme::Tcp,
-            (_, Kind::Stream) => Scheme::Unix,
-            (_, Kind::Datagram) => Scheme::Unixgram,
-            (_, Kind::SeqPacket) => Scheme::Unixpacket,
+            (_, SockType::Datagram) => Scheme::Unixgram,
+            (_, SockType::SeqPacket) => Scheme::Unixpacket,
+            _ => Scheme::Unix,
         };
         format!("{}://{}", scheme.name(), self.bound.address())
     }
@@ -245,15 +217,10 @@ impl Listener {
     /// listen(2) of its own. `None`: no backlog, or the kernel does not tell.
     pub fn queue(&self) -> Option<(u32, u32)> {
         match &self.bound {
-            _ if !self.kind.listens() => None,
+            _ if !listens(self.kind) => None,
             Bound::Inet(_) => socket::tcp_queue(self.as_fd()).ok(),
             _ => unix_diag(self.as_fd())?.queue,
         }
-    }
-
-    /// The backlog that we ask for.
-    fn backlog(&self) -> u32 {
-        self.uri.options.backlog.unwrap_or(BACKLOG)
     }
 
     /// For the final stop: removes the unix path if it still leads to this socket and is ours to

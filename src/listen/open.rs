@@ -3,21 +3,26 @@
 //! others is removed, and what came back from the store is left as it was.
 
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
-use super::unix_path::{self, FileId, Place, Rights, SocketFile};
-use super::{BACKLOG, Bound, Error, Kind, Listener, cannot};
+use super::unix_path::{self, FileId, Rights, SocketFile};
+use super::{Bound, Listener, cannot, file_inode, listens, refused, sock_type, word};
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
 use crate::sys::socket::{check_path, inherit, listen, resolve};
-use crate::text::{errno_text, error_text};
+use crate::text::error_text;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockaddrStorage, UnixAddr, bind, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockaddrLike, SockaddrStorage, UnixAddr, bind, setsockopt, socket,
+    sockopt,
 };
 use nix::unistd::dup2_stdin;
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+
+/// The backlog of a `-listen` address that names none.
+const BACKLOG: u32 = 4096;
 
 /// What `open_all` made of the addresses.
 #[derive(Debug, Default)]
@@ -47,12 +52,10 @@ pub fn abandon(listeners: Vec<Listener>) {
 /// Checks what can be checked without opening anything: hosts, services, owners and groups exist.
 ///
 /// Errors: those of `open_all`.
-pub fn check(uris: &[Uri]) -> Result<(), Error> {
+pub fn check(uris: &[Uri]) -> Result<(), String> {
     for uri in uris {
         Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
-        if let Address::Host { host, port } = &uri.address {
-            candidates(uri, host, port, Kind::of(uri.scheme))?;
-        }
+        candidates(uri)?;
     }
     Ok(())
 }
@@ -60,7 +63,7 @@ pub fn check(uris: &[Uri]) -> Result<(), Error> {
 /// Opens every address, in order.
 ///
 /// Errors: "cannot bind tcp://:80: Address already in use", with the address that failed.
-pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, Error> {
+pub fn open_all(uris: &[Uri], inherited: &Inherited) -> Result<Opened, String> {
     let mut opening = Opening {
         inherited,
         opened: Opened::default(),
@@ -97,7 +100,7 @@ struct Opening<'a> {
 
 impl Opening<'_> {
     /// `fd://N`: an inherited socket by its number.
-    fn take(&mut self, uri: &Uri, number: RawFd) -> Result<(), Error> {
+    fn take(&mut self, uri: &Uri, number: RawFd) -> Result<(), String> {
         let fd = match number {
             _ if self.taken.contains(&number) => {
                 Err(format!("descriptor {number} is taken already"))
@@ -108,7 +111,7 @@ impl Opening<'_> {
             _ => inherit(number).map_err(|errno| match errno {
                 Errno::EBADF => "it is not open".to_owned(),
                 Errno::EBUSY => "it was not inherited".to_owned(),
-                errno => errno_text(errno as i32),
+                errno => word(errno),
             }),
         };
         let fd = fd.map_err(|why| cannot("use", uri, &why))?;
@@ -124,7 +127,7 @@ impl Opening<'_> {
     }
 
     /// `systemd://NAME`: the inherited sockets of that name, or without a name all of them.
-    fn take_named(&mut self, uri: &Uri, name: &str) -> Result<(), Error> {
+    fn take_named(&mut self, uri: &Uri, name: &str) -> Result<(), String> {
         let inherited = self.inherited;
         let mut is_found = false;
         for passed in inherited.of_the_unit() {
@@ -137,25 +140,18 @@ impl Opening<'_> {
             return Ok(());
         }
         let passed = inherited.of_the_unit().map(|passed| passed.name.as_str());
-        let names: Vec<&str> = passed.collect();
+        let names = passed.collect::<Vec<_>>().join(", ");
         let why = match &inherited.none_because {
             Some(reason) => format!("no socket was passed to us: {reason}"),
             None if names.is_empty() => "no socket was passed to us".to_owned(),
-            None => {
-                let names = names.join(", ");
-                format!("none of the passed sockets is called {name} ({names})")
-            }
+            None => format!("none of the passed sockets is called {name} ({names})"),
         };
         Err(cannot("use", uri, &why))
     }
 
     /// Every other address: the socket that the fd store kept for it, or a new one.
-    fn open_own(&mut self, uri: &Uri) -> Result<(), Error> {
-        let kind = Kind::of(uri.scheme);
-        let candidates = match &uri.address {
-            Address::Host { host, port } => candidates(uri, host, port, kind)?,
-            _ => Vec::new(),
-        };
+    fn open_own(&mut self, uri: &Uri) -> Result<(), String> {
+        let candidates = candidates(uri)?;
         // Equal addresses, which `?reuseport` allows, have different names in the store.
         let mut name = store_name(uri);
         let others = self.opened.listeners.iter();
@@ -165,7 +161,7 @@ impl Opening<'_> {
         }
         let mut listener = match self.take_stored(uri, &name, &candidates) {
             Some(listener) => listener,
-            None => self.bind_own(uri, kind, &candidates)?,
+            None => self.bind_own(uri, &candidates)?,
         };
         listener.store_name = Some(name);
         self.opened.listeners.push(listener);
@@ -191,17 +187,18 @@ impl Opening<'_> {
                     listener.is_stored = true;
                     return Some(listener);
                 }
-                Err(Error(why)) => self.opened.notices.push(format!("{why}; opening it anew")),
+                Err(why) => self.opened.notices.push(format!("{why}; opening it anew")),
             }
             self.opened.forget.push(name.to_owned());
         }
         None
     }
 
-    fn bind_own(&mut self, uri: &Uri, kind: Kind, hosts: &[SocketAddr]) -> Result<Listener, Error> {
+    fn bind_own(&mut self, uri: &Uri, hosts: &[SocketAddr]) -> Result<Listener, String> {
+        let kind = sock_type(uri.scheme);
         let (fd, mut file) = match &uri.address {
             Address::Path(path) => {
-                let AtPath { fd, id, replaced } = bind_path(uri, path, kind, unix_path::PATIENT)?;
+                let AtPath { fd, id, replaced } = bind_path(uri, path, unix_path::PATIENT)?;
                 if replaced {
                     let path = path.display();
                     let line = format!("Replaced the stale socket {path}: nobody answered");
@@ -209,8 +206,8 @@ impl Opening<'_> {
                 }
                 (fd, Some(SocketFile::bound(path, id, kind)))
             }
-            Address::Abstract(_) => (bind_abstract(uri, kind)?, None),
-            _ => (bind_inet(uri, kind, hosts)?, None),
+            Address::Abstract(name) => (bind_abstract(uri, name)?, None),
+            _ => (bind_inet(uri, hosts)?, None),
         };
         let bound = Bound::of(fd.as_fd()).map_err(|why| {
             // Why there is no address matters more than what cannot be removed.
@@ -250,10 +247,10 @@ fn shortfalls(listener: &Listener) -> Vec<String> {
     if listener.is_inherited() {
         return lines;
     }
-    let (address, wanted) = (listener.address(), listener.backlog());
+    let (address, wanted) = (listener.address(), backlog(&listener.uri));
     let limit = fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
     let limit = limit.and_then(|text| text.trim().parse().ok());
-    if let Some(limit) = limit.filter(|limit| listener.kind.listens() && wanted > *limit) {
+    if let Some(limit) = limit.filter(|limit| listens(listener.kind) && wanted > *limit) {
         lines.push(format!(
             "Backlog of {address} is {limit}, not {wanted}: net.core.somaxconn allows no more"
         ));
@@ -270,10 +267,10 @@ fn shortfalls(listener: &Listener) -> Vec<String> {
 
 /// The stored socket, if it has the kind and the address that are asked for, listens, and, if it is
 /// a unix one, can be reached by its path.
-fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Listener, Error> {
+fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<Listener, String> {
     let cannot = |why: &str| cannot("take back", uri, why);
-    let failed = |errno: Errno| cannot(&errno_text(errno as i32));
-    let fd = inherit(number).map_err(failed)?;
+    let failed = refused("take back", uri);
+    let fd = inherit(number).map_err(&failed)?;
     let listener = Listener::adopt(uri.clone(), fd, None)?;
     let is_there = match (&listener.bound, &uri.address) {
         (Bound::Inet(bound), _) => candidates
@@ -281,18 +278,20 @@ fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<L
             .any(|wanted| wanted == bound || (wanted.port() == 0 && wanted.ip() == bound.ip())),
         (bound, wanted) => bound.address() == *wanted,
     };
-    if listener.kind != Kind::of(uri.scheme) || !is_there {
+    if listener.kind != sock_type(uri.scheme) || !is_there {
         let address = listener.address();
         return Err(cannot(&format!("the stored socket is {address}")));
     }
     if let Some(file) = &listener.file {
-        let id = file.id.filter(|_| file.place() == Ok(Place::Ours));
+        let id = file.id.filter(|_| file.is_at_its_path() == Ok(true));
         let id = id.ok_or_else(|| cannot("its path is gone"))?;
         let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
-        rights.apply(file.path(), id).map_err(failed)?;
+        let inode = file_inode(listener.as_fd());
+        let applied = rights.apply(file.path(), id, inode);
+        applied.map_err(|why| cannot(&why))?;
     }
     // The backlog may be another one than before.
-    start_listening(uri, listener.kind, &listener.fd).map_err(failed)?;
+    start_listening(uri, &listener.fd).map_err(failed)?;
     Ok(listener)
 }
 
@@ -317,15 +316,18 @@ pub(crate) fn store_name(uri: &Uri) -> String {
     name
 }
 
-/// The addresses to try, in order. As in Go, `tcp` and `udp` on all addresses, be they left out or
-/// `0.0.0.0`, are one dual-stack socket, or an IPv4 one where there is no IPv6; of several
-/// addresses of a host an IPv4 one is taken first.
-fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<SocketAddr>, Error> {
+/// The internet addresses to try, in order. As in Go, `tcp` and `udp` on all addresses, be they
+/// left out or `0.0.0.0`, are one dual-stack socket, or an IPv4 one where there is no IPv6; of
+/// several addresses of a host an IPv4 one is taken first.
+fn candidates(uri: &Uri) -> Result<Vec<SocketAddr>, String> {
     use AddressFamily::{Inet, Inet6};
+    let Address::Host { host, port } = &uri.address else {
+        return Ok(Vec::new());
+    };
     let is_all = host.is_empty() || host.parse().is_ok_and(|ip: IpAddr| ip.is_unspecified());
-    let host = Some(host).filter(|_| !is_all);
+    let host = (!is_all).then_some(host.as_str());
     let find = |family| {
-        let found = resolve(host, port, family, kind.sock_type());
+        let found = resolve(host, port, family, sock_type(uri.scheme));
         found.map_err(|error| cannot("resolve", uri, &error_text(&error)))
     };
     let found = match uri.scheme {
@@ -338,66 +340,65 @@ fn candidates(uri: &Uri, host: &str, port: &str, kind: Kind) -> Result<Vec<Socke
     Ok(best.copied().into_iter().collect())
 }
 
-fn bind_inet(uri: &Uri, kind: Kind, candidates: &[SocketAddr]) -> Result<OwnedFd, Error> {
+fn bind_inet(uri: &Uri, candidates: &[SocketAddr]) -> Result<OwnedFd, String> {
     let mut last = Errno::EADDRNOTAVAIL;
     for address in candidates {
-        match bind_inet_to(uri, kind, address) {
+        match bind_inet_to(uri, address) {
             // This kernel has no IPv6, or this sandbox allows none: the next address is IPv4.
             Err(errno @ (Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)) => last = errno,
-            other => return other.map_err(|errno| cannot("bind", uri, &errno_text(errno as i32))),
+            other => return other.map_err(refused("bind", uri)),
         }
     }
-    Err(cannot("bind", uri, &errno_text(last as i32)))
+    Err(refused("bind", uri)(last))
 }
 
-fn bind_inet_to(uri: &Uri, kind: Kind, address: &SocketAddr) -> Result<OwnedFd, Errno> {
-    let fd = new_socket(
-        match address {
-            SocketAddr::V4(_) => AddressFamily::Inet,
-            SocketAddr::V6(_) => AddressFamily::Inet6,
-        },
-        kind,
-    )?;
-    if address.is_ipv6() {
+fn bind_inet_to(uri: &Uri, address: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let address = SockaddrStorage::from(*address);
+    let family = address.family().unwrap_or(AddressFamily::Inet);
+    let fd = new_socket(family, uri)?;
+    if family == AddressFamily::Inet6 {
         let is_strict = matches!(uri.scheme, Scheme::Tcp6 | Scheme::Udp6);
         setsockopt(&fd, sockopt::Ipv6V6Only, &is_strict)?;
     }
     // With datagrams a second server could then share the port and take what is meant for us.
-    if kind.listens() {
+    if listens(sock_type(uri.scheme)) {
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
     if uri.options.reuseport {
         setsockopt(&fd, sockopt::ReusePort, &true)?;
     }
-    bind(fd.as_raw_fd(), &SockaddrStorage::from(*address))?;
-    start_listening(uri, kind, &fd)?;
+    bind(fd.as_raw_fd(), &address)?;
+    start_listening(uri, &fd)?;
     Ok(fd)
 }
 
-fn new_socket(family: AddressFamily, kind: Kind) -> Result<OwnedFd, Errno> {
-    socket(family, kind.sock_type(), SockFlag::SOCK_CLOEXEC, None)
+fn new_socket(family: AddressFamily, uri: &Uri) -> Result<OwnedFd, Errno> {
+    socket(family, sock_type(uri.scheme), SockFlag::SOCK_CLOEXEC, None)
 }
 
-fn start_listening(uri: &Uri, kind: Kind, fd: &OwnedFd) -> Result<(), Errno> {
-    match kind.listens() {
-        true => listen(fd.as_fd(), uri.options.backlog.unwrap_or(BACKLOG)),
+/// listen(2), if it is a socket with a backlog.
+pub(crate) fn start_listening(uri: &Uri, fd: &OwnedFd) -> Result<(), Errno> {
+    match listens(sock_type(uri.scheme)) {
+        true => listen(fd.as_fd(), backlog(uri)),
         false => Ok(()),
     }
 }
 
+/// The backlog that we ask for.
+fn backlog(uri: &Uri) -> u32 {
+    uri.options.backlog.unwrap_or(BACKLOG)
+}
+
 /// Binds to an abstract name, and listens.
-pub(crate) fn bind_abstract(uri: &Uri, kind: Kind) -> Result<OwnedFd, Error> {
-    let Address::Abstract(name) = &uri.address else {
-        return Err(cannot("bind", uri, "it is not an abstract name"));
-    };
+pub(crate) fn bind_abstract(uri: &Uri, name: &OsStr) -> Result<OwnedFd, String> {
     let bound = || {
-        let fd = new_socket(AddressFamily::Unix, kind)?;
+        let fd = new_socket(AddressFamily::Unix, uri)?;
         let address = UnixAddr::new_abstract(name.as_encoded_bytes())?;
         bind(fd.as_raw_fd(), &address)?;
-        start_listening(uri, kind, &fd)?;
+        start_listening(uri, &fd)?;
         Ok(fd)
     };
-    bound().map_err(|errno: Errno| cannot("bind", uri, &errno_text(errno as i32)))
+    bound().map_err(refused("bind", uri))
 }
 
 /// A unix socket at its path.
@@ -412,27 +413,30 @@ pub(crate) struct AtPath {
 ///
 /// Errors: EADDRINUSE in words when somebody answers there or holds the lock, and the reasons of
 /// `unix_path::clear`.
-pub(crate) fn bind_path(uri: &Uri, path: &Path, kind: Kind, rounds: u32) -> Result<AtPath, Error> {
-    let failed = |errno: Errno| cannot("bind", uri, &errno_text(errno as i32));
+pub(crate) fn bind_path(uri: &Uri, path: &Path, rounds: u32) -> Result<AtPath, String> {
+    let failed = refused("bind", uri);
     let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     // From here until we listen, another instance would take our socket for a stale one.
     let _lock = unix_path::lock(path, rounds)
         .map_err(|refusal| cannot("bind", uri, &refusal.to_string()))?;
-    let replaced = unix_path::clear(path, kind, rights.owner).map_err(|errno| match errno {
-        Errno::EEXIST => cannot("bind", uri, "File exists, and it is not a socket"),
-        Errno::EPERM => {
-            let why = "a stale socket of another user stands there, in a sticky directory";
-            cannot("bind", uri, why)
-        }
-        errno => failed(errno),
-    })?;
+    let replaced = unix_path::clear(path, sock_type(uri.scheme), rights.owner).map_err(
+        |errno| match errno {
+            Errno::EEXIST => cannot("bind", uri, "File exists, and it is not a socket"),
+            Errno::EPERM => {
+                let why = "a stale socket of another user stands there, in a sticky directory";
+                cannot("bind", uri, why)
+            }
+            errno => failed(errno),
+        },
+    )?;
     // It is not bound elsewhere and renamed: getsockname(2) would show the other name, and nginx
     // knows its sockets by what that shows.
-    let fd = new_socket(AddressFamily::Unix, kind).map_err(failed)?;
-    let id = rights.bind(&fd, path).map_err(failed)?;
+    let fd = new_socket(AddressFamily::Unix, uri).map_err(&failed)?;
+    let id = rights.bind(&fd, path);
+    let id = id.map_err(|why| cannot("bind", uri, &why))?;
     // Owner and mode are right, so clients may come.
-    if let Err(errno) = start_listening(uri, kind, &fd) {
+    if let Err(errno) = start_listening(uri, &fd) {
         // Why it cannot listen matters more than a file that stays.
         let _ = unix_path::unlink_if(path, id);
         return Err(failed(errno));

@@ -127,7 +127,7 @@ fn the_texts_of_an_internet_socket() {
     );
     assert_eq!(
         (listener.kind, listener.is_inherited()),
-        (Kind::Stream, false)
+        (SockType::Stream, false)
     );
 }
 

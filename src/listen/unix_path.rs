@@ -5,14 +5,14 @@
 //! it in one directory that stays open meanwhile, follows no symbolic link at a path's end, and
 //! changes the owner and the mode of the inode that it looked at, not of a name.
 
-use super::{Kind, file_inode};
+use super::{file_inode, unix_diag};
 use crate::listen::uri::Options;
 use crate::own_file::{FileRefusal, OwnFile, open_folder};
 use crate::text::errno_text;
 use crate::worker::user;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, openat};
-use nix::sys::socket::{AddressFamily, SockFlag, UnixAddr, bind, connect, socket};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, open, openat};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, bind, connect, socket};
 use nix::sys::stat::{
     FchmodatFlags, FileStat, Mode, SFlag, fchmod, fchmodat, fstat, fstatat, umask,
 };
@@ -60,18 +60,32 @@ impl FileId {
 /// is done to the path that leads there.
 struct Name<'a> {
     directory: OwnedFd,
+    /// Nobody but root and our own user can take the name away, or lead the path elsewhere.
+    is_ours: bool,
     name: &'a OsStr,
 }
 
 impl Name<'_> {
     fn of(path: &Path) -> Result<Name<'_>, Errno> {
-        let directory = open_folder(path).map_err(|refusal| match refusal {
+        let folder = open_folder(path).map_err(|refusal| match refusal {
             FileRefusal::System(errno) => errno,
             // A start has said why before; the path was changed since.
             _ => Errno::ELOOP,
         })?;
         Ok(Name {
-            directory,
+            directory: folder.fd,
+            is_ours: folder.is_ours,
+            name: path.file_name().unwrap_or_default(),
+        })
+    }
+
+    /// The name in the directory to which the path leads now, whoever led it there.
+    fn of_any(path: &Path) -> Result<Name<'_>, Errno> {
+        let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(Name {
+            directory: open(parent.unwrap_or(Path::new(".")), flags, Mode::empty())?,
+            is_ours: false,
             name: path.file_name().unwrap_or_default(),
         })
     }
@@ -106,27 +120,32 @@ impl Name<'_> {
 
 /// Removes the path if it leads to this socket.
 pub(crate) fn unlink_if(path: &Path, id: FileId) -> Result<(), Errno> {
-    match Name::of(path) {
-        Ok(name) => name.unlink_if(id),
+    match Name::of(path).and_then(|name| name.unlink_if(id)) {
         Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno),
+        done => done,
     }
 }
 
-/// Makes `target` another name of what stands at `source`, in the same directory.
-fn link_beside(source: &Path, target: &Path) -> Result<(), Errno> {
-    let Name { directory, name } = Name::of(source)?;
-    let target = target.file_name().unwrap_or_default();
-    linkat(&directory, name, &directory, target, AtFlags::empty())
+/// Makes `target` another name of this socket, which stands at `source` in the same directory.
+///
+/// Errors: ESTALE when another file stands there, so that nothing of ours gets into a directory that
+/// is not the socket's.
+fn link_beside(source: &Path, target: &Path, id: FileId) -> Result<(), Errno> {
+    let source = Name::of(source)?;
+    if FileId::of(&source.stat()?) != Some(id) {
+        return Err(Errno::ESTALE);
+    }
+    let (directory, target) = (&source.directory, target.file_name().unwrap_or_default());
+    linkat(directory, source.name, directory, target, AtFlags::empty())
 }
 
 /// Whether nobody answers on a socket file. Only connecting tells, and only ECONNREFUSED says so: a
 /// full queue (EAGAIN), another kind of socket (EPROTOTYPE) and a lack of rights do not.
 ///
 /// Errors: ENOENT when the file went away meanwhile.
-fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
+fn is_stale(path: &Path, kind: SockType) -> Result<bool, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let probe = socket(AddressFamily::Unix, kind.sock_type(), flags, None)?;
+    let probe = socket(AddressFamily::Unix, kind, flags, None)?;
     match connect(probe.as_raw_fd(), &UnixAddr::new(path)?) {
         Err(Errno::ENOENT) => Err(Errno::ENOENT),
         answer => Ok(answer == Err(Errno::ECONNREFUSED)),
@@ -137,7 +156,7 @@ fn is_stale(path: &Path, kind: Kind) -> Result<bool, Errno> {
 ///
 /// Errors: EADDRINUSE when somebody answers there, EEXIST when it is no socket at all, EPERM when
 /// it is another user's in a directory where everybody may make names.
-pub(crate) fn clear(path: &Path, kind: Kind, owner: Option<Uid>) -> Result<bool, Errno> {
+pub(crate) fn clear(path: &Path, kind: SockType, owner: Option<Uid>) -> Result<bool, Errno> {
     let name = Name::of(path)?;
     let found = match name.stat() {
         Err(Errno::ENOENT) => return Ok(false),
@@ -175,10 +194,8 @@ pub(crate) fn lock(path: &Path, rounds: u32) -> Result<PathLock, FileRefusal> {
             Ok(file) => return Ok(PathLock(file)),
             Err(FileRefusal::Locked(_)) => {}
             Err(FileRefusal::Foreign(reason)) => {
-                return Err(FileRefusal::Foreign(format!(
-                    "{}: {reason}",
-                    lock.display()
-                )));
+                let reason = format!("{}: {reason}", lock.display());
+                return Err(FileRefusal::Foreign(reason));
             }
             Err(refusal) => return Err(refusal),
         }
@@ -215,9 +232,18 @@ impl Rights {
     }
 
     /// bind(2), and these rights before anybody can connect: the caller listens afterwards.
-    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
+    ///
+    /// Errors: in words.
+    pub(crate) fn bind(&self, socket: &OwnedFd, path: &Path) -> Result<FileId, String> {
+        let name = Name::of(path).map_err(in_words)?;
+        if self.names_an_owner() && !name.is_ours && unix_diag(socket.as_fd()).is_none() {
+            return Err(UNPROVEN.to_owned());
+        }
+        self.bind_in(&name, socket, path).map_err(in_words)
+    }
+
+    fn bind_in(&self, name: &Name, socket: &OwnedFd, path: &Path) -> Result<FileId, Errno> {
         let address = UnixAddr::new(path)?;
-        let name = Name::of(path)?;
         match self.mode {
             None => bind(socket.as_raw_fd(), &address)?,
             Some(mode) => {
@@ -232,22 +258,52 @@ impl Rights {
             }
         }
         // Another file may have the name by now: the owner is given to the one that was bound.
-        let bound = bound_file(socket, &name);
+        let bound = bound_file(socket, name, self.names_an_owner());
         let owned = bound.and_then(|id| self.give_owner(&name.hold(id)?));
         if owned.is_err() {
             // A file without its owner is of no use, and nobody else would remove it.
-            let id = bound.or_else(|_| bound_file(socket, &name));
-            let _ = id.and_then(|id| name.unlink_if(id));
+            let id = bound.or_else(|_| bound_file(socket, name, false));
+            match id {
+                Ok(id) => drop(name.unlink_if(id)),
+                Err(_) => remove_stray(socket, path),
+            }
         }
         owned.and(bound)
     }
 
-    /// Gives these rights to a socket that has its path already.
-    pub(crate) fn apply(&self, path: &Path, id: FileId) -> Result<(), Errno> {
-        let file = Name::of(path)?.hold(id)?;
-        self.give_owner(&file)?;
-        let found = fstat(&file)?.st_mode & 0o7777;
-        match self.mode.filter(|mode| mode.bits() != found) {
+    fn names_an_owner(&self) -> bool {
+        self.owner.is_some() || self.group.is_some()
+    }
+
+    /// Gives these rights to a socket that has its path already. `inode`: that of its file, as the
+    /// kernel says.
+    ///
+    /// Errors: in words.
+    pub(crate) fn apply(&self, path: &Path, id: FileId, inode: Option<u32>) -> Result<(), String> {
+        let name = Name::of(path).map_err(in_words)?;
+        let file = name.hold(id).map_err(in_words)?;
+        let found = fstat(&file).map_err(in_words)?;
+        let is_right = self
+            .owner
+            .is_none_or(|owner| owner.as_raw() == found.st_uid)
+            && self
+                .group
+                .is_none_or(|group| group.as_raw() == found.st_gid)
+            && self
+                .mode
+                .is_none_or(|mode| mode.bits() == found.st_mode & 0o7777);
+        if is_right {
+            return Ok(());
+        }
+        if !name.is_ours && inode != Some(id.inode as u32) {
+            return Err(UNPROVEN.to_owned());
+        }
+        self.change(&file, found.st_mode & 0o7777).map_err(in_words)
+    }
+
+    fn change(&self, file: &OwnedFd, mode: u32) -> Result<(), Errno> {
+        self.give_owner(file)?;
+        match self.mode.filter(|wanted| wanted.bits() != mode) {
             None => Ok(()),
             // fchmod(2) refuses a descriptor that only names a file; this link leads to that file.
             Some(mode) => {
@@ -265,27 +321,50 @@ impl Rights {
     }
 }
 
+/// Why nobody gets a file of which the kernel does not say that it is the socket's.
+const UNPROVEN: &str = "others can change where the path leads, and nothing proves without \
+                        AF_NETLINK which file is to get the rights; add it to \
+                        RestrictAddressFamilies=, or use a directory of root's";
+
+fn in_words(errno: Errno) -> String {
+    errno_text(errno as i32)
+}
+
+/// Removes the file of a socket that was bound in another directory, because the path was led
+/// there at that moment. It may lead to and fro: a few looks find it.
+fn remove_stray(socket: &OwnedFd, path: &Path) {
+    let Some(inode) = file_inode(socket.as_fd()) else {
+        return;
+    };
+    for _ in 0..100 {
+        let Ok(name) = Name::of_any(path) else {
+            continue;
+        };
+        let found = name.stat().ok();
+        let is_it = |it: &FileStat| {
+            it.st_ino as u32 == inode && it.st_uid == geteuid().as_raw() && it.st_nlink == 1
+        };
+        if let Some(id) = found.filter(is_it).as_ref().and_then(FileId::of) {
+            let _ = name.unlink_if(id);
+            return;
+        }
+    }
+}
+
 /// The file that a socket was bound to a moment ago. The kernel says which it is (sock_diag(7));
-/// where it does not tell, it is a socket of ours with one name.
+/// where it does not tell, it is a socket of ours with one name, which is no proof where others
+/// can change the path.
 ///
 /// Errors: EADDRINUSE when another file stands there by now.
-fn bound_file(socket: &OwnedFd, name: &Name) -> Result<FileId, Errno> {
+fn bound_file(socket: &OwnedFd, name: &Name, needs_proof: bool) -> Result<FileId, Errno> {
     let found = name.stat()?;
     let is_it = match file_inode(socket.as_fd()) {
         Some(inode) => found.st_ino as u32 == inode,
+        None if needs_proof && !name.is_ours => false,
         None => found.st_uid == geteuid().as_raw() && found.st_nlink == 1,
     };
     let id = FileId::of(&found).filter(|_| is_it);
     id.ok_or(Errno::EADDRINUSE)
-}
-
-/// Where a path leads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// To our socket.
-    Ours,
-    Empty,
-    Taken,
 }
 
 /// The file of one socket, and the hidden link to it.
@@ -302,18 +381,18 @@ pub struct SocketFile {
 impl SocketFile {
     /// Of a socket that was bound a moment ago. There is no hidden link when the file system or the
     /// rights do not allow one.
-    pub(crate) fn bound(path: &Path, id: FileId, kind: Kind) -> SocketFile {
+    pub(crate) fn bound(path: &Path, id: FileId, kind: SockType) -> SocketFile {
         let mut file = SocketFile::without_link(path, id);
         file.keep_link();
         file.sweep(kind);
         file
     }
 
-    /// The same, for a socket that nobody restores.
-    pub(crate) fn without_link(path: &Path, id: FileId) -> SocketFile {
+    /// The same, for a socket that nobody restores. `None`: no file of it was found.
+    pub(crate) fn without_link(path: &Path, id: impl Into<Option<FileId>>) -> SocketFile {
         SocketFile {
             path: path.to_owned(),
-            id: Some(id),
+            id: id.into(),
             link: None,
             is_owned: true,
         }
@@ -321,14 +400,9 @@ impl SocketFile {
 
     /// Of a socket of ours that comes back: after a crash, an exec, or out of another process. The
     /// path is restored if it is gone. `inode` is what sock_diag(7) says, if it tells.
-    pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: Kind) -> SocketFile {
+    pub(crate) fn reclaim(path: &Path, inode: Option<u32>, kind: SockType) -> SocketFile {
         let Some((source, id)) = find(path, inode) else {
-            return SocketFile {
-                path: path.to_owned(),
-                id: None,
-                link: None,
-                is_owned: true,
-            };
+            return SocketFile::without_link(path, None);
         };
         let mut file = SocketFile::without_link(path, id);
         file.link_from(&source);
@@ -341,7 +415,7 @@ impl SocketFile {
 
     /// Of an inherited socket: restored as far as our rights go, but never removed. `None` when the
     /// path leads elsewhere, as a path relative to another directory may.
-    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: Kind) -> Option<SocketFile> {
+    pub(crate) fn guest(path: &Path, inode: Option<u32>, kind: SockType) -> Option<SocketFile> {
         let id = FileId::at(path)?;
         if inode.is_some_and(|inode| inode != id.inode as u32) {
             return None;
@@ -360,13 +434,22 @@ impl SocketFile {
         self.link.as_deref()
     }
 
-    /// Where the path leads now.
-    pub fn place(&self) -> Result<Place, Errno> {
+    /// Opens the file by whichever of its names still leads to it (O_PATH, open(2)).
+    ///
+    /// Errors: neither does.
+    pub fn hold(&self) -> Result<OwnedFd, Errno> {
+        let id = self.id.ok_or(Errno::ENOENT)?;
+        let hold = |path: &Path| Name::of(path)?.hold(id);
+        let link = self.link.as_deref().ok_or(Errno::ENOENT);
+        link.and_then(hold).or_else(|_| hold(&self.path))
+    }
+
+    /// Whether the path leads to our socket now.
+    pub fn is_at_its_path(&self) -> Result<bool, Errno> {
         match Name::of(&self.path).and_then(|name| name.stat()) {
-            Err(Errno::ENOENT) => Ok(Place::Empty),
+            Ok(found) => Ok(self.id.is_some() && FileId::of(&found) == self.id),
+            Err(Errno::ENOENT) => Ok(false),
             Err(errno) => Err(errno),
-            Ok(found) if self.id.is_some() && FileId::of(&found) == self.id => Ok(Place::Ours),
-            Ok(_) => Ok(Place::Taken),
         }
     }
 
@@ -383,8 +466,11 @@ impl SocketFile {
             if let Some(old) = FileId::at(&link) {
                 let _ = unlink_if(&link, old);
             }
-            // The source may be replaced before it is linked, so the link is looked at afterwards.
-            let _ = link_beside(source, &link);
+            let _ = link_beside(source, &link, id);
+            // The source may have been replaced before it was linked.
+            if let Some(other) = FileId::at(&link).filter(|found| *found != id) {
+                let _ = unlink_if(&link, other);
+            }
         }
         self.link = (FileId::at(&link) == Some(id)).then_some(link);
     }
@@ -392,7 +478,7 @@ impl SocketFile {
     /// Removes the hidden links that nobody needs: those to our own inode, which our own link has,
     /// and those to sockets on which nobody answers. (A pid proves nothing: its process may live in
     /// another PID namespace.)
-    fn sweep(&self, kind: Kind) {
+    fn sweep(&self, kind: SockType) {
         if self.link.is_none() {
             return;
         }
@@ -409,18 +495,18 @@ impl SocketFile {
     ///
     /// Errors: ENOENT when the hidden link is gone too, or the directory; EADDRINUSE when somebody
     /// answers there.
-    pub(crate) fn restore(&self, kind: Kind) -> Result<(), Errno> {
-        if self.place()? == Place::Ours {
+    pub(crate) fn restore(&self, kind: SockType) -> Result<(), Errno> {
+        if self.is_at_its_path()? {
             return Ok(());
         }
-        let link = self.link.as_ref().ok_or(Errno::ENOENT)?;
+        let (link, id) = self.link.as_ref().zip(self.id).ok_or(Errno::ENOENT)?;
         clear(&self.path, kind, None)?;
         // A socket that came since then stays: linkat(2) replaces nothing.
-        link_beside(link, &self.path)?;
-        match self.place()? {
-            Place::Ours => Ok(()),
+        link_beside(link, &self.path, id)?;
+        match self.is_at_its_path()? {
+            true => Ok(()),
             // Somebody has put another file into the hidden link's place.
-            _ => Err(Errno::ESTALE),
+            false => Err(Errno::ESTALE),
         }
     }
 
@@ -457,13 +543,11 @@ fn hidden(path: &Path, what: &str) -> PathBuf {
 /// The hidden links beside a path that lead to sockets, of whatever process.
 fn hidden_links(path: &Path) -> Vec<(PathBuf, FileId)> {
     let name = path.file_name().unwrap_or_default();
-    let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
-    let entries = fs::read_dir(folder.unwrap_or(Path::new(".")));
-    let entries = entries.into_iter().flatten();
+    let entries = fs::read_dir(path.with_file_name(".")).into_iter().flatten();
     // An error ends it: it could come again at each call.
-    let entries = entries.map_while(|entry| Some(entry.ok()?.file_name()));
-    let links = entries.filter(|entry| is_link_of(entry, name));
-    let links = links.map(|link| path.with_file_name(link));
+    let names = entries.map_while(|entry| Some(entry.ok()?.file_name()));
+    let links = names.filter(|entry| is_link_of(entry, name));
+    let links = links.map(|entry| path.with_file_name(entry));
     links
         .filter_map(|link| FileId::at(&link).map(|id| (link, id)))
         .collect()

@@ -1,5 +1,5 @@
-//! What `-listen` says: the addresses of sockets, read, checked and printed. No name is resolved and
-//! no file is touched, so a `Uri` says what was asked for and never what the system made of it.
+//! The addresses that `-listen` takes: read, checked and printed. A `Uri` is what was asked for, and
+//! never what the system made of it: this file must not resolve a name or touch a file.
 
 use crate::text::{boolean, integer};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,6 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::string::FromUtf8Error;
 
 /// The longest path or abstract name that fits `sun_path` with its NUL (unix(7)).
 const UNIX_MAX: usize = 107;
@@ -84,37 +83,26 @@ pub struct Options {
     /// The group of a unix path, name or number.
     pub group: Option<String>,
     pub reuseport: bool,
-    /// What `LISTEN_FDNAMES` calls the socket: fit for it as sd_listen_fds(3) asks.
+    /// The socket's name in `LISTEN_FDNAMES`, which allows no colon (sd_listen_fds(3)).
     pub name: Option<String>,
-    /// What `FPM_SOCKETS` calls the socket.
+    /// The socket's name in `FPM_SOCKETS`.
     pub fpm: Option<String>,
 }
 
 impl Scheme {
-    /// As it stands before the `://`.
+    /// The word before the `://`.
     pub fn name(self) -> &'static str {
         SCHEMES[self as usize].1
     }
 
-    /// Has a path or an abstract name.
+    /// Whether the address is a path or an abstract name.
     pub fn is_unix(self) -> bool {
         matches!(self, Scheme::Unix | Scheme::Unixpacket | Scheme::Unixgram)
     }
 
-    /// Somebody else made the socket; its kind is known when it has been looked at.
+    /// Whether our parent made the socket, so that its kind is not known before it is examined.
     pub fn is_inherited(self) -> bool {
         matches!(self, Scheme::Fd | Scheme::Systemd)
-    }
-}
-
-impl Uri {
-    /// An address without options.
-    pub fn new(scheme: Scheme, address: Address) -> Uri {
-        Uri {
-            scheme,
-            address,
-            options: Options::default(),
-        }
     }
 }
 
@@ -179,74 +167,65 @@ fn split_scheme(text: &str) -> Result<(Scheme, &str), String> {
 fn host_and_port(scheme: Scheme, place: &str) -> Result<Address, String> {
     // A lone slash after the port is what Go's url.Parse ignores.
     let text = ascii(place.strip_suffix('/').unwrap_or(place))?;
-    let (host, port) = match text.strip_prefix('[') {
-        Some(inner) => {
-            let parts = inner.split_once("]:");
-            let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
-            (ipv6(host)?, port)
-        }
-        None => {
-            let parts = text.rsplit_once(':');
-            let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
-            (host_name(host)?, port)
-        }
+    let is_word = |text: &str, others: &str| {
+        text.chars()
+            .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
     };
-    match scheme {
-        Scheme::Tcp4 | Scheme::Udp4 if host.contains(':') => {
-            Err(format!("{} cannot have an IPv6 address", scheme.name()))
+    let (host, port) = if let Some(inner) = text.strip_prefix('[') {
+        let parts = inner.split_once("]:");
+        let (host, port) = parts.ok_or("it lacks a ] or a port, as in tcp://[::1]:80")?;
+        (ipv6(host)?, port)
+    } else {
+        let parts = text.rsplit_once(':');
+        let (host, port) = parts.ok_or("it has no port, as in tcp://:8080")?;
+        if host.contains(':') {
+            return Err("an IPv6 address needs brackets, as in tcp://[::1]:80".into());
         }
-        Scheme::Tcp6 | Scheme::Udp6 if host.parse::<Ipv4Addr>().is_ok() => {
-            Err(format!("{} cannot have an IPv4 address", scheme.name()))
+        if !is_word(host, "-._") {
+            return Err(format!("{host:?} is not a host name"));
         }
-        _ => {
-            let port = port_or_service(port)?;
-            Ok(Address::Host { host, port })
-        }
+        (host.to_owned(), port)
+    };
+    let wrong_family = match scheme {
+        Scheme::Tcp4 | Scheme::Udp4 if host.contains(':') => "IPv6",
+        Scheme::Tcp6 | Scheme::Udp6 if host.parse::<Ipv4Addr>().is_ok() => "IPv4",
+        _ => "",
+    };
+    if !wrong_family.is_empty() {
+        let scheme = scheme.name();
+        return Err(format!("{scheme} cannot have an {wrong_family} address"));
     }
+    let port = if port.is_empty() {
+        return Err("the port is empty; 0 lets the system choose".into());
+    } else if port.bytes().all(|b| b.is_ascii_digit()) {
+        let number = port.parse::<u16>();
+        let number = number.map_err(|_| format!("port {port} is out of range"))?;
+        number.to_string()
+    } else if port.starts_with(|c: char| c.is_ascii_alphanumeric()) && is_word(port, "-._+") {
+        port.to_owned()
+    } else {
+        return Err(format!("{port:?} is neither a port nor a service name"));
+    };
+    Ok(Address::Host { host, port })
 }
 
-/// What stood between the brackets; the zone may follow a `%` or, as RFC 6874 has it, a `%25`.
+/// Reads what stands between the brackets. A zone follows a `%` or, by RFC 6874, a `%25`.
 fn ipv6(text: &str) -> Result<String, String> {
-    let (number, zone) = match text.split_once('%') {
-        Some((number, zone)) => (number, Some(zone.strip_prefix("25").unwrap_or(zone))),
-        None => (text, None),
-    };
-    if number.parse::<Ipv6Addr>().is_err() || zone == Some("") {
+    let (number, zone) = text.split_once('%').unwrap_or((text, ""));
+    let zone = zone.strip_prefix("25").unwrap_or(zone);
+    let lacks_zone = zone.is_empty() && text.contains('%');
+    if number.parse::<Ipv6Addr>().is_err() || lacks_zone {
         return Err(format!("{text:?} is not an IPv6 address"));
     }
-    Ok(zone.map_or(number.into(), |zone| format!("{number}%{zone}")))
+    Ok(if zone.is_empty() {
+        number.to_owned()
+    } else {
+        format!("{number}%{zone}")
+    })
 }
 
-fn host_name(host: &str) -> Result<String, String> {
-    if host.contains(':') {
-        return Err("an IPv6 address needs brackets, as in tcp://[::1]:80".into());
-    }
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
-    match host.bytes().all(fits) {
-        true => Ok(host.into()),
-        false => Err(format!("{host:?} is not a host name")),
-    }
-}
-
-fn port_or_service(port: &str) -> Result<String, String> {
-    if port.is_empty() {
-        return Err("the port is empty; 0 lets the system choose".into());
-    }
-    if port.bytes().all(|b| b.is_ascii_digit()) {
-        let number = port.parse::<u16>();
-        return number
-            .map(|number| number.to_string())
-            .map_err(|_| format!("port {port} is out of range"));
-    }
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._+".contains(&b);
-    match port.starts_with(|c: char| c.is_ascii_alphanumeric()) && port.bytes().all(fits) {
-        true => Ok(port.into()),
-        false => Err(format!("{port:?} is neither a port nor a service name")),
-    }
-}
-
-/// All that follows the `//` is the path: `unix://x.sock` is a file in the working directory. (Go's
-/// url.Parse takes the first component for a host and drops it, which nobody wants.)
+/// Everything after the `//` is the path: `unix://x.sock` is a file in the working directory. (Go's
+/// url.Parse takes the first component for a host and drops it, which is of no use.)
 fn unix_address(place: &str) -> Result<Address, String> {
     // The `@` is looked for before decoding, so that `%40x` is a file whose name begins with `@`.
     let name = place.strip_prefix('@');
@@ -258,8 +237,8 @@ fn unix_address(place: &str) -> Result<Address, String> {
     if bytes.contains(&0) {
         return Err(format!("the {what} contains NUL"));
     }
-    if bytes.len() > UNIX_MAX {
-        let length = bytes.len();
+    let length = bytes.len();
+    if length > UNIX_MAX {
         return Err(format!(
             "the {what} has {length} bytes, the limit is {UNIX_MAX}"
         ));
@@ -280,18 +259,21 @@ fn descriptor(place: &str) -> Result<Address, String> {
     number.map_err(|_| format!("descriptor {text} is out of range"))
 }
 
-/// What may stand in `LISTEN_FDNAMES` (sd_listen_fds_with_names(3)): printable ASCII, no colon.
+/// Checks a name for `LISTEN_FDNAMES` (sd_listen_fds_with_names(3)): printable ASCII, no colon.
 fn fd_name(name: &str) -> Result<String, String> {
     let fits = |b: u8| (b' '..=b'~').contains(&b) && b != b':';
-    match name.len() <= 255 && name.bytes().all(fits) {
-        true => Ok(name.into()),
-        false => Err(format!(
-            "name {name:?} is not plain ASCII without a colon, 255 at most"
-        )),
+    if name.len() > 255 || !name.bytes().all(fits) {
+        let rule = "plain ASCII without a colon, 255 at most";
+        return Err(format!("name {name:?} is not {rule}"));
     }
+    Ok(name.into())
 }
 
 fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Options, String> {
+    let is_datagram = matches!(
+        scheme,
+        Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram
+    );
     let mut options = Options::default();
     let mut seen = Vec::new();
     for item in query.split('&').filter(|item| !item.is_empty()) {
@@ -299,7 +281,25 @@ fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Optio
             Some((key, value)) => (key, Some(decode_text(value)?)),
             None => (item, None),
         };
-        check_option(scheme, address, key)?;
+        // Whether the option means something for such a socket.
+        let applies = match key {
+            "backlog" => !is_datagram && !scheme.is_inherited(),
+            "mode" | "owner" | "group" if matches!(address, Address::Abstract(_)) => {
+                return Err(format!("an abstract name has no {key}"));
+            }
+            "mode" | "owner" | "group" => scheme.is_unix(),
+            "reuseport" => matches!(address, Address::Host { .. }),
+            "name" => true,
+            "fpm" => !is_datagram && scheme != Scheme::Unixpacket,
+            _ => {
+                let known = "backlog mode owner group reuseport name fpm";
+                return Err(format!("unknown option {key:?}; known are {known}"));
+            }
+        };
+        if !applies {
+            let scheme = scheme.name();
+            return Err(format!("option {key} does not apply to {scheme}"));
+        }
         if seen.contains(&key) {
             return Err(format!("option {key} is given twice"));
         }
@@ -309,55 +309,27 @@ fn parse_options(scheme: Scheme, address: &Address, query: &str) -> Result<Optio
     Ok(options)
 }
 
-/// Whether the option is known, and means something for such a socket.
-fn check_option(scheme: Scheme, address: &Address, key: &str) -> Result<(), String> {
-    let is_inet = matches!(address, Address::Host { .. });
-    let is_datagram = matches!(
-        scheme,
-        Scheme::Udp | Scheme::Udp4 | Scheme::Udp6 | Scheme::Unixgram
-    );
-    let applies = match key {
-        "backlog" => !is_datagram && !scheme.is_inherited(),
-        "mode" | "owner" | "group" if matches!(address, Address::Abstract(_)) => {
-            return Err(format!("an abstract name has no {key}"));
-        }
-        "mode" | "owner" | "group" => scheme.is_unix(),
-        "reuseport" => is_inet,
-        "name" => true,
-        "fpm" => !is_datagram && scheme != Scheme::Unixpacket,
-        _ => {
-            let known = "backlog mode owner group reuseport name fpm";
-            return Err(format!("unknown option {key:?}; known are {known}"));
-        }
-    };
-    match applies {
-        true => Ok(()),
-        false => Err(format!("option {key} does not apply to {}", scheme.name())),
-    }
-}
-
 impl Options {
+    /// Sets one of the options that `parse_options` knows.
     fn set(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
-        let invalid = |value: &str, reason: String| format!("{key} {value:?}: {reason}");
-        if key == "reuseport" {
-            let value = value.unwrap_or("true");
-            self.reuseport = boolean(value).map_err(|reason| invalid(value, reason))?;
-            return Ok(());
-        }
-        let Some(value) = value.filter(|value| !value.is_empty()) else {
+        // `?reuseport` alone is enough.
+        let value = value.unwrap_or(if key == "reuseport" { "true" } else { "" });
+        if value.is_empty() {
             return Err(format!("option {key} needs a value"));
-        };
+        }
         if value.contains('\0') {
             return Err(format!("the value of {key} contains NUL"));
         }
+        let invalid = |reason| format!("{key} {value:?}: {reason}");
         match key {
             "backlog" => {
-                let backlog = integer(value, 1..=i32::MAX.into());
-                self.backlog = Some(backlog.map_err(|reason| invalid(value, reason))? as u32);
+                let backlog = integer(value, 1..=i32::MAX.into()).map_err(invalid)?;
+                self.backlog = Some(backlog as u32);
             }
             "mode" => self.mode = Some(mode(value)?),
             "owner" => self.owner = Some(value.into()),
             "group" => self.group = Some(value.into()),
+            "reuseport" => self.reuseport = boolean(value).map_err(invalid)?,
             "name" => self.name = Some(fd_name(value)?),
             // `FPM_SOCKETS` is `NAME=FD,NAME=FD`.
             _ if value.contains([',', '=']) => {
@@ -378,10 +350,9 @@ fn mode(value: &str) -> Result<u32, String> {
 }
 
 fn ascii(text: &str) -> Result<&str, String> {
-    match text.bytes().all(|b| b.is_ascii_graphic()) {
-        true => Ok(text),
-        false => Err(format!("{text:?} is not plain ASCII")),
-    }
+    let is_ascii = text.bytes().all(|b| b.is_ascii_graphic());
+    let refused = || format!("{text:?} is not plain ASCII");
+    is_ascii.then_some(text).ok_or_else(refused)
 }
 
 /// Percent-decoding (RFC 3986, 2.1); a `+` stays a `+`.
@@ -389,23 +360,24 @@ fn decode(text: &str) -> Result<Vec<u8>, String> {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
-        let code = part
-            .get(..2)
-            .filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
+        // from_str_radix alone would take a sign.
+        let code = part.get(..2).filter(|code| !code.starts_with('+'));
         let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
-        let code: String = part.chars().take(2).collect();
-        bytes.push(byte.ok_or_else(|| format!("\"%{code}\" is not a percent code"))?);
+        let byte = byte.ok_or_else(|| {
+            let code: String = part.chars().take(2).collect();
+            format!("\"%{code}\" is not a percent code")
+        })?;
+        bytes.push(byte);
         bytes.extend_from_slice(&part.as_bytes()[2..]);
     }
     Ok(bytes)
 }
 
 fn decode_text(text: &str) -> Result<String, String> {
-    let not_utf8 = |error: FromUtf8Error| {
-        let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+    String::from_utf8(decode(text)?).map_err(|error| {
+        let text = String::from_utf8_lossy(error.as_bytes());
         format!("{text:?} is not UTF-8")
-    };
-    String::from_utf8(decode(text)?).map_err(not_utf8)
+    })
 }
 
 // ---- printing ----
@@ -466,7 +438,7 @@ impl fmt::Display for Options {
     }
 }
 
-/// The opposite of `decode`: what is reserved is percent-coded, and what is not UTF-8.
+/// The opposite of `decode`: reserved characters and bytes that are not UTF-8 become percent codes.
 fn encode(text: &[u8], is_reserved: fn(char) -> bool) -> String {
     let mut coded = String::new();
     let percent = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("%{b:02X}")).collect() };

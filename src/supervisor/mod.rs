@@ -581,8 +581,8 @@ impl Supervisor {
     }
 
     fn status(&self) -> i32 {
-        let was_asked = self.mode == Mode::Stopping || self.left_by_quit;
-        match (self.gave_up, was_asked && self.has_been_up()) {
+        let left_when_asked = self.left_by_quit && self.has_been_up();
+        match (self.gave_up, self.mode == Mode::Stopping || left_when_asked) {
             (true, _) => 1,
             (false, true) => 0,
             (false, false) => self.last_status.unwrap_or(1),

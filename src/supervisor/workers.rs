@@ -174,9 +174,10 @@ impl Workers {
     /// are too many: first those that are not ready, then the oldest.
     pub(super) fn staying_of(&self, group: impl Fn(&Worker) -> bool) -> Vec<ChildId> {
         let staying = self.iter().filter(|(_, worker)| !worker.is_stopping());
-        let mut members: Vec<_> = staying.filter(|(_, worker)| group(worker)).collect();
-        members.sort_by_key(|(_, worker)| worker.is_ready()); // stable: the oldest stay first
-        members.into_iter().map(|(id, _)| id).collect()
+        let members = staying.filter(|(_, worker)| group(worker));
+        let (ready, mut unready): (Vec<_>, Vec<_>) = members.partition(|(_, it)| it.is_ready());
+        unready.extend(ready);
+        unready.into_iter().map(|(id, _)| id).collect()
     }
 
     pub(super) fn unready_of(&self, generation: u64) -> impl Iterator<Item = &Worker> {

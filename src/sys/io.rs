@@ -157,6 +157,13 @@ mod tests {
         let refused = read_append(end.as_fd(), &mut bytes, 100);
         assert_eq!(refused, Err(Errno::EAGAIN));
         drop(start);
+        // Other tests fork at the same time, and their children hold our descriptors until exec.
+        let mut watched = [PollFd::new(end.as_fd(), PollFlags::empty())];
+        assert_eq!(
+            poll(&mut watched, 10_000_u16),
+            Ok(1),
+            "10 s, and still held"
+        );
         assert_eq!(read_append(end.as_fd(), &mut bytes, 100), Ok(0));
         assert_eq!(bytes, b"old new and more");
     }

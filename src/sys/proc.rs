@@ -1,8 +1,8 @@
 //! What /proc says about a process (proc(5)): its parent, its group, its users, and its ancestors.
 //! Of a process that was reaped it says nothing, which is `None` here.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
+use std::io;
 
 /// How far a process may be from its ancestor.
 const GENERATIONS: usize = 32;
@@ -21,11 +21,7 @@ pub struct Stat {
 
 /// Works for a zombie too.
 pub fn stat(pid: i32) -> Option<Stat> {
-    // The fields that matter come in the first read.
-    let mut stat = [0; 1024];
-    let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
-    let length = file.read(&mut stat).ok()?;
-    parse_stat(&stat[..length])
+    parse_stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
@@ -45,19 +41,41 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
 /// The real, the effective and the saved user that a process has now. As each of them it may send
 /// messages (SCM_CREDENTIALS in unix(7)).
 pub fn users(pid: i32) -> Option<[u32; 3]> {
-    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
-    let text = String::from_utf8_lossy(&status);
-    let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let line = status(&pid.to_string(), "Uid:")?;
     let mut uids = line.split_ascii_whitespace().map(str::parse);
     let mut next = || uids.next()?.ok();
     Some([next()?, next()?, next()?])
 }
 
+/// Whether we may signal processes of any user: whether CAP_KILL is in effect (capabilities(7)).
+/// Without /proc it is taken to be so.
+pub fn may_signal_all() -> bool {
+    const CAP_KILL: u64 = 1 << 5;
+    let effective = status("self", "CapEff:");
+    let effective = effective.and_then(|hex| u64::from_str_radix(&hex, 16).ok());
+    effective.is_none_or(|set| set & CAP_KILL != 0)
+}
+
+/// One field of /proc/PID/status.
+fn status(pid: &str, field: &str) -> Option<String> {
+    let status = fs::read(format!("/proc/{pid}/status")).ok()?;
+    let text = String::from_utf8_lossy(&status);
+    let value = text.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(value.trim().to_owned())
+}
+
 /// All processes. One that begins or ends meanwhile may be missing.
 pub fn all() -> Vec<i32> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    numbers("/proc").unwrap_or_default()
+}
+
+/// The entries of a directory that are numbers: processes in /proc, descriptors in /proc/self/fd.
+pub(super) fn numbers(directory: &str) -> io::Result<Vec<i32>> {
     let number = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
-    entries.filter_map(number).collect()
+    Ok(fs::read_dir(directory)?
+        .flatten()
+        .filter_map(number)
+        .collect())
 }
 
 /// The process `pid`, which started at `started`, its parent, and so on upwards, as they are now.

@@ -7,7 +7,6 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Pid, getppid};
-use std::fs::{self, DirEntry};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -26,50 +25,39 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
 /// How the child `pid` ended, if it has; its zombie is gone then and `pid` may be anybody's.
 /// `None`: it lives. ECHILD: it is no child of ours.
 pub fn reap(pid: i32) -> Result<Option<ExitStatus>, Errno> {
-    let Some(info) = wait(libc::P_PID, pid as libc::id_t, 0)? else {
-        return Ok(None);
-    };
-    // SAFETY: waitid filled the structure in for a child, which has a status.
-    let status = unsafe { info.si_status() };
-    // The word that wait(2) would have given.
-    let word = match info.si_code {
-        libc::CLD_EXITED => status << 8,
-        libc::CLD_DUMPED => status | 0x80,
-        _ => status,
-    };
-    Ok(Some(ExitStatus::from_raw(word)))
+    let mut status = 0;
+    // SAFETY: `status` is ours and lives through the call. Raw, because nix's `Signal` has no
+    // real-time signals and would lose the status of a worker that died of one.
+    let reaped = Errno::result(unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) })?;
+    Ok((reaped == pid).then(|| ExitStatus::from_raw(status)))
 }
 
 /// The pid of a child that has ended and waits to be reaped, worker or adopted orphan; `None`
 /// when there is none. The child stays a zombie, and is named again, until the caller has looked
 /// up whose it is and calls `reap`: no worker's status is lost among the orphans'.
 pub fn next_dead() -> Result<Option<i32>, Errno> {
-    match wait(libc::P_ALL, 0, libc::WNOWAIT) {
-        // SAFETY: waitid filled the structure in for a child, which has a pid.
-        Ok(info) => Ok(info.map(|info| unsafe { info.si_pid() })),
+    match look_for_dead(libc::P_ALL, 0) {
         Err(Errno::ECHILD) => Ok(None),
-        Err(errno) => Err(errno),
+        found => found,
     }
 }
 
 /// Whether this child of ours has ended and waits to be reaped.
 pub fn is_collectable(pid: i32) -> bool {
-    !matches!(
-        wait(libc::P_PID, pid as libc::id_t, libc::WNOWAIT),
-        Ok(None)
-    )
+    look_for_dead(libc::P_PID, pid as libc::id_t) != Ok(None)
 }
 
-/// waitid(2) for children that ended, without blocking. Raw, because nix's `Signal` has no
-/// real-time signals and would lose the status of a worker that died of one.
-fn wait(of: libc::idtype_t, id: libc::id_t, more: i32) -> Result<Option<libc::siginfo_t>, Errno> {
+/// waitid(2) for children that have ended, without blocking, and without reaping them. Raw, because
+/// nix fails on a child that died of a real-time signal.
+fn look_for_dead(of: libc::idtype_t, id: libc::id_t) -> Result<Option<i32>, Errno> {
     // SAFETY: all zeroes is a valid siginfo_t, a plain C structure.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    let flags = libc::WEXITED | libc::WNOHANG | more;
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     // SAFETY: `info` is ours and lives through the call.
     Errno::result(unsafe { libc::waitid(of, id, &mut info, flags) })?;
     // SAFETY: the structure is initialised; si_pid stays 0 where no child has ended (waitid(2)).
-    Ok((unsafe { info.si_pid() } != 0).then_some(info))
+    let pid = unsafe { info.si_pid() };
+    Ok((pid != 0).then_some(pid))
 }
 
 /// Whether a child of ours has executed a program since its fork, also one that has ended and is
@@ -80,38 +68,23 @@ pub fn has_run_exec(pid: i32) -> bool {
 }
 
 /// Sends `signal` to one process (kill(2)). It takes a plain number because `-stop-signal` may be
-/// a real-time one. ESRCH: it is gone and reaped.
+/// a real-time one. ESRCH: it is gone and reaped. EINVAL: kill(2) would read this as "everybody"
+/// (-1), "my own group" (0), or as init.
 pub fn signal(pid: i32, signal: i32) -> Result<(), Errno> {
-    kill(pid, 1, signal)
-}
-
-/// Sends `signal` to the whole process group that the worker `pid` leads.
-pub fn signal_group(pid: i32, signal: i32) -> Result<(), Errno> {
-    kill(pid, -1, signal)
-}
-
-/// Refuses what kill(2) would read as "everybody" (-1), "my own group" (0), or as init.
-fn kill(pid: i32, sign: i32, signal: i32) -> Result<(), Errno> {
     if pid <= 1 {
         return Err(Errno::EINVAL);
     }
     // SAFETY: kill takes two integers and touches no memory of ours.
-    Errno::result(unsafe { libc::kill(sign * pid, signal) }).map(drop)
+    Errno::result(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// Whether we may signal processes of any user: whether CAP_KILL is in effect (capget(2)). Where
-/// the kernel does not say, it is taken to be so.
-pub fn may_signal_all() -> bool {
-    const VERSION_3: u32 = 0x2008_0522;
-    const CAP_KILL: u32 = 5;
-    // linux/capability.h: the version and a pid, 0 for the caller; two times effective, permitted
-    // and inheritable.
-    let mut header = [VERSION_3, 0];
-    let mut sets = [0_u32; 6];
-    // SAFETY: the kernel reads and writes eight bytes of `header` and writes 24 of `sets`, which
-    // are ours and that large.
-    let done = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
-    done != 0 || sets[0] & (1 << CAP_KILL) != 0
+/// The same for the whole process group that the worker `pid` leads.
+pub fn signal_group(pid: i32, signal: i32) -> Result<(), Errno> {
+    if pid <= 1 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::killpg(pid, signal) }).map(drop)
 }
 
 /// How nice a process is from now on, -20 to 19 (setpriority(2)). EACCES, EPERM: only root may
@@ -205,14 +178,9 @@ pub fn cloexec_from(first: RawFd) {
 }
 
 fn cloexec_one_by_one(first: RawFd) {
-    let number = |entry: DirEntry| entry.file_name().to_str()?.parse().ok();
-    let listed = fs::read_dir("/proc/self/fd");
-    let listed = listed.map(|entries| entries.flatten().filter_map(number).collect());
-    // Without /proc all numbers are tried. A limit of a thousand million must not become a loop of
-    // that length.
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-    let numbers: Vec<RawFd> = listed.unwrap_or_else(|_| (0..soft.min(65_536) as RawFd).collect());
-    for fd in numbers.into_iter().filter(|fd| *fd >= first) {
+    // Without /proc the usual numbers are tried: the limit may be a thousand million.
+    let listed = proc::numbers("/proc/self/fd").unwrap_or_else(|_| (first..65_536).collect());
+    for fd in listed.into_iter().filter(|fd| *fd >= first) {
         // SAFETY: F_SETFD takes an integer; on a number that is not open it fails with EBADF.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }

@@ -2,9 +2,10 @@
 //! listener, and becoming the owner of an inherited descriptor. It keeps no state.
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage,
-    getsockopt, recv, send, socket, sockopt,
+    UnixAddr, getsockopt, recv, send, socket, sockopt,
 };
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,6 +14,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The addresses of a host and a service, for a socket that is to be bound, in the resolver's
 /// order (getaddrinfo(3) with AI_PASSIVE). No host means all addresses, no family means both.
@@ -76,14 +79,8 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> Result<(), Errno> {
 /// Whether the receiving side was shut down, or the socket is no longer connected or listening
 /// (poll(2): POLLHUP, POLLRDHUP). Never waits, takes nothing from the socket.
 pub fn hung_up(fd: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLRDHUP,
-        revents: 0,
-    };
-    // SAFETY: one entry, ours.
-    let found = unsafe { libc::poll(&mut poll, 1, 0) };
-    found == 1 && poll.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0
+    let hang_ups = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    poll(&mut [PollFd::new(fd, hang_ups)], PollTimeout::ZERO) == Ok(1)
 }
 
 /// The longest path that a unix socket can have (unix(7)): `sun_path` without the NUL at its end.
@@ -99,10 +96,32 @@ pub fn check_path(path: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, text))
 }
 
-/// Connects to the unix socket at a path. Errors: the system's, and those of `check_path`.
-pub fn connect(path: &Path) -> io::Result<UnixStream> {
+/// How long we wait before we ask again for a place in a full queue.
+const CONNECT_PAUSE: Duration = Duration::from_millis(2);
+
+/// Connects to the unix socket at a path, until `deadline` at most: connect(2) would wait without end
+/// while the queue is full (unix(7)), so it does not wait, and is tried again.
+///
+/// Errors: the system's, those of `check_path`, and TimedOut.
+pub fn connect(path: &Path, deadline: Option<Instant>) -> io::Result<UnixStream> {
     check_path(path)?;
-    UnixStream::connect(path)
+    let address = UnixAddr::new(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    loop {
+        match nix::sys::socket::connect(socket.as_raw_fd(), &address) {
+            Ok(()) => break,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        thread::sleep(CONNECT_PAUSE);
+    }
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Becomes the owner of an inherited descriptor and marks it close-on-exec.

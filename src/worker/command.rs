@@ -116,8 +116,11 @@ pub fn enter(path: &Path) -> Result<OwnedFd, Errno> {
 /// more, and what is looked up in it is not there.
 pub fn removed_directory() -> Option<PathBuf> {
     let is_removed = stat(".").is_ok_and(|found| found.st_nlink == 0);
-    let name = is_removed.then(|| std::fs::read_link("/proc/self/cwd"));
-    Some(name?.unwrap_or_else(|_| PathBuf::from(".")))
+    let name = is_removed.then(|| std::fs::read_link("/proc/self/cwd"))?;
+    let name = name.unwrap_or_else(|_| PathBuf::from("."));
+    let bytes = name.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Some(PathBuf::from(OsStr::from_bytes(bytes)))
 }
 
 /// Whether `directory` is another than our own working directory.

@@ -10,16 +10,14 @@ pub mod user;
 
 use crate::supervisor::End;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 
 /// What is known of a worker's process.
 #[derive(Debug, Default)]
 pub struct Process {
     pub pid: i32,
-    pub program: PathBuf,
     /// Why it did not become the program.
-    pub failure: Option<spawn::SpawnFailure>,
+    pub failure: Option<End>,
     /// What it says of itself (STATUS= in sd_notify(3)).
     pub status: Option<String>,
 }

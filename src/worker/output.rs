@@ -22,8 +22,6 @@ const TURN: usize = 64 * 1024;
 /// While lines are dropped: how many bytes may be read in which time, of all pipes together.
 const DROP_BYTES: usize = 256 * 1024;
 const DROP_TIME: Duration = Duration::from_millis(10);
-/// When to try again to read a pipe that the system refused to read.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What the owner of the loop has to do.
 #[derive(Debug)]
@@ -33,6 +31,8 @@ pub enum OutputEvent {
     /// The pipe of this dead worker was closed although its descendants still hold it, because too
     /// many pipes of dead workers are open.
     CutOff(u32),
+    /// The system refused to read a pipe: mark it readable again in a moment.
+    Unread,
     /// This pipe is no longer read: deregister it, then close it.
     Closed(ChildId, OwnedFd),
 }
@@ -69,19 +69,12 @@ enum Drained {
     Empty,
     /// This turn's share was read: in the next turn, after the others and after the log's flush.
     More,
-    /// It was left alone: when the pause ends.
-    Paused(Pause),
+    /// It was left alone: when the log moves, or this moment comes.
+    Paused(Option<Instant>),
+    /// The system refused to read it.
+    Refused,
     /// The other end is closed, and all lines are logged: never.
     Eof,
-}
-
-/// What ends a pause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
-    /// The log moves, or this moment comes.
-    Log(Option<Instant>),
-    /// This moment comes.
-    Until(Instant),
 }
 
 /// The output of all workers.
@@ -94,8 +87,8 @@ pub struct Outputs {
     pipes: BTreeMap<ChildId, OwnedFd>,
     /// Pipes that may have something to read.
     ready: BTreeSet<ChildId>,
-    /// Pipes that are not read now.
-    paused: BTreeMap<ChildId, Pause>,
+    /// Pipes that are not read until the log moves, or this moment comes.
+    paused: BTreeMap<ChildId, Option<Instant>>,
     /// The last one that was read while the log had room.
     last_read: Option<ChildId>,
     dropping: DropRate,
@@ -147,11 +140,7 @@ impl Outputs {
 
     /// When a paused pipe is to be read again, whatever the log does.
     pub fn retry_at(&self) -> Option<Instant> {
-        let until = |pause: &Pause| match pause {
-            Pause::Log(until) => *until,
-            Pause::Until(until) => Some(*until),
-        };
-        self.paused.values().filter_map(until).min()
+        self.paused.values().copied().flatten().min()
     }
 
     /// Whether everything that dead workers had written is logged.
@@ -199,7 +188,8 @@ impl Outputs {
         match drained {
             Drained::Empty => {}
             Drained::More => drop(self.ready.insert(id)),
-            Drained::Paused(pause) => drop(self.paused.insert(id, pause)),
+            Drained::Paused(until) => drop(self.paused.insert(id, until)),
+            Drained::Refused => events.push(OutputEvent::Unread),
             Drained::Eof => events.extend(self.close(id)),
         }
         events
@@ -208,15 +198,17 @@ impl Outputs {
     /// Ends the pauses that are over. To be called after each flush of the log.
     pub fn resume(&mut self, log: &Log, now: Instant) {
         let capacity = log.capacity();
-        let is_over = |pause: &Pause| match (*pause, capacity) {
-            (Pause::Until(until), _) => until <= now,
-            (Pause::Log(until), Capacity::Full { .. }) => until.is_some_and(|until| until <= now),
-            (Pause::Log(Some(until)), Capacity::Broken) => until <= now,
-            (Pause::Log(_), _) => true,
-        };
-        let over = self.paused.iter().filter(|(_, pause)| is_over(pause));
-        self.ready.extend(over.map(|(id, _)| *id));
-        self.paused.retain(|_, pause| !is_over(pause));
+        self.paused.retain(|id, until| {
+            let is_on = match (*until, capacity) {
+                (Some(until), Capacity::Full { .. } | Capacity::Broken) => until > now,
+                (None, Capacity::Full { .. }) => true,
+                _ => false,
+            };
+            if !is_on {
+                self.ready.insert(*id);
+            }
+            is_on
+        });
     }
 
     /// The last lines of a worker's output for a verdict, also those that are still in its pipe: at
@@ -312,15 +304,13 @@ impl Stream {
             match log.capacity() {
                 Capacity::Free => {}
                 Capacity::AfterFlush => return Drained::More,
-                Capacity::Full { .. } if !self.may_drop => {
-                    return Drained::Paused(Pause::Log(None));
-                }
+                Capacity::Full { .. } if !self.may_drop => return Drained::Paused(None),
                 Capacity::Full { drop_from } if now < drop_from => {
-                    return Drained::Paused(Pause::Log(Some(drop_from)));
+                    return Drained::Paused(Some(drop_from));
                 }
                 Capacity::Full { .. } | Capacity::Broken => match dropping.ask(now) {
                     Ok(()) => log.count_lost(self.lines.discard()),
-                    Err(later) => return Drained::Paused(Pause::Log(Some(later))),
+                    Err(later) => return Drained::Paused(Some(later)),
                 },
             }
             if budget == 0 || matches!(self.writer, Writer::Ended { unread: 0, .. }) {
@@ -332,7 +322,7 @@ impl Stream {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Drained::Empty,
                 // Closing the pipe would kill a worker that lives.
-                Err(_) => return Drained::Paused(Pause::Until(now + RETRY)),
+                Err(_) => return Drained::Refused,
             }
         }
     }

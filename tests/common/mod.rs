@@ -10,7 +10,6 @@ pub mod clients;
 pub mod control;
 pub mod dir;
 pub mod facts;
-pub mod inject;
 pub mod net;
 pub mod report;
 pub mod sink;

@@ -1,5 +1,5 @@
-//! strace(1) around the program alone, never around its workers: to make a system call of the
-//! program fail. It must never outlive its test.
+//! strace(1) around the program alone, never around its workers: system calls of the program fail, or
+//! a signal arrives at one of them. strace must never outlive its test.
 
 use super::{Run, skip};
 use nix::sys::signal::{self, Signal};
@@ -8,36 +8,39 @@ use std::env;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, Stdio};
 
-/// A test that needs strace asks here first.
+/// A test that needs strace asks here first. Where SOCKETMASTER_REQUIRE names strace, it must be
+/// installed.
 pub fn strace_or_skip() -> bool {
-    let mut command = Command::new("strace");
-    let version = command.arg("--version").stdout(Stdio::null()).status();
-    let is_here = version.is_ok_and(|status| status.success());
-    let promised = env::var("SOCKETMASTER_REQUIRE").unwrap_or_default();
-    let is_promised = promised.split([',', ' ']).any(|name| name == "strace");
-    assert!(is_here || !is_promised, "strace is promised and missing");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_here = env::split_paths(&path).any(|dir| dir.join("strace").is_file());
+    let required = env::var("SOCKETMASTER_REQUIRE").unwrap_or_default();
+    let is_required = required.split([',', ' ']).any(|name| name == "strace");
+    assert!(is_here || !is_required, "strace is required and missing");
     if !is_here {
         skip("strace is not installed");
     }
     is_here
 }
 
-/// The program with an injection (`kill:error=EPERM:when=1`), from its first system call on. It is
-/// our child: strace is its grandchild, and ends with it.
-pub fn injected(run: Run, injection: &str) -> Run {
-    let call = injection.split(':').next().unwrap_or_default();
-    let trace = format!("trace={call}");
-    let inject = format!("inject={injection}");
-    run.through(&[
-        "strace",
-        "-D",
-        "-o",
-        "/dev/null",
-        "-e",
-        &trace,
-        "-e",
-        &inject,
-    ])
+/// The program below strace with these faults (`kill:error=EPERM:when=1`), each a list of calls and
+/// what becomes of them, from its first system call on. `None` where strace is not installed. The
+/// program is our child, and strace its grandchild, which ends with it.
+pub fn injected(run: Run, faults: &[&str]) -> Option<Run> {
+    let calls: Vec<&str> = faults
+        .iter()
+        .filter_map(|it| it.split(':').next())
+        .collect();
+    let mut words = ["strace", "-D", "-o", "/dev/null"]
+        .map(str::to_owned)
+        .to_vec();
+    words.push(format!("-etrace={}", calls.join(",")));
+    words.extend(faults.iter().map(|fault| format!("-einject={fault}")));
+    strace_or_skip().then(|| run.through(&words))
+}
+
+/// The same for the calls only that concern the file at this path.
+pub fn injected_at(run: Run, path: &str, faults: &[&str]) -> Option<Run> {
+    Some(injected(run, faults)?.through(&["-P", path]))
 }
 
 /// A strace that is attached to a running process. Dropped, it lets go of it.

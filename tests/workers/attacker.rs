@@ -40,7 +40,7 @@ fn main() {
         "flood" => speak("STATUS=flood"),
         "ready-once" => say_to_all(&UnixDatagram::unbound().expect("a socket"), "READY=1"),
         "ready-and-go" => speak_and_go(),
-        "join" => join_and_speak(),
+        "join" => join_and_speak(words.get(1..3).unwrap_or_default()),
         "idle" => std::thread::park(),
         "hold" => hold(&path(1)),
         "stuff" => stuff(&path(1)),
@@ -143,17 +143,24 @@ fn speak_and_go() {
     }
 }
 
-/// A worker's child that joins the process group of each other worker before it speaks.
-fn join_and_speak() {
+/// A worker's child that tries to join the process group of each other worker before it speaks, or
+/// its orphan, which is told who the daemon and the worker are.
+fn join_and_speak(known: &[String]) {
     let parent_of = |pid: i32| {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let (_, rest) = stat.rsplit_once(')')?;
         rest.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
-    let worker = std::os::unix::process::parent_id() as i32;
-    let daemon = parent_of(worker);
+    let known: Vec<i32> = known.iter().filter_map(|word| word.parse().ok()).collect();
+    let (daemon, worker) = match known[..] {
+        [daemon, worker] => (Some(daemon), worker),
+        _ => {
+            let worker = std::os::unix::process::parent_id() as i32;
+            (parent_of(worker), worker)
+        }
+    };
     let socket = UnixDatagram::unbound().expect("a socket");
-    loop {
+    while daemon.and_then(parent_of).is_some() {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let pid = entry.file_name().to_string_lossy().parse().ok();
             let other = pid.filter(|pid| *pid != worker && parent_of(*pid) == daemon);

@@ -105,6 +105,7 @@ fn behave(words: &[OsString]) -> io::Result<u8> {
         "longline" => longline(number(1).unwrap_or(0)).map(|()| park()),
         "report" => report::print(words).map(|()| park()),
         "ignore-term" => ignore_term().map(|()| park()),
+        "without-netlink" => without_netlink(&words[1..]),
         "leave-group" => leave_group().map(|()| park()),
         "trap" => trap(path(1)),
         "drain" => drain(|| exists(path(1))),
@@ -255,7 +256,7 @@ fn ignore_term() -> io::Result<()> {
     say("up")
 }
 
-/// Ignores SIGTERM, and goes into another process's group; a child of its own stays in its.
+/// Ignores SIGTERM, and tries to go into another process's group; a child of its own stays in its.
 fn leave_group() -> io::Result<()> {
     again(&["silent"])?;
     let other = Command::new(env::current_exe()?)
@@ -263,7 +264,9 @@ fn leave_group() -> io::Result<()> {
         .process_group(0)
         .spawn()?;
     let group = nix::unistd::Pid::from_raw(other.id() as i32);
-    nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), group)?;
+    if let Err(errno) = nix::unistd::setpgid(nix::unistd::Pid::from_raw(0), group) {
+        say(&format!("cannot leave: {errno:?}"))?;
+    }
     ignore_term()
 }
 
@@ -368,6 +371,45 @@ fn with_signals(words: &[OsString]) -> io::Result<u8> {
         }
     }
     signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+    become_program(words)
+}
+
+/// `without-netlink PROGRAM…`: forbids AF_NETLINK, as RestrictAddressFamilies= does (seccomp(2)), then
+/// becomes the program.
+fn without_netlink(words: &[OsString]) -> io::Result<u8> {
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let (load, equal, answer) = (
+        libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+        libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+        libc::BPF_RET | libc::BPF_K,
+    );
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EAFNOSUPPORT as u32;
+    // struct seccomp_data: the call's number, and its first argument at 16.
+    let mut filter = [
+        step(load, 0, 0),
+        step(equal, 3, libc::SYS_socket as u32),
+        step(load, 0, 16),
+        step(equal, 1, libc::AF_NETLINK as u32),
+        step(answer, 0, refusal),
+        step(answer, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel reads the filter, which lives through the calls.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program)
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
     become_program(words)
 }
 

@@ -110,7 +110,7 @@ impl Drop for Place {
     }
 }
 
-fn open(path: &Path) -> Result<Server, listen::Error> {
+fn open(path: &Path) -> Result<Server, String> {
     let logger = slog::Logger::root(slog::Discard, slog::o!());
     Server::open(Some((path, Access::of(None))), logger)
 }

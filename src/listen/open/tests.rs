@@ -2,7 +2,7 @@ use super::*;
 use crate::listen::tests::{
     Folder, accepts, free_address, leave_stale, open, open_unix, pass_on, port, unix_uri, uri,
 };
-use nix::sys::socket::getsockopt;
+use nix::sys::socket::{SockType, getsockopt};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -64,7 +64,7 @@ fn tcp4_and_tcp6_are_strict() {
 fn names_of_hosts_and_services_resolve_and_ipv4_comes_first() {
     assert_eq!(open("tcp://localhost:0").as_socket().family, "AF_INET");
     let http = uri("tcp4://:http");
-    let found = candidates(&http, "", "http", Kind::Stream);
+    let found = candidates(&http);
     match found {
         Ok(found) => assert_eq!(found, ["0.0.0.0:80".parse().unwrap()]),
         Err(error) => eprintln!("skipped: no /etc/services here: {error}"),
@@ -75,9 +75,9 @@ fn names_of_hosts_and_services_resolve_and_ipv4_comes_first() {
 fn where_the_first_address_cannot_be_had_the_next_one_is() {
     let nowhere = "[2001:db8::1]:0".parse().unwrap();
     let here = "127.0.0.1:0".parse().unwrap();
-    let fd = bind_inet(&uri("tcp://:0"), Kind::Stream, &[nowhere, here]).unwrap();
+    let fd = bind_inet(&uri("tcp://:0"), &[nowhere, here]).unwrap();
     assert!(matches!(Bound::of(fd.as_fd()), Ok(Bound::Inet(address)) if address.is_ipv4()));
-    let error = bind_inet(&uri("tcp://:0"), Kind::Stream, &[nowhere])
+    let error = bind_inet(&uri("tcp://:0"), &[nowhere])
         .unwrap_err()
         .to_string();
     assert!(error.starts_with("cannot bind tcp://:0: "), "{error}");
@@ -249,7 +249,7 @@ fn datagram_and_packet_sockets_at_paths() {
         1
     );
     let packet = open(&format!("unixpacket://{}", folder.join("p").display()));
-    assert_eq!(packet.kind, Kind::SeqPacket);
+    assert_eq!(packet.kind, SockType::SeqPacket);
     assert_eq!(getsockopt(&packet.fd, sockopt::AcceptConn), Ok(true));
 }
 

@@ -10,7 +10,7 @@ const OTHER: &str = "4194305";
 /// The file of a socket that somebody has just bound there.
 fn bound(path: &Path) -> SocketFile {
     let id = FileId::at(path).unwrap_or_else(|| panic!("no socket at {}", path.display()));
-    SocketFile::bound(path, id, Kind::Stream)
+    SocketFile::bound(path, id, SockType::Stream)
 }
 
 #[test]
@@ -35,8 +35,8 @@ fn a_stale_socket_is_cleared_away() {
     let folder = Folder::new();
     let path = folder.join("s");
     leave_stale(&path);
-    assert_eq!(clear(&path, Kind::Stream, None), Ok(true));
-    assert_eq!(clear(&path, Kind::Stream, None), Ok(false));
+    assert_eq!(clear(&path, SockType::Stream, None), Ok(true));
+    assert_eq!(clear(&path, SockType::Stream, None), Ok(false));
     assert_eq!(folder.names(), [""; 0]);
 }
 
@@ -45,15 +45,15 @@ fn a_socket_that_answers_is_left_alone() {
     let folder = Folder::new();
     let path = folder.join("s");
     let _listener = UnixListener::bind(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, SockType::Stream, None), Err(Errno::EADDRINUSE));
     assert_eq!(
-        clear(&path, Kind::Datagram, None),
+        clear(&path, SockType::Datagram, None),
         Err(Errno::EADDRINUSE),
         "EPROTOTYPE is an answer"
     );
     let _log = UnixDatagram::bind(folder.join("d")).unwrap();
     assert_eq!(
-        clear(&folder.join("d"), Kind::Datagram, None),
+        clear(&folder.join("d"), SockType::Datagram, None),
         Err(Errno::EADDRINUSE)
     );
 }
@@ -65,7 +65,7 @@ fn a_full_queue_is_an_answer() {
     let listener = UnixListener::bind(&path).unwrap();
     crate::sys::socket::listen(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
     let _client = UnixStream::connect(&path).unwrap();
-    assert_eq!(clear(&path, Kind::Stream, None), Err(Errno::EADDRINUSE));
+    assert_eq!(clear(&path, SockType::Stream, None), Err(Errno::EADDRINUSE));
 }
 
 #[test]
@@ -75,13 +75,13 @@ fn what_is_not_a_socket_is_left_alone() {
     std::os::unix::fs::symlink("nowhere", folder.join("link")).unwrap();
     for name in ["file", "link"] {
         assert_eq!(
-            clear(&folder.join(name), Kind::Stream, None),
+            clear(&folder.join(name), SockType::Stream, None),
             Err(Errno::EEXIST),
             "{name}"
         );
     }
     assert_eq!(
-        clear(&folder.join("file/s"), Kind::Stream, None),
+        clear(&folder.join("file/s"), SockType::Stream, None),
         Err(Errno::ENOTDIR)
     );
     assert_eq!(folder.names(), ["file", "link"]);
@@ -107,8 +107,8 @@ fn a_path_that_is_somebody_elses_by_now_stays() {
     let mut file = bound(&path);
     fs::remove_file(&path).unwrap();
     let _theirs = UnixListener::bind(&path).unwrap();
-    assert_eq!(file.place(), Ok(Place::Taken));
-    assert_eq!(file.restore(Kind::Stream), Err(Errno::EADDRINUSE));
+    assert_eq!(file.is_at_its_path(), Ok(false));
+    assert_eq!(file.restore(SockType::Stream), Err(Errno::EADDRINUSE));
     assert_eq!(file.remove(), [""; 0]);
     assert_eq!(folder.names(), ["s"]);
 }
@@ -120,9 +120,9 @@ fn a_removed_path_is_restored_with_the_same_inode() {
     let _listener = UnixListener::bind(&path).unwrap();
     let file = bound(&path);
     fs::remove_file(&path).unwrap();
-    assert_eq!(file.place(), Ok(Place::Empty));
-    file.restore(Kind::Stream).unwrap();
-    assert_eq!(file.place(), Ok(Place::Ours));
+    assert_eq!(file.is_at_its_path(), Ok(false));
+    file.restore(SockType::Stream).unwrap();
+    assert_eq!(file.is_at_its_path(), Ok(true));
     UnixStream::connect(&path).unwrap();
 }
 
@@ -185,8 +185,8 @@ fn after_a_crash_the_path_is_restored_from_the_dead_processs_link() {
         let listener = UnixListener::bind(&path).unwrap();
         let inode = fs::metadata(&path).unwrap().ino() as u32;
         fs::rename(&path, hidden(&path, OTHER)).unwrap();
-        let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), Kind::Stream);
-        assert_eq!(file.place(), Ok(Place::Ours));
+        let mut file = SocketFile::reclaim(&path, know_inode.then_some(inode), SockType::Stream);
+        assert_eq!(file.is_at_its_path(), Ok(true));
         UnixStream::connect(&path).unwrap();
         assert_eq!(
             folder.names().len(),
@@ -205,8 +205,8 @@ fn after_a_crash_somebody_elses_socket_is_not_taken_for_ours() {
     let path = folder.join("s");
     let _theirs = UnixListener::bind(&path).unwrap();
     let other = fs::metadata(&path).unwrap().ino() as u32 ^ 1;
-    let mut file = SocketFile::reclaim(&path, Some(other), Kind::Stream);
-    assert_ne!(file.place(), Ok(Place::Ours));
+    let mut file = SocketFile::reclaim(&path, Some(other), SockType::Stream);
+    assert_ne!(file.is_at_its_path(), Ok(true));
     assert_eq!(file.remove(), [""; 0]);
     assert_eq!(folder.names(), ["s"]);
 }
@@ -225,4 +225,41 @@ fn numbers_need_no_user_and_unknown_names_are_said() {
         let uri = crate::listen::tests::uri(&format!("unix:///x?{options}"));
         assert!(Rights::of(&uri.options).is_err(), "{options}");
     }
+}
+
+#[test]
+fn another_sockets_file_gets_no_hidden_link() {
+    let folder = Folder::new();
+    let path = folder.join("s");
+    let _socket = UnixListener::bind(&path).unwrap();
+    let mut file = bound(&path);
+    let link = file.link().unwrap().to_owned();
+    fs::remove_file(&link).unwrap();
+    leave_stale(&folder.join("other"));
+    fs::rename(folder.join("other"), &path).unwrap();
+    let id = file.id.unwrap();
+    assert_eq!(link_beside(&path, &link, id), Err(Errno::ESTALE));
+    file.keep_link();
+    assert_eq!((file.link(), FileId::at(&link)), (None, None));
+}
+
+#[test]
+fn a_socket_that_was_bound_where_a_link_led_does_not_stay_there() {
+    let folder = Folder::new();
+    let foreign = folder.join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    std::os::unix::fs::symlink(&foreign, folder.join("link")).unwrap();
+    let path = folder.join("link").join("s");
+    let socket = OwnedFd::from(UnixListener::bind(&path).unwrap());
+    if file_inode(socket.as_fd()).is_none() {
+        return eprintln!("skipped: the kernel does not tell the inode");
+    }
+    let another = OwnedFd::from(UnixListener::bind(folder.join("s")).unwrap());
+    remove_stray(&another, &path);
+    assert!(
+        fs::exists(foreign.join("s")).unwrap(),
+        "it is another one's"
+    );
+    remove_stray(&socket, &path);
+    assert!(!fs::exists(foreign.join("s")).unwrap());
 }

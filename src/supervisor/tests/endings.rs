@@ -43,7 +43,7 @@ fn a_stop_waits_for_ever_where_stop_is_zero() {
 #[test]
 fn a_stop_before_anything_was_started_is_at_once() {
     let mut s = Script::new(policy());
-    s.at(0).term().does("close; exit 1", "-");
+    s.at(0).term().does("close; exit 0", "-");
     s.start().does("", "-");
     s.hup().does("refused", "-");
 }
@@ -226,8 +226,9 @@ fn the_table_of_exit_statuses() {
     // A first generation that never became ready: its own status, else 1.
     exits_with(7, |s| tell(s, &[gone(7), Event::PromotionConfirmed]));
     exits_with(1, |s| tell(s, &[never(), Event::PromotionConfirmed]));
-    exits_with(1, |s| tell(s, &[Event::Stop(15), killed(15)]));
-    exits_with(1, |s| tell(s, &[Event::Stop(2), gone(0)]));
+    // To be stopped before anybody was ready is no failure.
+    exits_with(0, |s| tell(s, &[Event::Stop(15), killed(15)]));
+    exits_with(0, |s| tell(s, &[Event::Stop(2), gone(7)]));
     exits_with(1, |s| {
         tell(s, &[Event::Quit, gone(0), Event::PromotionConfirmed])
     });

@@ -511,7 +511,7 @@ fn while_the_first_generation_is_in_back_off() {
     pair(
         first_in_backoff,
         |s| s.term(),
-        "abandoned 1 0/1; close; exit 8",
+        "abandoned 1 0/1; close; exit 0",
         "-",
     );
     pair(first_in_backoff, |s| s.quit(), "nobody to quit", "1120");

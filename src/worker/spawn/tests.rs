@@ -28,12 +28,13 @@ struct Trial {
 struct Started {
     pid: i32,
     pidfd: Option<OwnedFd>,
-    report: ReportPipe,
+    report: OwnedFd,
 }
 
-fn start(request: &SpawnRequest) -> Result<Started, SpawnFailure> {
-    let mut report = ReportPipe::new()?;
-    let Spawned { pid, pidfd } = spawn(request, &mut report)?;
+fn start(request: &SpawnRequest) -> Result<Started, End> {
+    let (report, theirs) = output_pipe(None).map_err(failed("opening a pipe"))?;
+    let pid = spawn(request, theirs)?;
+    let pidfd = process::pidfd_open(pid).ok();
     Ok(Started { pid, pidfd, report })
 }
 
@@ -114,7 +115,7 @@ fn await_readable(fd: impl AsFd, what: &str) {
 
 fn await_report(spawned: &Started) -> Report {
     await_readable(&spawned.report, "the report");
-    spawned.report.read(spawned.pid)
+    read_report(&spawned.report, spawned.pid).unwrap()
 }
 
 fn read_all(fd: &OwnedFd) -> String {
@@ -269,10 +270,12 @@ fn arguments_follow_the_resolved_path() {
 }
 
 #[test]
-fn a_worker_leads_its_own_process_group() {
-    let trial = Trial::shell("read pid name state parent group rest < /proc/$$/stat; echo $group");
+fn a_worker_leads_its_own_session_and_process_group() {
+    let script =
+        "read pid name state parent group session rest < /proc/$$/stat; echo $group $session";
+    let trial = Trial::shell(script);
     let spawned = start(&trial.request()).unwrap();
-    let wanted = format!("{}\n", spawned.pid);
+    let wanted = format!("{0} {0}\n", spawned.pid);
     assert_eq!(trial.finish(spawned).output, wanted);
 }
 
@@ -298,8 +301,8 @@ fn a_worker_that_ran_reports_nothing_but_the_end_of_the_pipe() {
 
 #[test]
 fn a_report_is_pending_while_the_child_has_not_reached_exec() {
-    let report = ReportPipe::new().unwrap();
-    assert_eq!(report.read(1), Report::Pending);
+    let (report, _theirs) = output_pipe(None).unwrap();
+    assert_eq!(read_report(&report, 1), Err(Errno::EAGAIN));
 }
 
 /// The text of a failed start, from the child's report.
@@ -307,7 +310,7 @@ fn failure(program: &Path) -> String {
     let outcome = Trial::new(program.to_str().unwrap(), &[]).run();
     assert_eq!(outcome.end, End::Exited(127));
     match outcome.report {
-        Report::Failed(failure) => words(failure.end(program, None)),
+        Report::Failed(end) => words(end),
         other => panic!("{other:?}"),
     }
 }
@@ -396,14 +399,35 @@ fn a_user_that_the_kernel_refuses_is_named() {
     let Report::Failed(failure) = trial.finish(spawned).report else {
         panic!("it ran");
     };
-    let text = words(failure.end(Path::new("/bin/true"), Some(&user)));
     assert_eq!(
-        text,
+        words(failure),
         "changing user to web (supplementary groups): Invalid argument"
     );
-    let failure = at("changing user to {}")(Errno::EPERM);
-    let text = words(failure.end(Path::new("/bin/true"), Some(&user)));
-    assert_eq!(text, "changing user to web: Operation not permitted");
+}
+
+#[test]
+fn a_change_of_user_that_is_refused_is_named() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let user = web();
+    let trial = Trial::new("/bin/true", &[]);
+    let spawned = std::thread::scope(|scope| {
+        let refused = scope.spawn(|| {
+            refuse::refuse(libc::SYS_setresuid, libc::EPERM as u16).unwrap();
+            let request = SpawnRequest {
+                user: Some(&user),
+                ..trial.request()
+            };
+            start(&request).unwrap()
+        });
+        refused.join().unwrap()
+    });
+    let Report::Failed(failure) = trial.finish(spawned).report else {
+        panic!("it ran");
+    };
+    let text = "changing user to web: Operation not permitted";
+    assert_eq!(words(failure), text);
 }
 
 #[test]

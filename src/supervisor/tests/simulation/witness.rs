@@ -371,8 +371,8 @@ impl Witness {
         let books = &mut self.books;
         promise!(books.workers.is_empty(), "an exit before the last worker's");
         promise!(books.is_closed, "an exit with open sockets");
-        let asked = books.is_stopped || books.left_by_quit;
-        let due = match (books.gave_up, asked && self.core.has_been_up()) {
+        let left_when_asked = books.left_by_quit && self.core.has_been_up();
+        let due = match (books.gave_up, books.is_stopped || left_when_asked) {
             (true, _) => 1,
             (false, true) => 0,
             (false, false) => books.last_status.unwrap_or(1),
