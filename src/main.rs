@@ -74,9 +74,10 @@ fn socketmaster(words: Vec<OsString>) -> i32 {
 /// The supervisor by einhorn's command line.
 #[cfg(feature = "einhorn")]
 fn einhorn(words: Vec<OsString>) -> i32 {
-    use crate::einhorn::cli::{Defaults, Invocation, parse, signals};
+    use crate::einhorn::cli::{Invocation, parse, processors, signals};
+    use crate::einhorn::files::default_directory;
     let signals = startup::catch_signals(&signals());
-    match parse(words, &Defaults::look()) {
+    match parse(words, &default_directory(), processors()) {
         Ok(Invocation::Run { config, warnings }) => startup::run(*config, &warnings, signals)
             .unwrap_or_else(|reason| complain(&format!("einhorn: {reason}"), 1)),
         Ok(Invocation::Say { text, status }) => print(&text, status),

@@ -5,6 +5,9 @@ mod common;
 use common::attacker::{Attacker, STRANGER};
 use common::control::Place;
 use common::{Daemon, Run, TempDir, facts, worker};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -92,7 +95,7 @@ fn limit_memory(daemon: &Daemon, more: u64) {
 #[test]
 fn clients_that_read_nothing_do_not_end_us_under_a_memory_limit() {
     let place = Place::of("up");
-    let daemon = place.live(&["-start=300", "-workers=8"]);
+    let daemon = place.live(&["-start=3000", "-workers=8"]);
     limit_memory(&daemon, 5 << 20);
     let _attacker = Attacker::of_ours(&["stuff", &place.socket()]);
     let worked = || facts::processor(daemon.real_pid());
@@ -202,4 +205,32 @@ fn a_server_that_accepts_or_answers_nobody_does_not_hang_a_client() {
         let wanted = format!("einhornsh: waited 10.0 s for {awaited} {path}");
         assert!(said.contains(&wanted), "{said}");
     }
+}
+
+#[test]
+fn processes_that_connect_without_a_pause_do_not_keep_root_out() {
+    if !common::root_or_skip() {
+        return;
+    }
+    let place = Place::of("up");
+    let command = place.dir.copy_program(worker().as_ref(), "worker");
+    let daemon = Run::bare()
+        .args(&["-listen=tcp://127.0.0.1:0", "-start=0"])
+        .args(&[&format!("-user={STRANGER}"), &format!("-command={command}")])
+        .args(&[&format!("-control={}", place.socket()), "up"])
+        .start();
+    daemon.wait_until_live();
+    let _attacker = Attacker::start(&place.dir, &["spin", &place.socket()]);
+    let address = UnixAddr::new(place.socket().as_str()).expect("the path is short");
+    daemon.wait_until("a full queue", || {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let client = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+        let client = client.expect("a socket can be made");
+        connect(client.as_raw_fd(), &address) == Err(Errno::EAGAIN)
+    });
+    for _ in 0..3 {
+        let ping = place.ctl(&["-timeout=30s", "ping"]);
+        assert_eq!(ping.status.code(), Some(0), "{ping:?}");
+    }
+    assert_eq!(daemon.stop(), 0);
 }

@@ -31,49 +31,45 @@ const SUPERSEDED: i32 = 5;
 pub const PROMPTLY: Duration = Duration::from_secs(10);
 const VARIABLE: &str = "SOCKETMASTER_CONTROL";
 
-/// The flags of `ctl`; each one's comment is its text in the help.
+/// Talks to a running socketmaster by its control socket.
+//
+// As in args.rs, a flag's comment is its text in the help, and the last value of an option holds.
 #[derive(FromArgs, ArgsInfo)]
 struct CtlFlags {
     /// the control socket of the socketmaster that is meant. (default $SOCKETMASTER_CONTROL)
     #[argh(option, arg_name = "PATH", from_str_fn(args::bytes))]
     control: Option<OsString>,
-    /// wait until a reload's new workers are ready or have failed, or until a stop's workers have
-    /// all ended. (default off)
+    /// reload: until the new workers are ready or have failed; stop: until all is over. (default off)
     #[argh(switch)]
     wait: bool,
-    /// wait at most so long: milliseconds, or as in 30s or 1m30s. (default none)
+    /// wait so long at most: milliseconds, or as in 30s or 1m30s. (default none)
     #[argh(option, arg_name = "TIME", from_str_fn(timeout))]
     timeout: Option<Duration>,
-    /// print the status as one JSON object instead of a table. (default off)
+    /// status: one JSON object instead of a table. (default off)
     #[argh(switch)]
     json: bool,
 }
 
-/// Each command's name, the flag that belongs to it, and its text in the help.
-const COMMANDS: [[&str; 3]; 6] = [
-    ["reload", "wait", "start new workers, then stop the old"],
-    ["status", "json", "sockets, workers, the last verdict"],
-    ["stop", "wait", "ask the workers to finish, and end"],
-    ["workers", "", "have the following number of workers"],
-    ["ping", "", "say who is there"],
-    ["upgrade", "", "run the socketmaster that is on disk"],
-];
+const USAGE: &str = "\
+Usage: socketmaster ctl [flags] COMMAND [flags]
 
-fn help() -> String {
-    let commands = COMMANDS.map(|[name, .., text]| format!("  {name:9}{text}\n"));
-    format!(
-        "Usage: socketmaster ctl [flags] COMMAND\n\n\
-         Talks to a running socketmaster by its control socket. Commands:\n{}\n\
-         Flags, which may also follow the command:\n{}\n\
-         Exit status: 0 done (reload -wait: the new generation is live; status: a worker\n\
-         is ready), 1 failed (status: or no answer), 2 usage, 3 rolled back (status: no\n\
-         worker is ready), 4 timed out, 5 superseded or stopping.\n",
-        commands.concat(),
-        args::flag_texts(args::table::<CtlFlags>()),
-    )
-}
+Talks to a running socketmaster by its control socket:
 
-/// One command for one socket.
+  reload     start new workers, then stop the old ones
+  status     sockets, workers, the last verdict
+  stop       ask the workers to finish, and end
+  workers N  have N workers from now on
+  ping       say who is there
+  upgrade    replace socketmaster itself by what is on disk
+
+Exit status: 0 done (reload -wait: the new generation is live; status: a worker
+is ready), 1 failed or no answer, 2 usage, 3 rolled back (status: no worker is
+ready), 4 timed out, 5 superseded or stopping.
+
+Flags:
+";
+
+/// One command for one socket, in the words of the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CtlRequest {
     control: PathBuf,
@@ -89,16 +85,15 @@ pub fn main(words: Vec<OsString>) -> i32 {
         Ok(None) => (help(), 0),
         Ok(Some(request)) => {
             is_status = request.command == "status";
-            run(&request).unwrap_or_else(|(text, status)| {
-                // Nobody answers a status: whether it is late or cannot be asked makes no difference.
-                let status = if is_status { FAILED } else { status };
-                (format!("socketmaster ctl: {text}"), status)
-            })
+            run(&request)
         }
         Err(error) => {
             let text = format!("socketmaster ctl: {error}");
-            let text = text.replace("see socketmaster -help", "see socketmaster ctl -help");
-            (text, error.status.into())
+            let help = "see socketmaster ctl -help";
+            (
+                text.replace("see socketmaster -help", help),
+                error.status.into(),
+            )
         }
     };
     let text = format!("{}\n", printable_lines(text.trim_end()));
@@ -111,6 +106,10 @@ pub fn main(words: Vec<OsString>) -> i32 {
 }
 
 // ---- the command line ----
+
+fn help() -> String {
+    USAGE.to_owned() + &args::flag_texts(args::table::<CtlFlags>())
+}
 
 /// Reads the words after `ctl`: flags may stand before and after the command. `variable`: the socket
 /// that the environment names. Returns `None` for the help.
@@ -134,50 +133,60 @@ fn parse(
         operands.push(rest.remove(0).to_string_lossy().into_owned());
     }
     let flags: CtlFlags = args::values(&given)?;
-    let word = operands.first();
-    let word = word.ok_or_else(|| UsageError::new("no command given"))?;
-    let known = COMMANDS.into_iter().find(|[name, ..]| name == word);
-    let [name, flag, _] = known.ok_or_else(|| {
-        let word = printable(OsStr::new(word));
-        UsageError::new(format_args!("{word} is no command"))
-    })?;
-    for (other, is_on) in [("wait", flags.wait), ("json", flags.json)] {
-        if is_on && other != flag {
-            return Err(UsageError::new(format_args!("{name} has no -{other}")));
-        }
-    }
-    let args = arguments(&operands, flag, flags.wait || flags.json).map_err(UsageError::new)?;
+    let (command, args) = wire_words(&operands, &flags).map_err(UsageError::new)?;
     let control = flags.control.or(variable);
     let control = control.filter(|path| !path.is_empty()).ok_or_else(|| {
-        UsageError::new(format_args!(
+        UsageError::new(format!(
             "which socketmaster? Name its control socket by -control=PATH or by {VARIABLE}"
         ))
     })?;
-    // On the wire `upgrade` is einhorn's word for a reload.
-    let is_upgrade = name == "upgrade";
     Ok(Some(CtlRequest {
         control: control.into(),
-        command: if is_upgrade { "self-upgrade" } else { name },
+        command,
         args,
         timeout: flags.timeout,
     }))
 }
 
-/// What goes with the command; `is_on`: its flag was given. Errors: the problem alone.
-fn arguments(operands: &[String], flag: &str, is_on: bool) -> Result<Vec<String>, String> {
+/// The command and its arguments on the wire. Errors: the problem alone.
+fn wire_words(
+    operands: &[String],
+    flags: &CtlFlags,
+) -> Result<(&'static str, Vec<String>), String> {
     let words: Vec<&str> = operands.iter().map(String::as_str).collect();
-    match words[..] {
-        ["workers"] => Err("workers needs a number".to_owned()),
-        ["workers", number] => match integer(number, 1..=10_000) {
-            Ok(number) => Ok(vec![number.to_string()]),
-            Err(reason) => Err(format!("workers {number}: {reason}")),
-        },
-        [_] if is_on => Ok(vec![flag.to_owned()]),
+    let name = *words.first().ok_or("no command given")?;
+    let count;
+    let (command, argument) = match words[..] {
         // With a word, so that einhorn's `reload` is never meant.
-        ["reload"] => Ok(vec!["now".to_owned()]),
-        [_] => Ok(Vec::new()),
-        _ => Err(format!("{} takes no such arguments", operands[0])),
+        ["reload"] => ("reload", Some(if flags.wait { "wait" } else { "now" })),
+        ["stop"] => ("stop", flags.wait.then_some("wait")),
+        ["status"] => ("status", flags.json.then_some("json")),
+        ["ping"] => ("ping", None),
+        // On the wire `upgrade` is einhorn's word for a reload.
+        ["upgrade"] => ("self-upgrade", None),
+        ["workers", number] => {
+            let checked = integer(number, 1..=10_000);
+            count = checked
+                .map_err(|reason| format!("workers {number}: {reason}"))?
+                .to_string();
+            ("workers", Some(&*count))
+        }
+        ["workers"] => return Err("workers needs a number".to_owned()),
+        [
+            "reload" | "stop" | "status" | "ping" | "upgrade" | "workers",
+            ..,
+        ] => {
+            return Err(format!("{name} takes no such arguments"));
+        }
+        _ => return Err(format!("{} is no command", printable(OsStr::new(name)))),
+    };
+    if flags.json && command != "status" {
+        return Err(format!("{name} has no -json"));
     }
+    if flags.wait && !matches!(command, "reload" | "stop") {
+        return Err(format!("{name} has no -wait"));
+    }
+    Ok((command, argument.map(str::to_owned).into_iter().collect()))
 }
 
 fn timeout(text: &str) -> Result<Duration, String> {
@@ -225,59 +234,71 @@ struct CtlVerdict {
 }
 
 /// Carries the request out; returns the text to show and the exit status.
-///
-/// Errors: the same, where there was no last answer.
-fn run(request: &CtlRequest) -> Result<(String, i32), (String, i32)> {
+fn run(request: &CtlRequest) -> (String, i32) {
     let waits = request.args.iter().any(|word| word == "wait");
     let limit = request.timeout.or((!waits).then_some(PROMPTLY));
-    let path = request.control.display();
-    let failed = |error: io::Error| {
-        let command = request.command;
-        match (error.kind(), limit) {
-            (ErrorKind::TimedOut, Some(limit)) if waits => {
+    let (path, command) = (request.control.display(), request.command);
+    let late = |error: &io::Error| {
+        let text = match (waits, limit) {
+            (true, Some(limit)) => {
                 let limit = duration_text(limit);
-                let text = format!("{command}: not over within {limit}; it goes on by itself");
-                (text, TIMED_OUT)
+                format!("{command}: not over within {limit}; it goes on by itself")
             }
-            (ErrorKind::TimedOut, _) => (format!("{command}: {}", error_text(&error)), TIMED_OUT),
-            _ => {
-                let text = format!("no answer from {path}: {}", error_text(&error));
-                (text, FAILED)
-            }
-        }
+            _ => format!("{command}: {}", error_text(error)),
+        };
+        (
+            text,
+            if command == "status" {
+                FAILED
+            } else {
+                TIMED_OUT
+            },
+        )
     };
-    let line = encode_request(1, request.command, &request.args);
     // Also what takes as long as it likes begins promptly.
     let wire = Wire::connect(&request.control, limit.unwrap_or(PROMPTLY));
-    let sent = wire.and_then(|mut wire| wire.send(&line).map(|()| wire));
-    let mut wire = sent.map_err(|error| {
-        if error.kind() == ErrorKind::TimedOut {
-            let text = format!("{}: {}", request.command, error_text(&error));
-            return (text, TIMED_OUT);
+    let wire = wire.map_err(|error| match error.kind() {
+        ErrorKind::TimedOut => late(&error),
+        _ => {
+            let is_system = error.raw_os_error().is_some();
+            let hint = "; does a socketmaster run with it as its -control?";
+            let hint = if is_system { hint } else { "" };
+            let reason = error_text(&error);
+            (format!("cannot connect to {path}: {reason}{hint}"), FAILED)
         }
-        let is_system = error.raw_os_error().is_some();
-        let hint = if is_system {
-            "; does a socketmaster run with it as its -control?"
-        } else {
-            ""
-        };
-        let text = format!("cannot connect to {path}: {}{hint}", error_text(&error));
-        (text, FAILED)
-    })?;
-    if limit.is_none() {
-        wire.wait_without_limit();
+    });
+    let reply = wire.and_then(|mut wire| {
+        if limit.is_none() {
+            wire.wait_without_limit();
+        }
+        converse(wire, request, waits).map_err(|error| match error.kind() {
+            ErrorKind::TimedOut => late(&error),
+            _ => {
+                let reason = error_text(&error);
+                (format!("no answer from {path}: {reason}"), FAILED)
+            }
+        })
+    });
+    match reply {
+        Ok(reply) => conclusion(reply),
+        Err((text, status)) => (format!("socketmaster ctl: {text}"), status),
     }
+}
+
+/// Sends the request and returns the last answer to it. On a terminal the others are shown.
+fn converse(mut wire: Wire, request: &CtlRequest, waits: bool) -> io::Result<CtlReply> {
+    wire.send(&encode_request(1, request.command, &request.args))?;
     loop {
-        let line = wire.next_line().map_err(failed)?;
-        let line = line.ok_or_else(|| failed(io::Error::other("the connection was closed")))?;
+        let line = wire.next_line()?;
+        let line = line.ok_or_else(|| io::Error::other("the connection was closed"))?;
         let reply: CtlReply = serde_json::from_slice(&line)
-            .map_err(|_| failed(io::Error::other("it speaks another language")))?;
+            .map_err(|_| io::Error::other("it speaks another language"))?;
         if !reply.wait {
             if request.command == "stop" && waits {
                 // The last answer comes just before the end.
                 while let Ok(Some(_)) = wire.next_line() {}
             }
-            return Ok(conclusion(reply));
+            return Ok(reply);
         }
         if waits && stderr().is_terminal() {
             let message = printable_lines(&reply.message);
@@ -339,7 +360,7 @@ impl Wire {
     }
 
     /// What follows has the whole limit again.
-    #[cfg_attr(not(feature = "einhorn"), allow(dead_code))] // einhornsh needs it
+    #[cfg(feature = "einhorn")]
     pub fn restart(&mut self) {
         self.deadline = Instant::now().checked_add(self.limit);
     }
@@ -382,6 +403,7 @@ impl Wire {
             if line.is_some() {
                 return Ok(line);
             }
+            // An answer that comes in small pieces has no more time than one that comes at once.
             self.stream.set_read_timeout(self.left()?)?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Ok(None),

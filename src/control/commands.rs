@@ -18,11 +18,7 @@ use slog::Level;
 use std::collections::BTreeMap;
 
 #[cfg(feature = "einhorn")]
-use crate::{
-    config::Dialect,
-    einhorn::commands::{self as einhorn, Verbosity},
-    text::signal_name,
-};
+use crate::{config::Dialect, einhorn::commands as einhorn, text::signal_name};
 
 /// The most workers that anybody may ask for, as for `-workers`.
 const WORKERS_MAX: i64 = 10_000;
@@ -274,37 +270,23 @@ fn respond_to_einhorns(
     view: &View,
 ) -> Result<Response, String> {
     let (args, old, pid) = (&request.args, view.core.policy().workers, state.pid);
-    let verbosity = Verbosity::of(view.level);
-    let set_level = |now: Verbosity, answer: fn(Verbosity) -> String| Response {
-        order: Some(Order::SetLevel(now.level())),
-        ..say(answer(now))
-    };
     // Under our own command line both lists of commands are shown.
     let (name, own) = match &view.config.dialect {
         Dialect::Einhorn(name) => (name.as_deref(), None),
         Dialect::Socketmaster => (None, Some(HELP)),
     };
-    let list = |text: String| match own {
-        None => text,
-        Some(own) => einhorn::with_own_commands(&text, own),
-    };
     let Some(word) = request.command.as_deref() else {
         return Err(einhorn::NO_COMMAND.to_owned());
     };
     Ok(match word {
-        "help" => say(list(einhorn::help())),
+        "help" => say(einhorn::list(None, own)),
         "ehlo" => say(einhorn::ehlo(request.user.as_deref(), pid, name)),
-        "state" => say(einhorn::state(view.core, |id| view.pid(id), verbosity)),
+        "state" => say(einhorn::state(view.core, |id| view.pid(id), view.level)),
         "upgrade" => upgrade(request, true, state, view)?,
         "upgrade_fleet" => upgrade(request, false, state, view)?,
-        "inc" => resize(old + 1, einhorn::incremented(old), view)?,
-        "dec" => {
-            let answer = einhorn::decremented(old, pid)?;
-            resize(old - 1, answer, view)?
-        }
-        "set_workers" => {
-            let new = einhorn::wanted_workers(args)?;
-            resize(new, einhorn::altered(old, new), view)?
+        "inc" | "dec" | "set_workers" => {
+            let (new, answer) = einhorn::resized(word, args, old, pid)?;
+            resize(new, answer, view)?
         }
         "signal" => {
             let signals = einhorn::wanted_signals(args)?;
@@ -329,10 +311,14 @@ fn respond_to_einhorns(
                 ..say(einhorn::GOING_DOWN)
             }
         }
-        "quieter" => set_level(verbosity.quieter(), einhorn::verbosity_set),
-        "louder" => set_level(verbosity.louder(), einhorn::verbosity_set),
-        "config" => set_level(einhorn::wanted_config(args)?, einhorn::config_merged),
-        _ => return Err(list(einhorn::unrecognized(word))),
+        "quieter" | "louder" | "config" => {
+            let (level, answer) = einhorn::changed_level(word, args, view.level)?;
+            Response {
+                order: Some(Order::SetLevel(level)),
+                ..say(answer)
+            }
+        }
+        _ => return Err(einhorn::list(Some(word), own)),
     })
 }
 
@@ -353,7 +339,7 @@ fn upgrade(
         wait,
         ..Answer::new(text)
     };
-    let mut answers = vec![answer(einhorn::upgrading(smooth).to_owned())];
+    let mut answers = vec![answer(einhorn::upgrading(smooth))];
     let is_remembered = view.core.reload_would_begin().is_none();
     if let Some(running) = view.core.rolling_out().filter(|_| wait && is_remembered) {
         let acked = view.core.workers().tally(running).ready;

@@ -10,7 +10,7 @@ pub mod protocol;
 mod server;
 pub mod status;
 pub mod verdict;
-mod waiters;
+pub mod waiters;
 
 pub use commands::{Order, View};
 pub use peer::Access;

@@ -97,30 +97,8 @@ impl Waiter {
             }
             (WaitFor::Reload | WaitFor::Exit, _) => Vec::new(),
             #[cfg(feature = "einhorn")]
-            (WaitFor::Upgrade { smooth }, step) => einhorns_words(smooth, step),
+            (WaitFor::Upgrade { smooth }, step) => einhorn::upgrade_step(step, smooth),
         }
-    }
-}
-
-#[cfg(feature = "einhorn")]
-fn einhorns_words(smooth: bool, step: ReloadStep) -> Vec<String> {
-    match step {
-        ReloadStep::Begun { live, .. } => {
-            vec![einhorn::upgrade_starts(smooth, live.saturating_sub(1))]
-        }
-        ReloadStep::Started { pid, index } => vec![einhorn::launched(pid, index)],
-        ReloadStep::Ready {
-            pid,
-            timer,
-            ready,
-            wanted,
-        } => einhorn::acked(pid, timer, ready, wanted).to_vec(),
-        ReloadStep::Asked { pid, signal, old } => {
-            let culling = (smooth && old).then(|| einhorn::culling(1));
-            let sending = einhorn::sending(&crate::text::signal_name(signal), pid);
-            culling.into_iter().chain([sending]).collect()
-        }
-        ReloadStep::Gone { pid, was_ready, .. } => vec![einhorn::exited(pid, was_ready)],
     }
 }
 

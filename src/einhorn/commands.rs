@@ -3,10 +3,12 @@
 
 use super::SPOKEN_VERSION;
 use crate::control::protocol::MAX_DEPTH;
+use crate::control::waiters::ReloadStep;
 use crate::supervisor::{ChildId, Supervisor};
-use crate::text::signal_number;
+use crate::text::{signal_name, signal_number};
 use serde_json::Value;
 use slog::Level;
+use std::cmp::Ordering;
 
 /// The answer to a request that names no command.
 pub const NO_COMMAND: &str = "No \"command\" parameter provided; not sure what you want me to do.";
@@ -45,30 +47,25 @@ pub fn ehlo(user: Option<&str>, pid: u32, name: Option<&str>) -> String {
     )
 }
 
-/// `help`.
-pub fn help() -> String {
-    format!(
-        "You are speaking to the Einhorn command socket. You can run the following commands:\n\n{COMMANDS}"
-    )
-}
-
-/// A command that nobody knows.
-pub fn unrecognized(command: &str) -> String {
-    format!("Unrecognized command: {command:?}\n\n{COMMANDS}")
-}
-
-/// The list of a `help` or `unrecognized` with socketmaster's own commands in place of the one that
-/// both have.
-pub fn with_own_commands(text: &str, own: &str) -> String {
-    text.replace("reload: Reload Einhorn\n", "") + own
+/// The answer to `help`, or to a command that is `unknown`. With socketmaster's `own` commands, the
+/// one that both have is listed as socketmaster's.
+pub fn list(unknown: Option<&str>, own: Option<&str>) -> String {
+    let head = match unknown {
+        Some(command) => format!("Unrecognized command: {command:?}"),
+        None => {
+            "You are speaking to the Einhorn command socket. You can run the following commands:"
+                .to_owned()
+        }
+    };
+    let commands = match own {
+        Some(own) => COMMANDS.replace("reload: Reload Einhorn\n", "") + own,
+        None => COMMANDS.to_owned(),
+    };
+    format!("{head}\n\n{commands}")
 }
 
 /// `state`, under einhorn's names, for people and for what greps in it.
-pub fn state(
-    core: &Supervisor,
-    pid: impl Fn(ChildId) -> Option<i32>,
-    verbosity: Verbosity,
-) -> String {
+pub fn state(core: &Supervisor, pid: impl Fn(ChildId) -> Option<i32>, level: Level) -> String {
     let mut text = String::from("---\n:state:\n  :children:\n");
     for (id, worker) in core.workers().iter() {
         text += &format!(
@@ -88,14 +85,25 @@ pub fn state(
         core.policy().workers,
         core.live_generation().saturating_sub(1),
         !core.is_stopping(),
-        verbosity.0
+        verbosity(level)
     )
 }
 
-// ---- arguments ----
-
-/// The arguments, when they are an array of strings; else the answer that einhorn gives.
-pub fn strings(args: &Value) -> Result<Vec<&str>, String> {
+/// The arguments, when they are an array of strings. Errors: the answer that einhorn gives.
+fn strings<'a>(args: &'a Value) -> Result<Vec<&'a str>, String> {
+    let string = |value: &'a Value| {
+        let class = match value {
+            Value::String(text) => return Ok(text.as_str()),
+            Value::Null => "NilClass",
+            Value::Bool(true) => "TrueClass",
+            Value::Bool(false) => "FalseClass",
+            Value::Number(number) if number.is_f64() => "Float",
+            Value::Number(_) => "Integer",
+            Value::Array(_) => "Array",
+            Value::Object(_) => "Hash",
+        };
+        Err(format!("Argument is a {class}, not a string: {value}"))
+    };
     match args {
         Value::Null => Err("No args provided".into()),
         Value::Array(values) => values.iter().map(string).collect(),
@@ -103,36 +111,34 @@ pub fn strings(args: &Value) -> Result<Vec<&str>, String> {
     }
 }
 
-fn string(value: &Value) -> Result<&str, String> {
-    value.as_str().ok_or_else(|| {
-        let class = ruby_class(value);
-        format!("Argument is a {class}, not a string: {value}")
-    })
-}
-
-/// What Ruby calls the type, since einhorn's answers name it.
-fn ruby_class(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "NilClass",
-        Value::Bool(true) => "TrueClass",
-        Value::Bool(false) => "FalseClass",
-        Value::Number(number) if number.is_f64() => "Float",
-        Value::Number(_) => "Integer",
-        Value::String(_) => "String",
-        Value::Array(_) => "Array",
-        Value::Object(_) => "Hash",
-    }
-}
-
-/// The number that `set_workers` asks for. Errors: the answer that says what is wrong with it.
-pub fn wanted_workers(args: &Value) -> Result<u32, String> {
-    let args = strings(args)?;
-    let given = args.first().copied().unwrap_or_default();
-    let count = given
-        .parse()
-        .ok()
-        .filter(|count| (1..=1000).contains(count));
-    count.ok_or_else(|| format!("Invalid count: '{given}'. Must be an integer in [1,1000)."))
+/// `inc`, `dec` and `set_workers`: the number of workers that is wanted in place of `old`, and the
+/// answer. Errors: the answer that says why nothing changes.
+pub fn resized(command: &str, args: &Value, old: u32, pid: u32) -> Result<(u32, String), String> {
+    let (new, doing) = match command {
+        "inc" => (old + 1, "Incrementing"),
+        "dec" if old > 1 => (old - 1, "Decrementing"),
+        "dec" => {
+            return Err(format!(
+                "Can't decrease number of workers (already at {old}).  \
+                 Run kill {pid} if you really want to kill einhorn."
+            ));
+        }
+        _ => {
+            let given = strings(args)?.first().copied().unwrap_or_default();
+            let new = given.parse().ok().filter(|new| (1..=1000).contains(new));
+            let bad = || format!("Invalid count: '{given}'. Must be an integer in [1,1000).");
+            let new: u32 = new.ok_or_else(bad)?;
+            let will = match new.cmp(&old) {
+                Ordering::Equal => return Ok((new, String::new())),
+                Ordering::Greater => "spin up additional workers",
+                Ordering::Less => "gracefully terminate workers",
+            };
+            let answer = format!("Altering worker count, {old} -> {new}. Will {will}.");
+            return Ok((new, answer));
+        }
+    };
+    let answer = format!("{doing} number of workers from {old} -> {new}");
+    Ok((new, answer))
 }
 
 /// The signals that `signal` or `die` names. Errors: the answer that names the first bad one.
@@ -151,126 +157,71 @@ pub fn wanted_signals(args: &Value) -> Result<Vec<i32>, String> {
     strings(args)?.into_iter().map(number).collect()
 }
 
-/// `config`, which may change the verbosity while we run; all else stands on the command line.
-/// Errors: the answer that says why nothing is changed.
-pub fn wanted_config(args: &Value) -> Result<Verbosity, String> {
-    let args = strings(args)?;
-    if args.is_empty() {
-        return Err("Must pass in a YAML-encoded hash".into());
-    }
-    // Joined, so that nobody need quote the spaces.
-    let map = match super::yaml::parse(&args.join(" "), MAX_DEPTH) {
-        Ok(Value::Object(map)) => map,
-        Ok(other) => return Err(format!("Parsed argument is {other}, not a hash")),
-        Err(_) => return Err("Could not parse argument. Must be a YAML-encoded hash".into()),
-    };
-    let mut wanted = Err("Must pass in a YAML-encoded hash".to_owned());
-    for (key, value) in &map {
-        wanted = match (key.strip_prefix(':').unwrap_or(key), value.as_u64()) {
-            ("verbosity", Some(number @ 0..=2)) => Ok(Verbosity(number as u8)),
-            ("verbosity", _) => return Err("verbosity must be 0, 1 or 2; nothing changed".into()),
-            (name, _) => {
-                return Err(format!(
-                    "{name} cannot be changed while running; nothing changed"
-                ));
-            }
-        };
-    }
-    wanted
-}
-
-/// Einhorn's number for what is said on stderr: 0 everything, 1 what happens, 2 only trouble.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verbosity(pub u8);
-
-impl Verbosity {
-    /// The least severe level that is logged.
-    pub fn level(self) -> Level {
-        match self.0 {
-            0 => Level::Trace,
-            1 => Level::Info,
-            _ => Level::Warning,
-        }
-    }
-
-    /// The opposite of `level`.
-    pub fn of(level: Level) -> Verbosity {
-        match level {
-            Level::Debug | Level::Trace => Verbosity(0),
-            Level::Info => Verbosity(1),
-            _ => Verbosity(2),
-        }
-    }
-
-    pub fn quieter(self) -> Verbosity {
-        Verbosity((self.0 + 1).min(2))
-    }
-
-    pub fn louder(self) -> Verbosity {
-        Verbosity(self.0.saturating_sub(1))
-    }
-}
-
-// ---- answers ----
-
-/// `inc`, when there were `old` workers.
-pub fn incremented(old: u32) -> String {
-    format!("Incrementing number of workers from {old} -> {}", old + 1)
-}
-
-/// `dec`, when there were `old` workers. Errors: the answer that says why not.
-pub fn decremented(old: u32, pid: u32) -> Result<String, String> {
-    match old {
-        0 | 1 => Err(format!(
-            "Can't decrease number of workers (already at {old}).  \
-             Run kill {pid} if you really want to kill einhorn."
-        )),
-        _ => Ok(format!(
-            "Decrementing number of workers from {old} -> {}",
-            old - 1
-        )),
-    }
-}
-
-/// `set_workers`; nothing is said where nothing changes.
-pub fn altered(old: u32, new: u32) -> String {
-    let will = match old.cmp(&new) {
-        std::cmp::Ordering::Equal => return String::new(),
-        std::cmp::Ordering::Less => "spin up additional workers",
-        std::cmp::Ordering::Greater => "gracefully terminate workers",
-    };
-    format!("Altering worker count, {old} -> {new}. Will {will}.")
-}
-
-/// `quieter` and `louder`.
-pub fn verbosity_set(now: Verbosity) -> String {
-    format!("Verbosity set to {}", now.0)
-}
-
-/// `config`.
-pub fn config_merged(now: Verbosity) -> String {
-    format!("Successfully merged in config: {{:verbosity=>{}}}", now.0)
-}
-
 /// `signal`: einhorn joins one empty result for each signal.
 pub fn signalled(signals: usize) -> String {
     "\n".repeat(signals.saturating_sub(1))
 }
 
-/// The first answer to `upgrade` and `upgrade_fleet`.
-pub fn upgrading(smooth: bool) -> &'static str {
-    match smooth {
-        true => "Upgrading smoothly, as commanded",
-        false => "Upgrading fleet, as commanded",
+// ---- verbosity ----
+
+/// The least severe level that is logged with each of einhorn's verbosities: 0 is everything, 1 what
+/// happens, 2 only trouble.
+const LEVELS: [Level; 3] = [Level::Trace, Level::Info, Level::Warning];
+
+pub fn verbosity(level: Level) -> usize {
+    let has_level = |least: &Level| level.is_at_least(*least);
+    LEVELS.iter().rposition(has_level).unwrap_or(0)
+}
+
+/// A verbosity above 2 is taken as 2.
+pub fn level_of(verbosity: usize) -> Level {
+    LEVELS[verbosity.min(2)]
+}
+
+/// `quieter`, `louder` and `config`, which changes nothing but the verbosity: the level that is
+/// wanted in place of `old`, and the answer. Errors: the answer that says why nothing changes.
+pub fn changed_level(command: &str, args: &Value, old: Level) -> Result<(Level, String), String> {
+    let new = match command {
+        "quieter" => level_of(verbosity(old) + 1),
+        "louder" => level_of(verbosity(old).saturating_sub(1)),
+        _ => {
+            let wanted = wanted_verbosity(args)?;
+            let answer = format!("Successfully merged in config: {{:verbosity=>{wanted}}}");
+            return Ok((level_of(wanted), answer));
+        }
+    };
+    Ok((new, format!("Verbosity set to {}", verbosity(new))))
+}
+
+fn wanted_verbosity(args: &Value) -> Result<usize, String> {
+    let args = strings(args)?;
+    if args.is_empty() {
+        return Err("Must pass in a YAML-encoded hash".into());
+    }
+    // Joined, because einhornsh splits at spaces that are not quoted.
+    let map = match super::yaml::parse(&args.join(" "), MAX_DEPTH) {
+        Ok(Value::Object(map)) => map,
+        Ok(other) => return Err(format!("Parsed argument is {other}, not a hash")),
+        Err(_) => return Err("Could not parse argument. Must be a YAML-encoded hash".into()),
+    };
+    let mut names = map.keys().map(|key| key.strip_prefix(':').unwrap_or(key));
+    if let Some(name) = names.find(|name| *name != "verbosity") {
+        let answer = format!("{name} cannot be changed while running; nothing changed");
+        return Err(answer);
+    }
+    match map.values().next().map(Value::as_u64) {
+        Some(Some(number @ 0..=2)) => Ok(number as usize),
+        Some(_) => Err("verbosity must be 0, 1 or 2; nothing changed".into()),
+        None => Err("Must pass in a YAML-encoded hash".into()),
     }
 }
 
-// ---- the lines that an upgrade streams ----
+// ---- upgrades ----
 
-/// The upgrade begins; `version` counts the upgrades from 0.
-pub fn upgrade_starts(smooth: bool, version: u64) -> String {
-    let kind = if smooth { "smooth" } else { "fleet" };
-    format!("Starting {kind} upgrade from version {version}...")
+/// The first answer to `upgrade` and `upgrade_fleet`.
+pub fn upgrading(smooth: bool) -> String {
+    let how = if smooth { "smoothly" } else { "fleet" };
+    format!("Upgrading {how}, as commanded")
 }
 
 /// Another upgrade is asked for while one is running.
@@ -278,41 +229,51 @@ pub fn upgrade_remembered(acked: u32, target: u32) -> String {
     format!("Currently upgrading ({acked} / {target} ACKs); another upgrade follows this one")
 }
 
-/// A worker has been started.
-pub fn launched(pid: i32, index: u32) -> String {
-    format!("===> Launched {pid} (index: {index})")
-}
-
-/// A worker is gone.
-pub fn exited(pid: i32, acked: bool) -> String {
-    let early = if acked { "" } else { " before it was ACKed" };
-    format!("===> Exited worker {pid}{early}")
-}
-
-/// A worker is up, because it has lived for so many seconds or because it said so, and how many of
-/// the new ones are.
-pub fn acked(pid: i32, timer: Option<f64>, acked: u32, target: u32) -> [String; 2] {
-    match timer {
-        Some(seconds) => [
-            format!("Worker {pid} has been up for {seconds}s, so we are considering it alive."),
-            format!("Up to {acked} / {target} timer ACKs"),
-        ],
-        None => [
-            format!("Received a manual ACK from {pid}"),
-            format!("Up to {acked} / {target} manual ACKs"),
-        ],
+/// The lines that a step of an upgrade streams. Versions count the upgrades from 0.
+pub fn upgrade_step(step: ReloadStep, smooth: bool) -> Vec<String> {
+    match step {
+        ReloadStep::Begun { live, .. } => {
+            let kind = if smooth { "smooth" } else { "fleet" };
+            let version = live.saturating_sub(1);
+            vec![format!("Starting {kind} upgrade from version {version}...")]
+        }
+        ReloadStep::Started { pid, index } => {
+            vec![format!("===> Launched {pid} (index: {index})")]
+        }
+        ReloadStep::Ready {
+            pid,
+            timer,
+            ready,
+            wanted,
+        } => {
+            let (line, kind) = match timer {
+                Some(life) => (
+                    format!(
+                        "Worker {pid} has been up for {life}s, so we are considering it alive."
+                    ),
+                    "timer",
+                ),
+                None => (format!("Received a manual ACK from {pid}"), "manual"),
+            };
+            vec![line, format!("Up to {ready} / {wanted} {kind} ACKs")]
+        }
+        ReloadStep::Asked { pid, signal, old } => {
+            let culling = "Smooth upgrade: killing off 1 old workers.".to_owned();
+            let signal = signal_name(signal);
+            let signal = signal.strip_prefix("SIG").unwrap_or(&signal);
+            let sending = format!("Sending {signal} to [{pid}]");
+            let culling = Some(culling).filter(|_| smooth && old);
+            culling.into_iter().chain([sending]).collect()
+        }
+        ReloadStep::Gone { pid, was_ready, .. } => {
+            let early = if was_ready {
+                ""
+            } else {
+                " before it was ACKed"
+            };
+            vec![format!("===> Exited worker {pid}{early}")]
+        }
     }
-}
-
-/// An old worker has its successor.
-pub fn culling(workers: usize) -> String {
-    format!("Smooth upgrade: killing off {workers} old workers.")
-}
-
-/// A worker is asked to stop; `signal` is the signal's name.
-pub fn sending(signal: &str, pid: i32) -> String {
-    let signal = signal.strip_prefix("SIG").unwrap_or(signal);
-    format!("Sending {signal} to [{pid}]")
 }
 
 /// All new workers are up; [`UPGRADE_DONE`] follows.

@@ -1,14 +1,15 @@
 //! `einhornsh`: a shell for the control socket of ours or of a real einhorn. It is a program of its
-//! own and blocks as it likes; on stdout it prints the answers and nothing else.
+//! own and may block; on stdout it prints the answers and nothing else.
 
 use super::files;
-use super::options::{OptionParser, Parsed, split};
+use super::options::{OptionParser, split};
 use crate::control::client::{PROMPTLY, Wire};
 use crate::control::protocol::{encode_ehlo, encode_request, parse_reply};
 use crate::sys::io::{stderr, write_all};
 use crate::text::{error_text, printable, printable_lines};
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufRead, Error, ErrorKind, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,14 +22,10 @@ Usage: einhornsh [options] [NAME]
 Sends commands to a running einhorn and prints its answers; `help` lists them.
 NAME is the -c of that einhorn; one started with -d needs the same -d here.
 
-    -h, --help
-            Print this text
-    -c, --command-name NAME
-            Talk to the einhorn that was started with this -c
-    -d, --socket-path PATH
-            Talk to the control socket at PATH
-    -e, --execute COMMANDS
-            Run these commands, separated by semicolons, and exit
+    -h, --help                  Print this text
+    -c, --command-name NAME     Talk to the einhorn that was started with this -c
+    -d, --socket-path PATH      Talk to the control socket at PATH
+    -e, --execute COMMANDS      Run these commands, separated by semicolons, and exit
 ";
 
 /// What einhornsh was asked to do.
@@ -48,31 +45,37 @@ pub fn run(args: Vec<OsString>) -> i32 {
             return 1;
         }
     };
-    leave_quietly_on_interrupt();
+    // ^C at the prompt is a way to leave, with status 0. Without the handler ^C still ends us.
+    let always = Arc::new(AtomicBool::new(true));
+    let _ = signal_hook::flag::register_conditional_shutdown(libc::SIGINT, 0, always);
     let tty = io::stdin().is_terminal();
     match converse(&session, tty, &mut io::stdin().lock(), &mut io::stdout()) {
         Ok(()) => 0,
-        Err(ShellError::Typing(message) | ShellError::Wire(message)) => {
-            complain(&format!("einhornsh: {message}"));
+        Err(error) => {
+            complain(&format!("einhornsh: {}", error_text(&error)));
             1
         }
     }
 }
 
-/// Errors: the text for stderr.
+/// Reads the command line. Errors: the text for stderr.
 fn session(args: Vec<OsString>, directory: &Path) -> Result<Session, String> {
     let (mut name, mut socket, mut commands, mut operand) = (None, None, None, None);
-    let mut words = OptionParser::new(HELP, args, true);
-    let next =
-        |words: &mut OptionParser| words.next_item().map_err(|why| format!("einhornsh: {why}"));
-    while let Some(item) = next(&mut words)? {
-        let text = |value: OsString| Some(value.to_string_lossy().into_owned());
-        match item {
-            Parsed::Operand(word) if operand.is_none() => operand = text(word),
-            Parsed::Option("command-name", value) => name = text(value),
-            Parsed::Option("socket-path", value) => socket = Some(PathBuf::from(value)),
-            Parsed::Option("execute", value) => commands = text(value),
-            _ => return Err(HELP.to_owned()),
+    let mut words = OptionParser::new(HELP, args);
+    let text = |value: OsString| Some(value.to_string_lossy().into_owned());
+    // Options and the operand may be mixed.
+    loop {
+        let option = words.next_option();
+        match option.map_err(|reason| format!("einhornsh: {reason}"))? {
+            Some(("command-name", value)) => name = text(value),
+            Some(("socket-path", value)) => socket = Some(PathBuf::from(value)),
+            Some(("execute", value)) => commands = text(value),
+            Some(_) => return Err(HELP.to_owned()),
+            None => match words.next_operand() {
+                Some(word) if operand.is_none() => operand = text(word),
+                Some(_) => return Err(HELP.to_owned()),
+                None => break,
+            },
         }
     }
     let name = name.or(operand);
@@ -80,44 +83,24 @@ fn session(args: Vec<OsString>, directory: &Path) -> Result<Session, String> {
     Ok(Session { socket, commands })
 }
 
-/// Nobody is left to tell when stderr is gone.
+/// Prints on stderr. A stderr that is closed is no reason to fail.
 fn complain(text: &str) {
     let end = if text.ends_with('\n') { "" } else { "\n" };
     let _ = write_all(stderr(), format!("{text}{end}").as_bytes());
 }
 
-/// ^C at the prompt is a way to leave, with status 0.
-fn leave_quietly_on_interrupt() {
-    let always = Arc::new(AtomicBool::new(true));
-    // Without the handler ^C still ends us, with another status.
-    let _ = signal_hook::flag::register_conditional_shutdown(libc::SIGINT, 0, always);
-}
-
-/// Why we end with status 1.
-#[derive(Debug)]
-enum ShellError {
-    /// What was typed makes no words.
-    Typing(String),
-    /// The master cannot be reached, or is gone.
-    Wire(String),
-}
-
-impl From<io::Error> for ShellError {
-    fn from(error: io::Error) -> ShellError {
-        ShellError::Wire(error_text(&error))
-    }
-}
-
-/// `tty`: a person sits there, to be greeted and prompted.
+/// Runs the session's commands or those of `input`; `tty`: a person is to be greeted and prompted.
+///
+/// Errors: of kind `InvalidInput`, what was typed makes no words; all others, the master cannot be
+/// reached, or has gone.
 fn converse(
     session: &Session,
     tty: bool,
     input: &mut dyn BufRead,
     out: &mut dyn Write,
-) -> Result<(), ShellError> {
-    let wire = reach(&session.socket)?;
+) -> io::Result<()> {
     let mut shell = Shell {
-        wire,
+        wire: connect(&session.socket)?,
         path: &session.socket,
         last_id: 0,
         tty,
@@ -132,13 +115,6 @@ fn converse(
     }
 }
 
-/// Whether the next line shall be read.
-#[derive(Debug, PartialEq, Eq)]
-enum Prompt {
-    Again,
-    Leave,
-}
-
 struct Shell<'a> {
     wire: Wire,
     path: &'a Path,
@@ -148,24 +124,34 @@ struct Shell<'a> {
 }
 
 impl Shell<'_> {
-    fn greet(&mut self) -> Result<(), ShellError> {
+    fn greet(&mut self) -> io::Result<()> {
         let user = std::env::var("USER").ok();
         self.wire.send(&encode_ehlo(user.as_deref()))?;
         print_answers(&mut self.wire, &mut io::stderr())
     }
 
-    fn prompt(&mut self, input: &mut dyn BufRead) -> Result<(), ShellError> {
+    fn prompt(&mut self, input: &mut dyn BufRead) -> io::Result<()> {
         if self.tty {
             complain("Enter 'help' if you're not sure what to do.\n\n");
             complain("Type \"quit\" or \"exit\" to quit at any time");
         }
-        while let Some(line) = self.read_line(input)? {
-            match self.run_line(&line) {
-                Ok(Prompt::Again) => {}
-                Ok(Prompt::Leave) => return Ok(()),
-                // A person types it again.
-                Err(ShellError::Typing(message)) if self.tty => complain(&message),
-                Err(failure) => return Err(failure),
+        loop {
+            if self.tty {
+                self.out.write_all(b"> ")?;
+                self.out.flush()?;
+            }
+            let mut line = Vec::new();
+            if input.read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            match self.run_line(&String::from_utf8_lossy(&line)) {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return Ok(()),
+                // A person can type it again.
+                Err(error) if self.tty && error.kind() == ErrorKind::InvalidInput => {
+                    complain(&error.to_string());
+                }
+                Err(error) => return Err(error),
             }
         }
         if self.tty {
@@ -174,63 +160,50 @@ impl Shell<'_> {
         Ok(())
     }
 
-    fn read_line(&mut self, input: &mut dyn BufRead) -> Result<Option<String>, ShellError> {
-        if self.tty {
-            self.out.write_all(b"> ")?;
-            self.out.flush()?;
-        }
-        let mut line = Vec::new();
-        let count = input.read_until(b'\n', &mut line)?;
-        Ok((count > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
-    }
-
-    /// Runs what is on the line; a semicolon separates also inside quotes, as einhornsh has it.
-    fn run_line(&mut self, line: &str) -> Result<Prompt, ShellError> {
+    /// Runs the commands of a line until one asks to leave.
+    fn run_line(&mut self, line: &str) -> io::Result<ControlFlow<()>> {
+        // A semicolon separates commands also inside quotes, as in einhorn's einhornsh.
         for command in line.split(';') {
-            if self.run_command(command)? == Prompt::Leave {
-                return Ok(Prompt::Leave);
+            let invalid = |reason| Error::new(ErrorKind::InvalidInput, reason);
+            let words = split(command).map_err(invalid)?;
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            match words[..] {
+                [] => {}
+                ["quit" | "exit", ..] => {
+                    complain("Goodbye!");
+                    return Ok(ControlFlow::Break(()));
+                }
+                [command, ref args @ ..] => {
+                    self.last_id += 1;
+                    self.send(&encode_request(self.last_id, command, args))?;
+                    print_answers(&mut self.wire, self.out)?;
+                }
             }
         }
-        Ok(Prompt::Again)
+        Ok(ControlFlow::Continue(()))
     }
 
-    fn run_command(&mut self, line: &str) -> Result<Prompt, ShellError> {
-        let words = split(line).map_err(ShellError::Typing)?;
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let Some((command, args)) = words.split_first() else {
-            return Ok(Prompt::Again);
-        };
-        if matches!(*command, "quit" | "exit") {
-            complain("Goodbye!");
-            return Ok(Prompt::Leave);
-        }
-        self.last_id += 1;
-        self.send(&encode_request(self.last_id, command, args))?;
-        print_answers(&mut self.wire, self.out)?;
-        Ok(Prompt::Again)
-    }
-
-    /// A master that was restarted since the last command is connected to anew, once.
-    fn send(&mut self, request: &[u8]) -> Result<(), ShellError> {
+    /// If the master has been restarted since the last command, it connects again, once.
+    fn send(&mut self, request: &[u8]) -> io::Result<()> {
         self.wire.restart();
         match self.wire.send(request) {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 complain("einhornsh: the master closed the connection; reconnecting");
-                self.wire = reach(self.path)?;
+                self.wire = connect(self.path)?;
                 if self.tty {
                     self.greet()?;
                 }
-                Ok(self.wire.send(request)?)
+                self.wire.send(request)
             }
-            other => Ok(other?),
+            other => other,
         }
     }
 }
 
-fn reach(path: &Path) -> Result<Wire, ShellError> {
+fn connect(path: &Path) -> io::Result<Wire> {
     Wire::connect(path, PROMPTLY).map_err(|error| {
         let (shown, word) = (path.display(), error_text(&error));
-        ShellError::Wire(match error.kind() {
+        Error::other(match error.kind() {
             ErrorKind::NotFound => format!(
                 "Could not connect to Einhorn master process: {shown}: {word}. \
                  Is one running? It needs the same -c NAME or -d PATH here as there."
@@ -242,11 +215,10 @@ fn reach(path: &Path) -> Result<Wire, ShellError> {
 }
 
 /// Prints each message up to and with the last one, the first without `wait`.
-fn print_answers(wire: &mut Wire, out: &mut dyn Write) -> Result<(), ShellError> {
+fn print_answers(wire: &mut Wire, out: &mut dyn Write) -> io::Result<()> {
     loop {
-        let Some(line) = wire.next_line()? else {
-            return Err(ShellError::Wire("the master closed the connection".into()));
-        };
+        let line = wire.next_line()?;
+        let line = line.ok_or_else(|| Error::other("the master closed the connection"))?;
         let Ok(answer) = parse_reply(&line) else {
             let line = printable(OsStr::from_bytes(&line));
             writeln!(out, "Invalid response type: {line}")?;

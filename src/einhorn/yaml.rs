@@ -2,6 +2,7 @@
 //! YAML 1.1 as Psych understands them. It never builds an object of a type that the sender chose:
 //! no anchors, no aliases, no tags but those of plain data.
 
+use crate::text::integer;
 use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 use serde_json::{Map, Value};
 
@@ -18,184 +19,133 @@ pub fn parse(text: &str, max_depth: usize) -> Result<Value, &'static str> {
     if text.contains(is_foreign) {
         return Err("a control character");
     }
-    let mut reader = Reader {
-        parser: Parser::new_from_str(text),
-    };
-    let (Event::StreamStart, Event::DocumentStart(_)) = (reader.next()?, reader.next()?) else {
+    let mut parser = Parser::new_from_str(text);
+    let mut next = || next_event(&mut parser);
+    let (Event::StreamStart, Event::DocumentStart(_), first) = (next()?, next()?, next()?) else {
         return Err("empty");
     };
-    let event = reader.next()?;
-    let value = reader.node(event, max_depth)?;
-    match (reader.next()?, reader.next()?) {
+    let value = node(&mut parser, first, max_depth)?;
+    match (next_event(&mut parser)?, next_event(&mut parser)?) {
         (Event::DocumentEnd, Event::StreamEnd) => Ok(value),
         _ => Err("more than one document"),
     }
 }
 
-struct Reader<'a> {
-    parser: Parser<'a, StrInput<'a>>,
+fn next_event<'a>(parser: &mut Parser<'a, StrInput<'a>>) -> Result<Event<'a>, &'static str> {
+    match parser.next_event() {
+        Some(Ok((event, _))) => Ok(event),
+        Some(Err(_)) => Err("not YAML"),
+        None => Err("ends early"),
+    }
 }
 
-impl<'a> Reader<'a> {
-    fn next(&mut self) -> Result<Event<'a>, &'static str> {
-        match self.parser.next_event() {
-            Some(Ok((event, _))) => Ok(event),
-            Some(Err(_)) => Err("not YAML"),
-            None => Err("ends early"),
+/// The value that begins with the event `first`, of so many levels at most.
+fn node<'a>(
+    parser: &mut Parser<'a, StrInput<'a>>,
+    first: Event<'a>,
+    levels: usize,
+) -> Result<Value, &'static str> {
+    match first {
+        Event::Scalar(text, style, 0, tag) => scalar(&text, style, tag.as_deref()),
+        Event::SequenceStart(0, _) | Event::MappingStart(0, _) if levels == 0 => {
+            Err("nested too deep")
         }
-    }
-
-    /// The value that begins with `event`, of so many levels at most.
-    fn node(&mut self, event: Event<'a>, levels: usize) -> Result<Value, &'static str> {
-        match event {
-            Event::Scalar(text, style, 0, tag) => scalar(&text, style, tag.as_deref()),
-            Event::SequenceStart(0, tag) => {
-                check_collection(tag.as_deref(), "seq", levels)?;
-                let mut values = Vec::new();
-                loop {
-                    match self.next()? {
-                        Event::SequenceEnd => return Ok(Value::Array(values)),
-                        event => values.push(self.node(event, levels - 1)?),
-                    }
+        Event::SequenceStart(0, tag) if tag.as_deref().is_none_or(|tag| tag_name(tag) == "seq") => {
+            let mut values = Vec::new();
+            loop {
+                match next_event(parser)? {
+                    Event::SequenceEnd => return Ok(Value::Array(values)),
+                    event => values.push(node(parser, event, levels - 1)?),
                 }
             }
-            Event::MappingStart(0, tag) => {
-                check_collection(tag.as_deref(), "map", levels)?;
-                let mut fields = Map::new();
-                loop {
-                    let key = match self.next()? {
-                        Event::MappingEnd => return Ok(Value::Object(fields)),
-                        event => self.node(event, levels - 1)?,
-                    };
-                    let event = self.next()?;
-                    fields.insert(key_text(key)?, self.node(event, levels - 1)?);
-                }
-            }
-            _ => Err("an anchor or an alias"),
         }
-    }
-}
-
-fn check_collection(tag: Option<&Tag>, wanted: &str, levels: usize) -> Result<(), &'static str> {
-    match tag.map(tag_name) {
-        _ if levels == 0 => Err("nested too deep"),
-        Some(name) if name != wanted => Err(FOREIGN),
-        _ => Ok(()),
-    }
-}
-
-/// All our keys are strings; another scalar stands for its text.
-fn key_text(value: Value) -> Result<String, &'static str> {
-    match value {
-        Value::String(text) => Ok(text),
-        Value::Array(_) | Value::Object(_) => Err("a collection as a key"),
-        other => Ok(other.to_string()),
+        Event::MappingStart(0, tag) if tag.as_deref().is_none_or(|tag| tag_name(tag) == "map") => {
+            let mut fields = Map::new();
+            loop {
+                let key = match next_event(parser)? {
+                    Event::MappingEnd => return Ok(Value::Object(fields)),
+                    event => match node(parser, event, levels - 1)? {
+                        Value::String(text) => text,
+                        Value::Array(_) | Value::Object(_) => return Err("a collection as a key"),
+                        // All our keys are strings; another scalar stands for its text.
+                        other => other.to_string(),
+                    },
+                };
+                let event = next_event(parser)?;
+                fields.insert(key, node(parser, event, levels - 1)?);
+            }
+        }
+        Event::SequenceStart(0, _) | Event::MappingStart(0, _) => Err(FOREIGN),
+        _ => Err("an anchor or an alias"),
     }
 }
 
 /// `!!str` and `!<tag:yaml.org,2002:str>` are `str`, `!binary` is `!binary`.
 fn tag_name(tag: &Tag) -> String {
     let name = format!("{}{}", tag.handle, tag.suffix);
-    match name.strip_prefix("tag:yaml.org,2002:") {
-        Some(core) => core.to_owned(),
-        None => name,
-    }
+    let core = name.strip_prefix("tag:yaml.org,2002:");
+    core.map_or(name.clone(), str::to_owned)
 }
 
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, &'static str> {
     let name = tag.map(tag_name);
     match (name.as_deref(), style) {
-        (None, ScalarStyle::Plain) => Ok(plain(text)),
+        (None, ScalarStyle::Plain) | (Some("int" | "float" | "bool" | "null"), _) => {
+            Ok(plain(text))
+        }
         (None | Some("str" | "!str" | "!"), _) => Ok(Value::String(text.to_owned())),
-        (Some("binary" | "!binary"), _) => match base64(text) {
-            Some(bytes) => Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned())),
-            None => Err("bad base64"),
-        },
-        (Some("int" | "float" | "bool" | "null"), _) => Ok(plain(text)),
+        (Some("binary" | "!binary"), _) => {
+            let bytes = base64(text).ok_or("bad base64")?;
+            Ok(Value::String(String::from_utf8_lossy(&bytes).into_owned()))
+        }
         (Some(_), _) => Err(FOREIGN),
     }
 }
 
 /// What a scalar without quotes is to Psych.
 fn plain(text: &str) -> Value {
-    match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        _ => {}
+    match text.to_ascii_lowercase().as_str() {
+        "" | "~" | "null" => Value::Null,
+        "true" | "yes" | "on" => Value::Bool(true),
+        "false" | "no" | "off" => Value::Bool(false),
+        _ => number(text).unwrap_or_else(|| Value::String(text.to_owned())),
     }
-    let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
-    if is(&["true", "yes", "on"]) {
-        return Value::Bool(true);
-    }
-    if is(&["false", "no", "off"]) {
-        return Value::Bool(false);
-    }
-    number(text).unwrap_or_else(|| Value::String(text.to_owned()))
 }
 
-/// YAML 1.1's integers (decimal, 0 octal, 0x, 0b, with `_` and Psych's `,`) and floats. What does
-/// not fit 64 bits is no number to us.
+/// YAML 1.1's integers (decimal, 0 octal, 0x, 0b, with `_` and Psych's `,`) and floats. A number
+/// that does not fit into 64 bits is a string to us.
 fn number(text: &str) -> Option<Value> {
-    let (negative, digits) = match text.as_bytes().first()? {
-        b'-' => (true, &text[1..]),
-        b'+' => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    // Go's integers can also be written like this, and Psych's cannot.
+    let is_go = |prefix: &&str| unsigned.starts_with(*prefix);
+    if ["0o", "0O", "0X", "0B"].iter().any(is_go) {
         return None;
     }
-    if let Some(value) = unsigned(digits) {
-        return match negative {
-            false => Some(value.into()),
-            true => i64::try_from(value).ok().map(|value| (-value).into()),
-        };
+    let digits = text.replace(',', "");
+    if let Ok(number) = integer(&digits, i64::MIN..=i64::MAX) {
+        return Some(number.into());
     }
-    let float = float(digits).filter(|float| float.is_finite())?;
-    Some(if negative { -float } else { float }.into())
-}
-
-fn unsigned(digits: &str) -> Option<u64> {
-    let (radix, digits) = if let Some(hex) = digits.strip_prefix("0x") {
-        (16, hex)
-    } else if let Some(bits) = digits.strip_prefix("0b") {
-        (2, bits)
-    } else if digits.len() > 1 && digits.starts_with('0') {
-        (8, &digits[1..])
-    } else {
-        (10, digits)
-    };
-    let digits = digits.replace(['_', ','], "");
-    // from_str_radix takes a sign, a number in the middle of a scalar has none.
-    if digits.starts_with(['+', '-']) {
+    let large = digits.parse::<u64>().ok();
+    if let Some(number) = large.filter(|number| *number > i64::MAX as u64) {
+        return Some(number.into());
+    }
+    // Psych wants a point in a float: it writes the string `1e3` without quotes.
+    let is_float = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-' | '_');
+    if !text.contains('.') || !text.chars().all(is_float) {
         return None;
     }
-    u64::from_str_radix(&digits, radix).ok()
-}
-
-/// Psych wants a point in a float: `1e3` is a string, and it writes that one without quotes.
-fn float(digits: &str) -> Option<f64> {
-    let digits = digits.replace('_', "");
-    let shape = |c: char| c.is_ascii_digit() || matches!(c, '.' | 'e' | 'E' | '+' | '-');
-    if !digits.contains('.') || !digits.chars().all(shape) {
-        return None;
-    }
-    digits.parse().ok()
+    let float: f64 = text.replace('_', "").parse().ok()?;
+    float.is_finite().then(|| float.into())
 }
 
 /// RFC 4648 section 4, white space ignored.
 fn base64(text: &str) -> Option<Vec<u8>> {
+    const DIGITS: &str = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held) = (0u32, 0);
+    let (mut bits, mut held) = (0, 0);
     let body = text.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-    for byte in body.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        let six = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(six)) & 0xffff;
+    for c in body.chars().filter(|c| !c.is_ascii_whitespace()) {
+        bits = (bits << 6 | DIGITS.find(c)?) & 0xffff;
         held += 6;
         if held >= 8 {
             held -= 8;

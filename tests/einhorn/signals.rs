@@ -99,6 +99,11 @@ fn hup_and_alrm_replace_the_workers() {
             let now = daemon.workers();
             now.len() == 2 && now.iter().all(|pid| !old.contains(pid))
         });
+        // Each old one wrote so before it exited, and the log may be read later.
+        daemon.wait_until("both old ones were asked", || {
+            asked(&daemon, Signal::SIGUSR2) >= 2
+        });
+        assert_eq!(daemon.stop(), 0);
         assert_eq!(asked(&daemon, Signal::SIGUSR2), 2, "{signal}");
     }
 }

@@ -1,13 +1,16 @@
 //! `attacker WHAT …`: what a process of the workers' user may try against us, in a loop until it
 //! is killed. Run as that user. It must never touch anything but what it is given.
 
-use nix::sys::socket::{Shutdown, shutdown};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, UnixAddr, connect, shutdown, socket,
+};
 use nix::unistd::{Pid, setpgid};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::env;
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixStream};
@@ -43,6 +46,7 @@ fn main() {
         "join" => join_and_speak(words.get(1..3).unwrap_or_default()),
         "idle" => std::thread::park(),
         "hold" => hold(&path(1)),
+        "spin" => spin(&path(1)),
         "stuff" => stuff(&path(1)),
         other => panic!("no attack is called {other:?}"),
     }
@@ -86,6 +90,18 @@ fn hold(path: &Path) {
         }
         if held.len() > 50 {
             held.pop_front();
+        }
+    });
+}
+
+/// Connects as fast as it can, and never waits for a place.
+fn spin(path: &Path) {
+    let address = UnixAddr::new(path).expect("the path is short");
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    in_processes(20, || {
+        for _ in 0..10_000 {
+            let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+            let _ = stream.map(|stream| connect(stream.as_raw_fd(), &address));
         }
     });
 }

@@ -3,13 +3,6 @@
 use super::*;
 use crate::supervisor::Gate;
 
-fn around() -> Defaults {
-    Defaults {
-        directory: "/tmp".into(),
-        processors: 4,
-    }
-}
-
 fn words(line: &str) -> Vec<OsString> {
     split(line)
         .expect("a test's own line")
@@ -19,7 +12,7 @@ fn words(line: &str) -> Vec<OsString> {
 }
 
 fn read(line: &str) -> Result<Invocation, Rejected> {
-    parse(words(line), &around())
+    parse(words(line), Path::new("/tmp"), 4)
 }
 
 /// The configuration, and what a person is told about it.
@@ -63,7 +56,7 @@ fn without_options_all_is_as_einhorn_has_it() {
     assert_eq!(config.command, "prog");
     assert_eq!((config.workers, config.max_extra), (1, None));
     assert_eq!(listen(&config), ["tcp4://h:1?backlog=100"]);
-    assert_eq!(Verbosity::of(config.level), Verbosity(1));
+    assert_eq!(verbosity(config.level), 1);
     assert_eq!(config.ready, ReadyGate::Timer);
     assert_eq!(config.start, Duration::from_secs(1));
     assert_eq!((config.pace, config.stop), (pace(1000, 4), None));
@@ -85,7 +78,7 @@ fn options_may_be_bundled_attached_and_abbreviated() {
         ("-n 7x --number 2y prog", (2, 1)),
     ] {
         let got = config(line);
-        let found = (got.workers, Verbosity::of(got.level).0);
+        let found = (got.workers, verbosity(got.level));
         assert_eq!(found, expected, "{line}");
     }
 }
@@ -122,7 +115,7 @@ fn every_option_reaches_its_field() {
     assert_eq!(got.stop, Some(Duration::from_secs(16)));
     assert_eq!((got.pace, got.max_extra), (pace(500, 2), Some(1)));
     assert_eq!(got.drop_env, ["A", "B"]);
-    assert_eq!(Verbosity::of(got.level), Verbosity(2));
+    assert_eq!(verbosity(got.level), 2);
     let nice = Nice {
         master: Some(-5),
         worker: Some(3),
@@ -206,6 +199,27 @@ fn help_usage_and_version_exit_as_einhorns_do() {
     assert!(help.starts_with(&usage) && help.len() > usage.len());
     for option in ["bind", "number", "max-unacked", "with-state-fd", "version"] {
         assert!(usage.contains(&format!("--{option}")), "{option}");
+    }
+}
+
+#[test]
+fn integers_are_read_as_ruby_reads_them() {
+    for (text, expected) in [
+        ("12", Some(12)),
+        (" -0b11 ", Some(-3)),
+        ("010", Some(8)),
+        ("0", Some(0)),
+        ("1_0", Some(10)),
+        ("1__0", None),
+        ("_1", None),
+        ("12ab", None),
+        ("", None),
+        ("--1", None),
+        ("0x", None),
+        ("0x-1", None),
+        ("08", None),
+    ] {
+        assert_eq!(integer("-t", text).ok(), expected, "{text}");
     }
 }
 

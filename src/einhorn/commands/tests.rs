@@ -5,17 +5,17 @@ use serde_json::json;
 
 #[test]
 fn the_number_of_workers_is_answered_as_einhorn_does() {
-    assert_eq!(incremented(2), "Incrementing number of workers from 2 -> 3");
+    let none = json!(null);
+    let up = "Incrementing number of workers from 2 -> 3";
+    assert_eq!(resized("inc", &none, 2, 9), Ok((3, up.into())));
+    let down = "Decrementing number of workers from 3 -> 2";
+    assert_eq!(resized("dec", &none, 3, 9), Ok((2, down.into())));
     assert_eq!(
-        decremented(3, 9),
-        Ok("Decrementing number of workers from 3 -> 2".into())
-    );
-    assert_eq!(
-        decremented(1, 9).unwrap_err(),
+        resized("dec", &none, 1, 9).unwrap_err(),
         "Can't decrease number of workers (already at 1).  Run kill 9 if you really want to kill einhorn."
     );
     for (given, expected) in [
-        (json!(null), Err("No args provided")),
+        (none, Err("No args provided")),
         (json!("3"), Err("Args must be an array")),
         (json!([3]), Err("Argument is a Integer, not a string: 3")),
         (
@@ -33,14 +33,20 @@ fn the_number_of_workers_is_answered_as_einhorn_does() {
         (json!(["1000"]), Ok(1000)),
         (json!(["3", "x"]), Ok(3)),
     ] {
-        assert_eq!(wanted_workers(&given), expected.map_err(String::from));
+        let new = resized("set_workers", &given, 2, 9).map(|(new, _)| new);
+        assert_eq!(new, expected.map_err(String::from));
     }
-    assert_eq!(altered(2, 2), "");
+    let answer = |old| {
+        resized("set_workers", &json!(["2"]), old, 9)
+            .expect("2 is a number")
+            .1
+    };
+    assert_eq!(answer(2), "");
     assert_eq!(
-        altered(2, 3),
-        "Altering worker count, 2 -> 3. Will spin up additional workers."
+        answer(1),
+        "Altering worker count, 1 -> 2. Will spin up additional workers."
     );
-    assert!(altered(3, 2).ends_with("Will gracefully terminate workers."));
+    assert!(answer(3).ends_with("Will gracefully terminate workers."));
 }
 
 #[test]
@@ -71,44 +77,70 @@ fn greetings_and_lists_begin_as_einhorns_do() {
         "Welcome, root! You are speaking to Einhorn Master Process 23578 (demo).\nThis is Einhorn 1.1.1"
     ));
     assert!(ehlo(None, 1, None).contains("Process 1.\n"));
-    assert!(unrecognized("x").starts_with("Unrecognized command: \"x\"\n\nconfig: "));
-    assert!(help().contains("\nset_workers: ") && COMMANDS.lines().is_sorted());
+    assert!(list(Some("x"), None).starts_with("Unrecognized command: \"x\"\n\nconfig: "));
+    assert!(list(None, None).contains("\nset_workers: ") && COMMANDS.lines().is_sorted());
+    let both = list(None, Some("reload: ours\n"));
+    assert!(both.ends_with("\nreload: ours\n") && !both.contains("Reload Einhorn"));
+    let step = |step| upgrade_step(step, true).concat();
+    let (pid, index) = (25751, 1);
     assert_eq!(
-        verbosity_set(Verbosity(1).quieter().quieter()),
-        "Verbosity set to 2"
+        step(ReloadStep::Started { pid, index }),
+        "===> Launched 25751 (index: 1)"
     );
+    let (signal, old) = (libc::SIGUSR2, false);
     assert_eq!(
-        verbosity_set(Verbosity(1).louder().louder()),
-        "Verbosity set to 0"
+        step(ReloadStep::Asked { pid, signal, old }),
+        "Sending USR2 to [25751]"
     );
-    assert_eq!(launched(25751, 1), "===> Launched 25751 (index: 1)");
-    assert_eq!(sending("SIGUSR2", 23954), "Sending USR2 to [23954]");
+    let was_ready = false;
+    assert_eq!(
+        step(ReloadStep::Gone {
+            pid,
+            was_ready,
+            left: 0
+        }),
+        "===> Exited worker 25751 before it was ACKed"
+    );
     assert_eq!(
         upgraded(1),
         "Upgraded successfully to version 1 (Einhorn 1.1.1)."
     );
-    assert_eq!(exited(7, false), "===> Exited worker 7 before it was ACKed");
+}
+
+#[test]
+fn verbosity_is_changed_by_one_and_has_two_ends() {
+    for (command, old, new) in [
+        ("quieter", 1, 2),
+        ("quieter", 2, 2),
+        ("louder", 1, 0),
+        ("louder", 0, 0),
+    ] {
+        assert_eq!(
+            changed_level(command, &json!(null), level_of(old)),
+            Ok((level_of(new), format!("Verbosity set to {new}")))
+        );
+    }
 }
 
 #[test]
 fn config_changes_the_verbosity_and_nothing_by_half() {
+    let config = |args| changed_level("config", &args, Level::Warning);
     for given in [json!([":verbosity: 1"]), json!(["{verbosity:", "1}"])] {
-        assert_eq!(wanted_config(&given), Ok(Verbosity(1)));
+        let merged = "Successfully merged in config: {:verbosity=>1}";
+        assert_eq!(config(given), Ok((Level::Info, merged.into())));
     }
-    let merged = "Successfully merged in config: {:verbosity=>1}";
-    assert_eq!(config_merged(Verbosity(1)), merged);
     for given in [
         json!(null),
         json!([]),
         json!(["x"]),
         json!(["{"]),
         json!(["{}"]),
+        json!(["{verbosity: 3}"]),
     ] {
-        assert!(wanted_config(&given).is_err(), "{given:?}");
+        assert!(config(given.clone()).is_err(), "{given:?}");
     }
-    let refused = wanted_config(&json!(["{:verbosity: 1, :respawn: false}"]));
     assert_eq!(
-        refused.unwrap_err(),
+        config(json!(["{:verbosity: 1, :respawn: false}"])).unwrap_err(),
         "respawn cannot be changed while running; nothing changed"
     );
 }

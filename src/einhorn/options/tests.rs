@@ -37,23 +37,6 @@ fn numbers_are_read_as_ruby_reads_them() {
     }
     assert_eq!(to_i("99999999999999999999"), i64::MAX);
     for (text, expected) in [
-        ("12", Some(12)),
-        (" -0b11 ", Some(-3)),
-        ("010", Some(8)),
-        ("0", Some(0)),
-        ("1_0", Some(10)),
-        ("1__0", None),
-        ("_1", None),
-        ("12ab", None),
-        ("", None),
-        ("--1", None),
-        ("0x", None),
-        ("0x-1", None),
-        ("08", None),
-    ] {
-        assert_eq!(integer(text), expected, "{text}");
-    }
-    for (text, expected) in [
         ("1.5", Some(1.5)),
         ("-.5", Some(-0.5)),
         ("1.", None),
