@@ -2,7 +2,7 @@
 //! answered, and turns the outcome into an exit status. It waits no longer than it was told to, and
 //! what workers wrote reaches the terminal escaped.
 
-use super::protocol::{MAX_ANSWER, encode_request};
+use super::protocol::{LineReader, MAX_ANSWER, encode_request};
 use crate::args::{self, UsageError};
 use crate::supervisor::Outcome;
 use crate::sys::io::{stderr, stdout, write_all};
@@ -12,7 +12,7 @@ use argh::{ArgsInfo, FromArgs};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -335,7 +335,8 @@ fn conclusion(reply: CtlReply) -> (String, i32) {
 
 /// A connection to a control socket, with one limit for all that is done on it.
 pub struct Wire {
-    stream: BufReader<UnixStream>,
+    stream: UnixStream,
+    reader: LineReader,
     path: PathBuf,
     limit: Duration,
     deadline: Option<Instant>,
@@ -350,7 +351,8 @@ impl Wire {
             _ => error,
         })?;
         Ok(Wire {
-            stream: BufReader::new(stream),
+            stream,
+            reader: LineReader::default(),
             path: path.to_owned(),
             limit,
             deadline,
@@ -369,8 +371,8 @@ impl Wire {
     }
 
     pub fn send(&mut self, line: &[u8]) -> io::Result<()> {
-        self.stream.get_ref().set_write_timeout(self.left()?)?;
-        let sent = self.stream.get_mut().write_all(line);
+        self.stream.set_write_timeout(self.left()?)?;
+        let sent = self.stream.write_all(line);
         sent.map_err(|error| self.or_late(error))
     }
 
@@ -394,15 +396,22 @@ impl Wire {
 
     /// The next line, without its LF; `None`: the connection has ended.
     pub fn next_line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.stream.get_ref().set_read_timeout(self.left()?)?;
-        let mut line = Vec::new();
-        let mut bounded = (&mut self.stream).take(MAX_ANSWER as u64);
-        let read = bounded.read_until(b'\n', &mut line);
-        read.map_err(|error| self.or_late(error))?;
-        if line.len() == MAX_ANSWER {
-            return Err(io::Error::other("its line is too long"));
+        let mut chunk = [0; 16 * 1024];
+        loop {
+            let line = self.reader.next_line(MAX_ANSWER);
+            let line = line.map_err(io::Error::other)?;
+            if line.is_some() {
+                return Ok(line);
+            }
+            // An answer that comes in small pieces has no more time than one that comes at once.
+            self.stream.set_read_timeout(self.left()?)?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.reader.push(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.or_late(error)),
+            }
         }
-        Ok((line.pop() == Some(b'\n')).then_some(line))
     }
 }
 
