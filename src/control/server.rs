@@ -26,7 +26,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 use slog::{info, warn};
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -74,7 +74,7 @@ pub struct Server {
     /// Workers that said that they are ready, until they are returned.
     acks: Vec<ChildId>,
     /// Connections that may have to be closed at the end of the turn.
-    touched: BTreeSet<u64>,
+    touched: Vec<u64>,
     /// When to accept again although nothing tells of a client: one waits for room.
     retry_at: Option<Instant>,
     /// Limits the log lines about what clients do wrong.
@@ -144,7 +144,7 @@ impl Server {
             streams: BTreeMap::new(),
             requests: VecDeque::new(),
             acks: Vec::new(),
-            touched: BTreeSet::new(),
+            touched: Vec::new(),
             retry_at: None,
             complaints: RateLimit::default(),
             refusals: RateLimit::default(),
@@ -308,7 +308,7 @@ impl Server {
         let connections = self.state.connections.iter_mut();
         for (number, client) in connections.filter(|(_, it)| it.peer.worker == Some(worker)) {
             client.close();
-            self.touched.insert(*number);
+            self.touched.push(*number);
         }
     }
 
@@ -396,7 +396,7 @@ impl Server {
             }
             None => {}
         }
-        self.touched.insert(number);
+        self.touched.push(number);
         self.keep_within_limits();
         if has_more {
             poller.mark_ready(Source::Control(number));
@@ -439,7 +439,7 @@ impl Server {
     fn close(&mut self, number: u64) {
         if let Some(client) = self.state.connections.get_mut(&number) {
             client.close();
-            self.touched.insert(number);
+            self.touched.push(number);
         }
     }
 
@@ -495,7 +495,7 @@ impl Server {
                 let id = request.id.clone();
                 self.answer(number, &Answer { id, ..answer });
             }
-            self.touched.insert(number);
+            self.touched.push(number);
             if response.order.is_some() {
                 return response.order;
             }
@@ -507,7 +507,7 @@ impl Server {
         if let Some((client, stream)) = self.client(number) {
             client.answer(stream, answer);
         }
-        self.touched.insert(number);
+        self.touched.push(number);
         self.keep_within_limits();
     }
 
