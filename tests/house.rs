@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const SRC: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 /// How many lines `src` may have without unit tests, comments included.
-const MOST_LINES: usize = 17_000;
+const MOST_LINES: usize = 15_700;
 
 /// The names that stand for two things today. A name leaves the list when one of the two is renamed;
 /// none may come.

@@ -11,7 +11,7 @@ use crate::supervisor::{ChildId, End, Event, GivenUp, Instant};
 use crate::sys::interrupt::Interruptible;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
-use crate::text::{errno_text, error_text};
+use crate::text::errno_text;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::notify::{OtherProcesses, WorkerSocket};
@@ -20,18 +20,20 @@ use crate::worker::spawn::{self, Report, SpawnRequest, failed};
 use crate::worker::user::User;
 use crate::worker::{self, Process};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::resource::rlim_t;
-use nix::unistd::getuid;
+use nix::sys::signal::SigSet;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getuid};
 use slog::{error, info, warn};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
-use std::io;
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -362,17 +364,11 @@ impl Processes {
     /// lives on as it is.
     pub fn renice(&self, pid: i32, level: i32) {
         let done = match &self.config.nice.renice {
-            None => process::set_nice(pid, level).map_err(io::Error::from),
-            // We do not wait for it: when it ends, it is reaped as an orphan.
-            Some(command) => Command::new("/bin/sh")
-                .args(["-c", &format!("{command} {level} -p {pid}")])
-                .stdin(Stdio::null())
-                .process_group(0)
-                .spawn()
-                .map(drop),
+            None => process::set_nice(pid, level),
+            Some(command) => run_shell(&format!("{command} {level} -p {pid}")),
         };
-        if let Err(error) = done {
-            let reason = error_text(&error);
+        if let Err(errno) = done {
+            let reason = errno_text(errno as i32);
             error!(
                 self.logger,
                 "cannot change the niceness of {pid} to {level}: {reason}"
@@ -692,4 +688,24 @@ pub struct Death {
     pub id: ChildId,
     pub pid: i32,
     pub end: End,
+}
+
+/// Runs a command of the administrator's beside us, in a process group of its own, with the signals
+/// at their defaults. Nobody waits for it: when it ends, it is reaped as an orphan.
+fn run_shell(command: &str) -> Result<(), Errno> {
+    let mut actions = PosixSpawnFileActions::init()?;
+    actions.add_open(0, "/dev/null", OFlag::O_RDWR, Mode::empty())?;
+    let mut attributes = PosixSpawnAttr::init()?;
+    attributes.set_flags(
+        PosixSpawnFlags::POSIX_SPAWN_SETPGROUP | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF,
+    )?;
+    attributes.set_pgroup(Pid::from_raw(0))?;
+    attributes.set_sigdefault(&SigSet::all())?;
+    let command = CString::new(command).map_err(|_| Errno::EINVAL)?;
+    let words = [c"sh", c"-c", &command];
+    let variables = std::env::vars_os().map(|(name, value)| [name, value].join(OsStr::new("=")));
+    let environment: Vec<CString> = variables
+        .filter_map(|entry| CString::new(entry.into_vec()).ok())
+        .collect();
+    posix_spawn("/bin/sh", &actions, &attributes, &words, &environment).map(drop)
 }
