@@ -12,7 +12,7 @@ const MOST_LINES: usize = 15_700;
 
 /// The names that stand for two things today. A name leaves the list when one of the two is renamed;
 /// none may come.
-const DOUBLED_TYPES: [&str; 1] = ["Rights"];
+const DOUBLED_TYPES: [&str; 0] = [];
 const DOUBLED_FILES: [&str; 3] = ["commands", "notify", "signals"];
 
 /// The files that may hold methods of the daemon.

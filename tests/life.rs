@@ -6,6 +6,7 @@ use common::{Daemon, Run, TempDir, example, facts, worker};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 /// A "deploy" is what the file says that the next worker does.
@@ -625,4 +626,34 @@ fn the_first_stop_asks_with_the_stop_signal_and_the_next_one_is_forwarded() {
     daemon.signal(Signal::SIGTERM);
     daemon.wait_for_line("] got TERM");
     assert_eq!(daemon.exit_code(), 0);
+}
+
+#[test]
+fn signals_that_mean_nothing_neither_suspend_nor_end_us() {
+    let daemon = Run::worker(&["-start=0"], &["up"]).start();
+    daemon.wait_until_live();
+    let mut numbers = vec![
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGALRM,
+        libc::SIGVTALRM,
+        libc::SIGPROF,
+        libc::SIGIO,
+        libc::SIGPWR,
+        libc::SIGXCPU,
+        libc::SIGSTKFLT,
+        libc::SIGPIPE,
+    ];
+    numbers.extend(libc::SIGRTMIN()..=libc::SIGRTMAX());
+    let pid = daemon.real_pid();
+    for number in numbers {
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{number} {pid}")])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()), "{number}");
+    }
+    let verdict = daemon.reload();
+    assert!(verdict.contains("is live"), "{verdict}");
+    assert_eq!(daemon.stop(), 0);
 }

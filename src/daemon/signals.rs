@@ -47,7 +47,7 @@ impl Signals {
     /// Handles these signals and SIGCHLD. This is done before anything else is set up, so that a
     /// stop is never lost.
     pub fn install(signals: impl Iterator<Item = i32>) -> io::Result<Signals> {
-        signals::ignore_signals_of_writing()?;
+        signals::ignore_meaningless_signals();
         signals::watch_hangups()?;
         interrupt::handle_interrupts()?;
         Ok(Signals {

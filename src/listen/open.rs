@@ -3,7 +3,7 @@
 //! others is removed, and what came back from the store is left as it was.
 
 use super::inherited::{Inherited, Passed, STORE_PREFIX};
-use super::unix_path::{self, FileId, Rights, SocketFile};
+use super::unix_path::{self, FileId, FileRights, SocketFile};
 use super::{Bound, Listener, cannot, file_inode, listens, refused, sock_type, word};
 use crate::listen::uri::{Address, Scheme, Uri};
 use crate::sys::io::stdin;
@@ -54,7 +54,7 @@ pub fn abandon(listeners: Vec<Listener>) {
 /// Errors: those of `open_all`.
 pub fn check(uris: &[Uri]) -> Result<(), String> {
     for uri in uris {
-        Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
+        FileRights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
         candidates(uri)?;
     }
     Ok(())
@@ -285,7 +285,7 @@ fn adopt_stored(uri: &Uri, number: RawFd, candidates: &[SocketAddr]) -> Result<L
     if let Some(file) = &listener.file {
         let id = file.id.filter(|_| file.is_at_its_path() == Ok(true));
         let id = id.ok_or_else(|| cannot("its path is gone"))?;
-        let rights = Rights::of(&uri.options).map_err(|why| cannot(&why))?;
+        let rights = FileRights::of(&uri.options).map_err(|why| cannot(&why))?;
         let inode = file_inode(listener.as_fd());
         let applied = rights.apply(file.path(), id, inode);
         applied.map_err(|why| cannot(&why))?;
@@ -415,7 +415,7 @@ pub(crate) struct AtPath {
 /// `unix_path::clear`.
 pub(crate) fn bind_path(uri: &Uri, path: &Path, rounds: u32) -> Result<AtPath, String> {
     let failed = refused("bind", uri);
-    let rights = Rights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
+    let rights = FileRights::of(&uri.options).map_err(|why| cannot("bind", uri, &why))?;
     check_path(path).map_err(|error| cannot("bind", uri, &error.to_string()))?;
     // From here until we listen, another instance would take our socket for a stale one.
     let _lock = unix_path::lock(path, rounds)

@@ -215,16 +215,16 @@ impl Drop for PathLock {
 
 /// Who may connect: the `mode`, `owner` and `group` of a `-listen` address.
 #[derive(Debug, Default)]
-pub(crate) struct Rights {
+pub(crate) struct FileRights {
     mode: Option<Mode>,
     pub owner: Option<Uid>,
     group: Option<Gid>,
 }
 
-impl Rights {
+impl FileRights {
     /// Looks the names up; numbers need not exist.
-    pub(crate) fn of(options: &Options) -> Result<Rights, String> {
-        Ok(Rights {
+    pub(crate) fn of(options: &Options) -> Result<FileRights, String> {
+        Ok(FileRights {
             mode: options.mode.map(Mode::from_bits_truncate),
             owner: options.owner.as_deref().map(user::uid).transpose()?,
             group: options.group.as_deref().map(user::gid).transpose()?,

@@ -2,7 +2,6 @@
 //! (sigaction(2), `si_code`). signal-hook's pipe carries only the number. Also the signals that we
 //! ignore.
 
-use nix::sys::signal::{SigHandler, Signal, signal};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,16 +31,23 @@ pub fn watch_hangups() -> io::Result<()> {
     unsafe { signal_hook_registry::register_sigaction(libc::SIGHUP, note) }.map(drop)
 }
 
-/// A line of our log must not stop us where a terminal stops background jobs that write to it
-/// (SIGTTOU and TOSTOP, termios(3)), nor kill us where it would make a file longer than files may
-/// be (SIGXFSZ and RLIMIT_FSIZE, setrlimit(2): then write(2) says EFBIG). Workers get the default
-/// back.
-pub fn ignore_signals_of_writing() -> io::Result<()> {
-    for of_writing in [Signal::SIGTTOU, Signal::SIGXFSZ] {
-        // SAFETY: SIG_IGN runs no code of ours.
-        unsafe { signal(of_writing, SigHandler::SigIgn) }?;
+/// Ignores every signal that can be caught and means nothing to us, as Go's runtime does: SIGTSTP and
+/// SIGTTIN would suspend us, SIGALRM and the real-time ones would end us and leave the workers. A
+/// line of our log must not stop us either, where a terminal stops background jobs that write to it
+/// (SIGTTOU and TOSTOP, termios(3)), or a file would grow longer than files may be (SIGXFSZ: write(2)
+/// says EFBIG then). Those that report an error of the program itself keep their action, and so do
+/// those that are ignored anyway. Workers get the defaults back.
+pub fn ignore_meaningless_signals() {
+    use libc::{SIGABRT, SIGBUS, SIGCHLD, SIGCONT, SIGFPE, SIGILL, SIGKILL};
+    use libc::{SIGSEGV, SIGSTOP, SIGSYS, SIGTRAP, SIGURG, SIGWINCH};
+    let errors = [SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP];
+    let others = [SIGCHLD, SIGCONT, SIGKILL, SIGSTOP, SIGURG, SIGWINCH];
+    for number in 1..=libc::SIGRTMAX() {
+        if !errors.contains(&number) && !others.contains(&number) {
+            // SAFETY: SIG_IGN runs no code of ours. (EINVAL: the C library keeps some for itself.)
+            unsafe { libc::signal(number, libc::SIG_IGN) };
+        }
     }
-    Ok(())
 }
 
 /// The senders since the last call.

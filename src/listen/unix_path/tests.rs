@@ -214,16 +214,16 @@ fn after_a_crash_somebody_elses_socket_is_not_taken_for_ours() {
 #[test]
 fn numbers_need_no_user_and_unknown_names_are_said() {
     let uri = crate::listen::tests::uri("unix:///x?owner=54321&group=54322&mode=0640");
-    let rights = Rights::of(&uri.options).unwrap();
+    let rights = FileRights::of(&uri.options).unwrap();
     assert_eq!(rights.owner, Some(Uid::from_raw(54321)));
     assert_eq!(rights.group, Some(Gid::from_raw(54322)));
     let uri = crate::listen::tests::uri("unix:///x?owner=nobody-has-this-name");
-    let error = Rights::of(&uri.options).unwrap_err();
+    let error = FileRights::of(&uri.options).unwrap_err();
     assert_eq!(error, "cannot find user nobody-has-this-name");
     // The system would take the one for "leave it", and the other is no number.
     for options in ["owner=4294967295", "group=4294967295", "group=+7"] {
         let uri = crate::listen::tests::uri(&format!("unix:///x?{options}"));
-        assert!(Rights::of(&uri.options).is_err(), "{options}");
+        assert!(FileRights::of(&uri.options).is_err(), "{options}");
     }
 }
 
