@@ -22,7 +22,7 @@ const WAIT_WITHOUT_EPOLL: u16 = 50;
 /// How many events one poll takes.
 const EVENTS: usize = 256;
 
-/// What a descriptor is for. Ready sources are dispatched in the order of these variants.
+/// What a descriptor is for. `take_ready` returns ready sources in the order of these variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     Signals,

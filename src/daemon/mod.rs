@@ -1,7 +1,8 @@
 //! The loop: it waits, translates what the kernel says into events of the core, performs what the
 //! core wants done, and waits again. It owns every descriptor and every pid, and no policy: what
 //! follows from an event is decided in `Supervisor`. Each subject has one owner (`Processes`,
-//! `Signals`, `Listeners`, `Server`, `Systemd`, `Log`, `Poller`), and only this file sees two of them.
+//! `Signals`, `Listeners`, `Server`, `Systemd`, `Log`, `Poller`), and only this file acts on two of
+//! them: an owner registers with the poller, writes to the log, and may look at what it is lent.
 //!
 //! A turn dispatches in this order: stop signals, readiness, deaths, other signals and requests,
 //! deadlines, output. Four ways through the house, step by step:
@@ -12,34 +13,36 @@
 //!  3. `dispatch` gives stops, readiness and deaths their turn, then calls `on_signal`.
 //!  4. `Config::action` says that SIGHUP is a reload; `on_hangup` asks `Signals` whether it came
 //!     because the terminal closed.
-//!  5. `tell(Event::Reload)` hands it to the core, which pushes `Begin` and `Spawn`.
+//!  5. `tell(Event::Reload)` hands it to the core, which pushes `Begin` and a burst of `Spawn`s, or
+//!     remembers the reload while another one runs.
 //!  6. `perform` starts each worker by `Processes::start`, which registers its descriptors.
-//!  7. Its exec report, its READY=1 or the time of `-start` comes back as an event.
+//!  7. Its exec report, its READY=1, its ack or the time of `-start` comes back as an event.
 //!  8. `confirm_promotion` looks once more for deaths before the core may promote the generation.
-//!  9. The core pushes the verdict and a signal for each old worker; `perform` sends them.
-//! 10. `on_verdict` logs the line, answers waiting clients and tells systemd.
+//!  9. The core pushes a signal for each old worker and then the verdict; `perform` sends them.
+//! 10. `on_verdict` logs the line and answers waiting clients; systemd is told at the turn's end.
 //!
 //! A worker's line
 //!  1. The worker writes to its pipe, and `Poller::wait` marks `Source::Output` as ready.
 //!  2. `dispatch` has its turn first: no decision waits for output.
 //!  3. `Processes::read_outputs` marks the pipe in `Outputs`, which shares out the turn.
-//!  4. `Outputs::read` reads as much as the log's queue has room for.
+//!  4. `Outputs::read` reads a chunk of each pipe in turn while the log has room for its lines.
 //!  5. `worker::output::lines` cuts lines, keeps a half line, and remembers the last ones.
 //!  6. `Log::push_worker_line` puts the line with its prefix into the queue.
-//!  7. When the queue is full the pipe is paused: the worker waits, and nobody else does.
+//!  7. When the log is stuck the pipe is paused, and the worker waits; one that may lose lines is
+//!     read on at a bounded rate.
 //!  8. `Log::flush` writes the queue to stderr or syslog at the end of the turn.
-//!  9. When the log is full, `Poller::watch_log` waits until it can be written to again.
-//! 10. `Processes::resume_outputs` lets paused pipes be read in the next turn.
+//!  9. `Processes::resume_outputs` lets paused pipes be read in the next turn when it has moved.
+//! 10. `Poller::watch_log` has the next wait end when a full log can be written to again.
 //!
 //! A control request
 //!  1. A client connects or writes, and `Source::Control` with its number is ready.
 //!  2. `on_control` lends the server a `View`: what it may know of the rest.
 //!  3. `Server` accepts, checks who it is by the kernel's word, and what that one may say.
-//!  4. It reads one line a turn and parses it into a `Request`.
+//!  4. It reads one line of each client and parses it into a `Request`.
 //!  5. A worker's ack is readiness, and told to the core at once.
 //!  6. Every other request waits until the deaths that we can know of are known.
-//!  7. `do_orders` lets `control::commands` answer it, wholly from the `View`.
-//!  8. What is to be done comes back as an `Order`, and becomes an event of the core.
+//!  7. `do_orders` lets `control::commands` answer it, from the `View` and the server's own state.
+//!  8. What is to be done comes back as an `Order`, which mostly becomes an event of the core.
 //!  9. Who waits is told each step by the server's `on_begin`, `on_worker_ready`, `on_verdict`.
 //! 10. What a client does not read waits in its connection, within a bound, until it can be sent.
 //!
@@ -53,7 +56,7 @@
 //!  7. `Server::on_worker_gone` tells waiting clients.
 //!  8. `tell(Event::Gone)` hands the end to the core, which knows whether it was asked to stop.
 //!  9. The core respawns, rolls back, waits (back-off) or does nothing; `perform` acts.
-//! 10. When the last worker has gone at a stop, `Action::Exit` ends the loop.
+//! 10. When the last worker has gone and none is to come, `Action::Exit` ends the loop.
 
 mod processes;
 mod signals;
@@ -304,7 +307,8 @@ impl Daemon {
         }
     }
 
-    /// Dispatches what decisions depend on: stop signals, readiness, deaths, other signals, requests.
+    /// Dispatches what decisions depend on: stop signals, readiness, deaths, other signals,
+    /// requests.
     /// Returns whether a worker has ended.
     fn dispatch(&mut self) -> bool {
         self.signals.read();

@@ -3,8 +3,8 @@
 //! O_NONBLOCK on a descriptor that others share, never grow beyond its limits, and never drop a
 //! line without counting it.
 //!
-//! Workers' lines may fill a small part of the queue; what becomes of their pipes then is what
-//! [`Log::capacity`] says. Our own messages may use the rest.
+//! Workers' lines may fill most of the queue; what becomes of their pipes then is what
+//! [`Log::capacity`] says. The rest is for our own messages.
 
 mod drain;
 mod format;
@@ -22,7 +22,7 @@ use crate::sys::io::trim_heap;
 use crate::text::error_text;
 use format::Format;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use queue::Queue;
+use queue::{QUEUE_LIMIT, Queue};
 use slog::Level;
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -38,6 +38,7 @@ const PIPES_LIMIT: usize = 64 * 1024;
 /// Lines that have been read are added up to this limit: a pipeful, with our header before each.
 /// Lines shorter than about 16 bytes may have to wait in their worker's buffer.
 const LINES_LIMIT: usize = 4 * PIPES_LIMIT;
+const _: () = assert!(LINES_LIMIT < QUEUE_LIMIT, "our own messages need room");
 /// How long to wait before the next attempt after a failure that poll(2) cannot watch, and between
 /// two reports of lost lines.
 const RETRY: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use super::format::{Format, Formatter, cut_mark};
 use serde::{Deserialize, Serialize};
 use slog::Level;
 
-/// The limit of the whole queue, in bytes.
+/// Our own messages are added up to this limit, in bytes; workers' lines stop at a lower one.
 pub const QUEUE_LIMIT: usize = 320 * 1024;
 
 /// What another image of the program must carry on with.

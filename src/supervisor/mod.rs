@@ -108,7 +108,7 @@ pub enum Event {
     Lost(ChildId),
     /// N has changed.
     Resize(u32),
-    /// Time has passed; sent at the end of every turn.
+    /// Time has passed; sent in every turn, after what decisions depend on.
     Tick,
     /// A last poll of the kernel found no death: what is ready may be promoted.
     PromotionConfirmed,
