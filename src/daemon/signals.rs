@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
+use serde::{Deserialize, Serialize};
 use signal_hook::consts::SIGCHLD;
 use signal_hook_mio::v1_0::Signals as SignalPipe;
 use std::io;
@@ -32,15 +33,22 @@ pub enum HangupMeaning {
     Seen,
 }
 
-/// All signals, and the terminal.
-pub struct Signals {
-    pipe: SignalPipe,
+/// What another image of the program must carry on with.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct SignalState {
     /// Signals that were read and wait for their place in the turn.
     waiting: Vec<i32>,
-    tty: Option<OwnedFd>,
     /// When the terminal was found closed.
     hung_up: Option<Instant>,
     second_look: Option<Instant>,
+}
+
+/// All signals, and the terminal.
+pub struct Signals {
+    pipe: SignalPipe,
+    tty: Option<OwnedFd>,
+    state: SignalState,
 }
 
 impl Signals {
@@ -52,10 +60,8 @@ impl Signals {
         interrupt::handle_interrupts()?;
         Ok(Signals {
             pipe: SignalPipe::new(signals.chain([SIGCHLD]))?,
-            waiting: Vec::new(),
             tty: None,
-            hung_up: None,
-            second_look: None,
+            state: SignalState::default(),
         })
     }
 
@@ -75,27 +81,27 @@ impl Signals {
     /// poller may have failed.
     pub fn read(&mut self) {
         for signal in self.pipe.pending() {
-            if !self.waiting.contains(&signal) {
-                self.waiting.push(signal);
+            if !self.state.waiting.contains(&signal) {
+                self.state.waiting.push(signal);
             }
         }
     }
 
     /// Takes the waiting signals that are meant.
     pub fn take(&mut self, is_meant: impl Fn(i32) -> bool) -> Vec<i32> {
-        let all = std::mem::take(&mut self.waiting).into_iter();
+        let all = std::mem::take(&mut self.state.waiting).into_iter();
         let (taken, left) = all.partition(|signal| is_meant(*signal));
-        self.waiting = left;
+        self.state.waiting = left;
         taken
     }
 
     pub fn are_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.state.waiting.is_empty()
     }
 
     /// When signals are to be read although nothing else happens.
     pub fn deadline(&self) -> Option<Instant> {
-        self.second_look
+        self.state.second_look
     }
 
     /// A signal that comes while we wait ends the wait. One that comes during a turn is lost until
@@ -107,15 +113,15 @@ impl Signals {
     /// Errors: the signals cannot be unblocked; it is tried again in a second.
     pub fn plan_second_look(&mut self, now: Instant, is_idle: bool) -> Result<(), Errno> {
         let mut unblocked = Ok(());
-        if self.second_look.is_some_and(|at| at <= now) {
-            self.second_look = None;
+        if self.state.second_look.is_some_and(|at| at <= now) {
+            self.state.second_look = None;
             unblocked = unblock_signals();
             self.read();
-            if unblocked.is_ok() && self.waiting.is_empty() && is_idle {
+            if unblocked.is_ok() && self.state.waiting.is_empty() && is_idle {
                 return Ok(());
             }
         }
-        self.second_look.get_or_insert(now + SECOND_LOOK);
+        self.state.second_look.get_or_insert(now + SECOND_LOOK);
         unblocked
     }
 
@@ -125,16 +131,16 @@ impl Signals {
         let mut watched = [PollFd::new(tty.as_fd(), PollFlags::empty())];
         let is_closed = poll(&mut watched, PollTimeout::ZERO).is_ok()
             && (watched[0].revents()).is_some_and(|found| found.contains(PollFlags::POLLHUP));
-        let is_news = is_closed && self.hung_up.is_none();
+        let is_news = is_closed && self.state.hung_up.is_none();
         if is_news {
-            self.hung_up = Some(now);
+            self.state.hung_up = Some(now);
         }
         is_news
     }
 
     /// What the SIGHUPs since the last call mean; `has_terminal_closed` comes first.
     pub fn hangup_meaning(&self, now: Instant) -> HangupMeaning {
-        meaning(self.hung_up, now, signals::take_hangups())
+        meaning(self.state.hung_up, now, signals::take_hangups())
     }
 }
 

@@ -9,11 +9,13 @@ pub mod spawn;
 pub mod user;
 
 use crate::supervisor::End;
+use serde::{Deserialize, Serialize};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
-/// What is known of a worker's process.
-#[derive(Debug, Default)]
+/// What is known of a worker's process. Another image of the program carries on with it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Process {
     pub pid: i32,
     /// Why it did not become the program.
