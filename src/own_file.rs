@@ -352,7 +352,8 @@ impl PidFile {
     ///
     /// Errors: "cannot remove pid file PATH: Read-only file system".
     pub fn remove(&self) -> Result<(), String> {
-        if self.file.pid() != Some(self.pid) {
+        // Where it cannot be read it is still the file that we wrote.
+        if self.file.pid().is_some_and(|pid| pid != self.pid) {
             return Ok(());
         }
         let removed = self.file.remove();
