@@ -212,7 +212,7 @@ impl OwnFile {
 }
 
 /// The directory of a path.
-pub struct Folder {
+pub struct OpenFolder {
     pub fd: OwnedFd,
     /// Nobody but root and our own user can lead the path elsewhere, or take a name of ours away.
     pub is_ours: bool,
@@ -224,7 +224,7 @@ pub struct Folder {
 ///
 /// Errors: open(2)'s, and "/srv/run leads through a symbolic link of user 1000 to a directory of
 /// user 0".
-pub fn open_folder(path: &Path) -> Result<Folder, FileRefusal> {
+pub fn open_folder(path: &Path) -> Result<OpenFolder, FileRefusal> {
     let parent = path.parent().filter(|it| !it.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -269,7 +269,7 @@ pub fn open_folder(path: &Path) -> Result<Folder, FileRefusal> {
     is_ours &= link_owners.iter().all(|uid| own.contains(uid));
     let is_trusted = |uid: &&u32| own.contains(uid) || **uid == owner;
     match link_owners.iter().find(|uid| !is_trusted(uid)) {
-        None => Ok(Folder {
+        None => Ok(OpenFolder {
             fd: folder,
             is_ours,
         }),

@@ -17,10 +17,10 @@ pub fn printable_lines(text: &str) -> String {
     escaped(text, |c| c.is_control() && c != '\n' && c != '\t')
 }
 
-fn escaped(text: &str, is_unsafe: fn(char) -> bool) -> String {
+fn escaped(text: &str, is_escaped: fn(char) -> bool) -> String {
     let mut line = String::new();
     for c in text.chars() {
-        match is_unsafe(c) {
+        match is_escaped(c) {
             true => line.extend(c.escape_default()),
             false => line.push(c),
         }

@@ -59,27 +59,28 @@
 //! 10. When the last worker has gone and none is to come, `Action::Exit` ends the loop.
 
 mod processes;
+mod reminder;
 mod signals;
 
 use crate::clock;
 use crate::config::{Config, SignalAction};
 use crate::control::status::summary;
 use crate::control::verdict::{self, FailedWorker, ReloadReport, end_text};
-use crate::control::{MAX_CLIENTS, Order, Server, View};
+use crate::control::{Order, Server, View};
 use crate::listen::{ListenerEvent, Listeners, Opened};
 use crate::log::Log;
 use crate::own_file::PidFile;
 use crate::poller::{Interest, Poller, Source};
-use crate::supervisor::{
-    self, Action, ChildId, End, Event, Instant, Outcome, Phase, Supervisor, Worker,
-};
+use crate::supervisor::{self, Action, ChildId, End, Event, Instant, Outcome, Supervisor, Worker};
 use crate::sys::process;
 use crate::systemd::{Stored, Systemd};
-use crate::text::{counted, errno_text, error_text};
+use crate::text::{counted, errno_text, error_text, signal_name};
 use crate::worker::user::User;
 use nix::errno::Errno;
 use nix::sys::resource::rlim_t;
+pub use processes::capacity;
 use processes::{Death, Processes, Start};
+use reminder::Reminder;
 use signal_hook::consts::{SIGCHLD, SIGHUP};
 use signals::HangupMeaning;
 pub use signals::Signals;
@@ -91,14 +92,8 @@ use std::time::Duration;
 
 /// How long the last lines may take to be written before we end without them.
 const FINAL_FLUSH: Duration = Duration::from_secs(1);
-/// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
-const PER_WORKER: rlim_t = 4;
-/// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
-const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// A poller that fails is one line in this time at most.
 const COMPLAINTS: Duration = Duration::from_secs(1);
-/// While we wait for workers to be ready or to leave, the log says this often for whom.
-const REMINDER: Duration = Duration::from_secs(30);
 /// How many ends are collected before a stop signal gets its turn.
 const DEATHS: u32 = 1024;
 
@@ -127,7 +122,7 @@ pub struct Daemon {
     systemd: Option<Systemd>,
     control: Server,
     pidfile: Option<PidFile>,
-    reminder: Option<Instant>,
+    reminder: Reminder,
     asked_to_stop: bool,
     /// More children have ended than one turn collects.
     has_more_dead: bool,
@@ -136,29 +131,12 @@ pub struct Daemon {
     exit: Option<i32>,
 }
 
-/// The number of workers that a limit of descriptors suffices for.
-pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
-    let left = hard_limit.saturating_sub(OUR_OWN + listeners as rlim_t);
-    let each = PER_WORKER + rlim_t::from(config.control_fd);
-    u32::try_from(left / each).unwrap_or(u32::MAX)
-}
-
 impl Daemon {
     /// Registers everything that the loop waits for. Fails only where the system refuses a
     /// descriptor; nothing has been started then, and no path of ours is left.
-    pub fn new(setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
-        let Setup {
-            config,
-            mut signals,
-            opened,
-            user,
-            nofile,
-            systemd,
-            control,
-            pidfile,
-        } = setup;
-        let (config, logger) = (Rc::new(config), log.logger());
-        let mut listeners = Listeners::new(opened.listeners, logger.clone());
+    pub fn new(mut setup: Setup, log: Log) -> Result<Daemon, Box<(String, Log)>> {
+        let (config, logger) = (Rc::new(setup.config), log.logger());
+        let mut listeners = Listeners::new(setup.opened.listeners, logger.clone());
         let register = || {
             let refused = |error: io::Error| {
                 let reason = error_text(&error);
@@ -170,14 +148,15 @@ impl Daemon {
                 format!("learn of workers' ends (waitid): {reason}")
             })?;
             let mut poller = Poller::new().map_err(refused)?;
-            signals.register(&mut poller).map_err(refused)?;
+            setup.signals.register(&mut poller).map_err(refused)?;
             listeners.register(&mut poller).map_err(refused)?;
-            if let Some(systemd) = &systemd {
+            if let Some(systemd) = &setup.systemd {
                 let added = poller.add(systemd.wait_fd(), Source::Systemd, Interest::WRITABLE);
                 added.map_err(refused)?;
             }
-            control.register(&mut poller).map_err(refused)?;
-            let processes = Processes::new(config.clone(), user, nofile, logger.clone())?;
+            setup.control.register(&mut poller).map_err(refused)?;
+            let processes =
+                Processes::new(config.clone(), setup.user, setup.nofile, logger.clone())?;
             Ok((poller, processes))
         };
         let (poller, processes) = match register() {
@@ -187,26 +166,26 @@ impl Daemon {
                 return Err(Box::new((reason, log)));
             }
         };
-        let capacity = capacity(nofile.1, listeners.len(), &config);
+        let capacity = capacity(setup.nofile.1, listeners.len(), &config);
         let mut daemon = Daemon {
             core: Supervisor::new(config.policy(capacity)),
             config,
             poller,
-            signals,
+            signals: setup.signals,
             log,
             logger,
             processes,
             listeners,
-            systemd,
-            control,
-            pidfile,
-            reminder: None,
+            systemd: setup.systemd,
+            control: setup.control,
+            pidfile: setup.pidfile,
+            reminder: Reminder::default(),
             asked_to_stop: false,
             has_more_dead: false,
             next_complaint: Instant(0),
             exit: None,
         };
-        daemon.fill_store(&opened.forget);
+        daemon.fill_store(&setup.opened.forget);
         Ok(daemon)
     }
 
@@ -266,7 +245,7 @@ impl Daemon {
             self.systemd.as_ref().and_then(Systemd::deadline),
             self.control.deadline(),
             self.listeners.deadline(),
-            self.reminder,
+            self.reminder.deadline(),
             self.signals.deadline(),
         ];
         core.into_iter().chain(others.into_iter().flatten()).min()
@@ -386,7 +365,10 @@ impl Daemon {
             }
         }
         self.processes.read_outputs(&mut self.poller, &mut self.log);
-        self.remind();
+        let reminder = &mut self.reminder;
+        if let Some(line) = reminder.line(clock::now(), &self.core, &self.processes) {
+            info!(self.logger, "{line}");
+        }
     }
 
     // ---- signals ----
@@ -400,7 +382,7 @@ impl Daemon {
         };
         for signal in self.signals.take(is_stop) {
             match self.config.action(signal) {
-                SignalAction::Stop(sent) => self.on_stop_signal(signal_name(signal), sent),
+                SignalAction::Stop(sent) => self.on_stop_signal(&signal_name(signal), sent),
                 _ => self.leave(signal),
             }
         }
@@ -409,23 +391,18 @@ impl Daemon {
     /// `name`: what asks us to stop; `signal` goes to the workers.
     fn on_stop_signal(&mut self, name: &str, signal: i32) {
         let workers = counted(self.core.workers().len(), "worker");
-        let mut signal = signal;
-        if self.core.is_stopping() {
-            info!(
-                self.logger,
-                "{name}: forwarding it to {workers}, we are stopping already"
-            );
-        } else if let Some(first) = self.config.first_stop {
-            // Whoever asks again gets what is asked for.
-            signal = first;
-            let first = signal_name(first);
-            info!(
-                self.logger,
-                "{name}: stopping, {workers} asked to finish with {first}"
-            );
-        } else {
-            info!(self.logger, "{name}: stopping, {workers} asked to finish");
-        }
+        // Whoever asks again gets what is asked for.
+        let first = self.config.first_stop;
+        let first = first.filter(|_| !self.core.is_stopping());
+        let what = match first.map(signal_name) {
+            _ if self.core.is_stopping() => {
+                format!("forwarding it to {workers}, we are stopping already")
+            }
+            Some(first) => format!("stopping, {workers} asked to finish with {first}"),
+            None => format!("stopping, {workers} asked to finish"),
+        };
+        info!(self.logger, "{name}: {what}");
+        let signal = first.unwrap_or(signal);
         self.asked_to_stop = true;
         self.tell(Event::Stop(signal));
     }
@@ -446,7 +423,7 @@ impl Daemon {
         let name = signal_name(signal);
         match self.config.action(signal) {
             SignalAction::Reload if signal == SIGHUP => self.on_hangup(),
-            SignalAction::Reload => self.on_reload_signal(name),
+            SignalAction::Reload => self.on_reload_signal(&name),
             SignalAction::Forward => {
                 let workers = counted(self.core.workers().len(), "worker");
                 info!(self.logger, "{name}: forwarding it to {workers}");
@@ -523,15 +500,13 @@ impl Daemon {
     }
 
     fn on_report(&mut self, id: ChildId) {
-        if let Some(event) = self.processes.on_report(id, &mut self.poller) {
-            self.tell(event);
-        }
+        let event = self.processes.on_report(id, &mut self.poller);
+        event.into_iter().for_each(|event| self.tell(event));
     }
 
     fn on_notify(&mut self, id: ChildId) {
-        if let Some(event) = self.processes.on_notify(id, &mut self.poller) {
-            self.tell(event);
-        }
+        let event = self.processes.on_notify(id, &mut self.poller);
+        event.into_iter().for_each(|event| self.tell(event));
     }
 
     /// Collects children that have ended. Returns whether a worker was among them, or more may be
@@ -588,23 +563,7 @@ impl Daemon {
     /// The listeners, and a text that names the workers that are starting or stopping.
     fn listeners(&mut self) -> (&mut Listeners, &mut Poller, impl Fn() -> String) {
         let (core, processes) = (&self.core, &self.processes);
-        let suspects = || {
-            let mut pids = Vec::new();
-            for (id, worker) in core.workers().iter() {
-                let verb = match worker.phase {
-                    Phase::Ready { .. } => continue,
-                    Phase::Stopping { .. } | Phase::Killed { .. } => "stopping",
-                    _ => "starting",
-                };
-                if pids.len() < 8 {
-                    pids.extend(processes.pid(id).map(|pid| format!("{pid} ({verb})")));
-                }
-            }
-            match pids.is_empty() {
-                true => " while no worker was starting or stopping".to_owned(),
-                false => format!(" while these workers came or went: {}", pids.join(", ")),
-            }
-        };
+        let suspects = || reminder::suspects(core, processes);
         (&mut self.listeners, &mut self.poller, suspects)
     }
 
@@ -665,22 +624,9 @@ impl Daemon {
                 Some(Order::Stop { name, signal }) => self.on_stop_signal(name, signal),
                 Some(Order::Resize(workers)) => self.tell(Event::Resize(workers)),
                 #[cfg(feature = "einhorn")]
-                Some(Order::Signal(signals)) => self.signal_all(&signals),
+                Some(Order::Signal(signals)) => self.processes.signal_all(&signals),
                 #[cfg(feature = "einhorn")]
                 Some(Order::SetLevel(level)) => self.log.set_level(level),
-            }
-        }
-    }
-
-    #[cfg(feature = "einhorn")]
-    fn signal_all(&self, signals: &[i32]) {
-        for signal in signals {
-            for (id, process) in self.processes.alive().0 {
-                if let Err(errno) = self.processes.signal(*id, *signal) {
-                    let (name, reason) = (signal_name(*signal), errno_text(errno as i32));
-                    let pid = process.pid;
-                    error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
-                }
             }
         }
     }
@@ -801,46 +747,6 @@ impl Daemon {
         }
     }
 
-    /// A long wait says what it waits for, every now and then.
-    fn remind(&mut self) {
-        let now = clock::now();
-        let coming = self.core.rolling_out();
-        match self.reminder {
-            _ if !self.core.is_stopping() && coming.is_none() => self.reminder = None,
-            None => self.reminder = Some(now + REMINDER),
-            Some(at) if at <= now => {
-                self.reminder = Some(now + REMINDER);
-                self.say_what_we_wait_for(coming);
-            }
-            Some(_) => {}
-        }
-    }
-
-    fn say_what_we_wait_for(&self, coming: Option<u64>) {
-        let mut pids = Vec::new();
-        for (id, worker) in self.core.workers().iter() {
-            if coming.is_none() || worker.is_unready() {
-                pids.extend(self.processes.pid(id).map(|pid| pid.to_string()));
-            }
-        }
-        let (workers, pids) = (counted(pids.len(), "worker"), pids.join(", "));
-        match coming {
-            None => info!(self.logger, "waiting for {workers} to finish: {pids}"),
-            Some(generation) if pids.is_empty() => {
-                info!(
-                    self.logger,
-                    "generation {generation}: no worker is up, backing off"
-                );
-            }
-            Some(generation) => {
-                info!(
-                    self.logger,
-                    "generation {generation}: waiting for {workers} to be ready: {pids}"
-                );
-            }
-        }
-    }
-
     // ---- systemd ----
 
     /// At the end of a turn.
@@ -864,16 +770,7 @@ impl Daemon {
         let Some(systemd) = &mut self.systemd else {
             return;
         };
-        let (mut sockets, mut found) = (Vec::new(), Vec::new());
-        for listener in self.listeners.iter() {
-            let Some(name) = listener.store_name.as_deref() else {
-                continue;
-            };
-            sockets.push((name, listener.as_fd()));
-            if listener.is_stored {
-                found.push(name);
-            }
-        }
+        let (sockets, found) = self.listeners.for_store();
         match systemd.hand_over(&sockets, &found, forget) {
             Ok(Stored::All) => info!(
                 self.logger,
@@ -909,8 +806,4 @@ impl Daemon {
         self.processes.finish_outputs(poller, log, limit);
         self.log.finish(limit - clock::now());
     }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
 }

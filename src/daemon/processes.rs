@@ -4,6 +4,7 @@
 
 use crate::clock;
 use crate::config::{Config, Output, ReadyGate};
+use crate::control::MAX_CLIENTS;
 use crate::control::verdict::{FailedWorker, end_text, given_up_text};
 use crate::log::{Log, RateLimit};
 use crate::poller::{Interest, Poller, Source};
@@ -12,6 +13,8 @@ use crate::sys::interrupt::Interruptible;
 use crate::sys::io::{stderr, stdout};
 use crate::sys::process;
 use crate::text::errno_text;
+#[cfg(feature = "einhorn")]
+use crate::text::signal_name;
 use crate::worker::command;
 use crate::worker::env::{EinhornMaster, Environment, Extras, FIRST_FD, Socket};
 use crate::worker::notify::{OtherProcesses, WorkerSocket};
@@ -37,6 +40,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Descriptors that one worker may need at once: pidfd, exec report, notify socket, output pipe.
+const PER_WORKER: rlim_t = 4;
+/// Descriptors that are ours whatever the workers need: the loop's, the log's, the clients'.
+const OUR_OWN: rlim_t = 48 + MAX_CLIENTS as rlim_t;
 /// How many messages of one worker are read before others get their turn.
 const MESSAGES: usize = 32;
 /// How long a stop waits for a waitid(2) that fails.
@@ -95,6 +102,13 @@ pub struct Start<'a> {
     pub listeners: Vec<BorrowedFd<'a>>,
     /// The worker's end of its own connection to the control socket (einhorn's `-g`).
     pub control: Option<UnixStream>,
+}
+
+/// The number of workers that a limit of descriptors suffices for.
+pub fn capacity(hard_limit: rlim_t, listeners: usize, config: &Config) -> u32 {
+    let left = hard_limit.saturating_sub(OUR_OWN + listeners as rlim_t);
+    let each = PER_WORKER + rlim_t::from(config.control_fd);
+    u32::try_from(left / each).unwrap_or(u32::MAX)
 }
 
 /// All processes of workers, what they write, and what is kept of those that have ended.
@@ -450,6 +464,20 @@ impl Processes {
         match process::signal(worker.pid, signal) {
             Err(Errno::ESRCH) => Ok(()),
             sent => sent,
+        }
+    }
+
+    /// Sends signals to all workers, because an administrator asked for them.
+    #[cfg(feature = "einhorn")]
+    pub fn signal_all(&self, signals: &[i32]) {
+        for signal in signals {
+            for (id, process) in &self.processes {
+                if let Err(errno) = self.signal(*id, *signal) {
+                    let (name, reason) = (signal_name(*signal), errno_text(errno as i32));
+                    let pid = process.pid;
+                    error!(self.logger, "cannot send {name} to worker {pid}: {reason}");
+                }
+            }
         }
     }
 

@@ -150,6 +150,22 @@ impl Listeners {
         (sockets, descriptors)
     }
 
+    /// Those that systemd's fd store may hold: all with their names there, and the names of those
+    /// that came back from it.
+    pub fn for_store(&self) -> (Vec<(&str, BorrowedFd<'_>)>, Vec<&str>) {
+        let (mut sockets, mut found) = (Vec::new(), Vec::new());
+        for listener in &self.listeners {
+            let Some(name) = listener.store_name.as_deref() else {
+                continue;
+            };
+            sockets.push((name, listener.as_fd()));
+            if listener.is_stored {
+                found.push(name);
+            }
+        }
+        (sockets, found)
+    }
+
     /// When the listeners are to be looked at although nothing happened.
     pub fn deadline(&self) -> Option<Instant> {
         [self.retry_at, self.reload_at].into_iter().flatten().min()

@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_secs(5);
 /// with it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct State {
+struct SystemdState {
     /// The messages that could not be sent yet, oldest first.
     queue: VecDeque<Notification>,
     /// The last STATUS.
@@ -45,7 +45,7 @@ struct State {
 #[derive(Debug)]
 pub struct Systemd {
     link: Link,
-    state: State,
+    state: SystemdState,
     /// Half the time after which it takes silence for death.
     watchdog: Option<Duration>,
     /// How many descriptors its fd store can hold; `None` if it is too old to say.
@@ -71,9 +71,9 @@ impl Systemd {
         let usec = variable("WATCHDOG_USEC");
         let watched = variable("WATCHDOG_PID");
         let watchdog = watchdog_interval(usec.as_deref(), watched.as_deref(), pid);
-        let state = State {
+        let state = SystemdState {
             next_watchdog: watchdog.map(|_| Instant(0)),
-            ..State::default()
+            ..SystemdState::default()
         };
         Ok(Some(Systemd {
             link,

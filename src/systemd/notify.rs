@@ -2,7 +2,7 @@
 //! of those that could not be sent yet, and the socket. It must never block, and never decide when
 //! something is said.
 
-use super::State;
+use super::SystemdState;
 use crate::sys::socket::check_path;
 use crate::text::{error_text, first_bytes, one_line};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -67,7 +67,7 @@ pub fn status_value(text: &str) -> String {
     first_bytes(&one_line(text), LONGEST - "STATUS=".len()).to_owned()
 }
 
-impl State {
+impl SystemdState {
     /// Adds a message to the queue. It replaces those that it makes void, so that there are never
     /// more than a handful. READY, RELOADING and STOPPING keep their order and are dropped in one
     /// case only: a reload whose beginning and end are both still unsent when the next one begins.

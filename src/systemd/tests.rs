@@ -303,10 +303,10 @@ fn what_systemd_was_told_can_be_written_down_and_read_back() {
     systemd.tell(Instant(7), "up", Some(Instant(9)));
     systemd.ready();
     let text = serde_json::to_string(&systemd.state).unwrap();
-    let state: State = serde_json::from_str(&text).unwrap();
+    let state: SystemdState = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_string(&state).unwrap(), text);
     assert_eq!(state.queue, systemd.state.queue);
-    let nothing: State = serde_json::from_str("{}").unwrap();
+    let nothing: SystemdState = serde_json::from_str("{}").unwrap();
     assert!(nothing.queue.is_empty(), "what is missing has its default");
 }
 

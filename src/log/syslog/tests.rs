@@ -12,19 +12,19 @@ const START: Instant = Instant(0);
 const LATER: Instant = Instant(1_000_000_000);
 
 /// The daemon's side; it removes its path at the end.
-struct Daemon {
+struct SyslogDaemon {
     socket: UnixDatagram,
     path: PathBuf,
 }
 
-impl Daemon {
-    fn start(name: &str) -> Daemon {
+impl SyslogDaemon {
+    fn start(name: &str) -> SyslogDaemon {
         let pid = std::process::id();
         let path = std::env::temp_dir().join(format!("socketmaster-syslog-{pid}-{name}"));
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        Daemon { socket, path }
+        SyslogDaemon { socket, path }
     }
 
     /// What has arrived, one string a message, without the date.
@@ -46,7 +46,7 @@ impl Daemon {
     }
 }
 
-impl Drop for Daemon {
+impl Drop for SyslogDaemon {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -58,7 +58,7 @@ fn tagged(severity: u8, text: &str) -> String {
 
 #[test]
 fn facility_level_tag_and_pid_are_right() {
-    let daemon = Daemon::start("levels");
+    let daemon = SyslogDaemon::start("levels");
     let mut log = daemon.log();
     let logger = log.logger();
     info!(logger, "Listening on tcp://[::]:8080");
@@ -79,7 +79,7 @@ fn facility_level_tag_and_pid_are_right() {
 
 #[test]
 fn a_queued_message_looks_like_one_that_was_sent_at_once() {
-    let daemon = Daemon::start("queued");
+    let daemon = SyslogDaemon::start("queued");
     let mut log = daemon.log();
     log.worker_line(1, b"first", 0);
     for number in 0..2 {
@@ -100,7 +100,7 @@ fn a_queued_message_looks_like_one_that_was_sent_at_once() {
 
 #[test]
 fn what_could_break_a_message_is_escaped() {
-    let daemon = Daemon::start("escape");
+    let daemon = SyslogDaemon::start("escape");
     let mut log = daemon.log();
     log.worker_line(1, b"a\0b\x1b[0m\tc\r\xff\xe2\x82\xac\xc2\x9b", 0);
     info!(log.logger(), "x\0y");
@@ -128,7 +128,7 @@ fn a_daemon_absent_at_start_is_an_error() {
 
 #[test]
 fn nothing_of_a_burst_is_lost_by_a_daemon_that_reads_slowly() {
-    let daemon = Daemon::start("burst");
+    let daemon = SyslogDaemon::start("burst");
     let mut log = daemon.log();
     let logger = log.logger();
     let mut expected = Vec::new();
@@ -156,7 +156,7 @@ fn nothing_of_a_burst_is_lost_by_a_daemon_that_reads_slowly() {
 
 #[test]
 fn a_daemon_that_stalls_holds_the_workers_and_nothing_else() {
-    let daemon = Daemon::start("stall");
+    let daemon = SyslogDaemon::start("stall");
     let mut log = daemon.log();
     while !matches!(log.capacity(), Capacity::Full { .. }) {
         log.worker_line(5, &[b'x'; 100], 0);
@@ -180,7 +180,7 @@ fn a_daemon_that_stalls_holds_the_workers_and_nothing_else() {
 
 #[test]
 fn a_restarted_daemon_gets_what_was_said_meanwhile() {
-    let daemon = Daemon::start("restart");
+    let daemon = SyslogDaemon::start("restart");
     let mut log = daemon.log();
     info!(log.logger(), "before");
     assert_eq!(daemon.messages(), [tagged(30, "before")]);
@@ -190,7 +190,7 @@ fn a_restarted_daemon_gets_what_was_said_meanwhile() {
     log.flush(START);
     assert_eq!((log.wait_fd(), log.retry_at()), (None, Some(LATER)));
     assert!(!log.wants_turn());
-    let daemon = Daemon::start("restart");
+    let daemon = SyslogDaemon::start("restart");
     log.flush(LATER);
     info!(log.logger(), "after");
     log.flush(LATER);
@@ -205,11 +205,11 @@ fn a_restarted_daemon_gets_what_was_said_meanwhile() {
 
 #[test]
 fn a_daemon_replaced_between_two_messages_is_followed_at_once() {
-    let daemon = Daemon::start("replaced");
+    let daemon = SyslogDaemon::start("replaced");
     let mut log = daemon.log();
     info!(log.logger(), "one");
     drop(daemon);
-    let daemon = Daemon::start("replaced");
+    let daemon = SyslogDaemon::start("replaced");
     info!(log.logger(), "two");
     log.flush(START);
     info!(log.logger(), "three");
@@ -218,7 +218,7 @@ fn a_daemon_replaced_between_two_messages_is_followed_at_once() {
 
 #[test]
 fn a_daemon_that_is_full_and_then_dies_is_followed() {
-    let daemon = Daemon::start("full-dead");
+    let daemon = SyslogDaemon::start("full-dead");
     let mut log = daemon.log();
     for number in 0..100 {
         info!(log.logger(), "{number}");
@@ -227,7 +227,7 @@ fn a_daemon_that_is_full_and_then_dies_is_followed() {
     assert!(log.wait_fd().is_some());
     let taken = daemon.messages().len();
     drop(daemon);
-    let daemon = Daemon::start("full-dead");
+    let daemon = SyslogDaemon::start("full-dead");
     let mut arrived = Vec::new();
     while log.is_pending() {
         log.flush(START);
@@ -239,7 +239,7 @@ fn a_daemon_that_is_full_and_then_dies_is_followed() {
 
 #[test]
 fn a_long_line_is_cut_and_marked() {
-    let daemon = Daemon::start("long");
+    let daemon = SyslogDaemon::start("long");
     let mut log = daemon.log();
     log.worker_line(1, &[b'x'; 8192], 77);
     log.worker_line(1, &[0xff; 8192], 0);
@@ -254,7 +254,7 @@ fn a_long_line_is_cut_and_marked() {
 
 #[test]
 fn a_message_the_socket_refuses_for_its_length_is_sent_short() {
-    let daemon = Daemon::start("short");
+    let daemon = SyslogDaemon::start("short");
     let mut queue = Queue::new(Format::Syslog, 1);
     let (mut syslog, _) = Syslog::open(&daemon.path, queue.formatter.syslog.clone()).unwrap();
     nix::sys::socket::setsockopt(&syslog.socket, nix::sys::socket::sockopt::SndBuf, &0).unwrap();
@@ -275,13 +275,13 @@ fn a_message_the_socket_refuses_for_its_length_is_sent_short() {
 
 #[test]
 fn the_last_flush_waits_for_a_daemon_that_is_just_restarting() {
-    let daemon = Daemon::start("finish");
+    let daemon = SyslogDaemon::start("finish");
     let path = daemon.path.clone();
     let mut log = daemon.log();
     drop(daemon);
     info!(log.logger(), "good-bye");
     assert!(!log.finish(Duration::from_millis(10)));
-    let daemon = Daemon::start("finish");
+    let daemon = SyslogDaemon::start("finish");
     assert_eq!(daemon.path, path);
     assert!(log.finish(Duration::from_secs(10)));
     assert_eq!(daemon.messages(), [tagged(30, "good-bye")]);

@@ -40,7 +40,7 @@ fn fill(start: &OwnedFd) -> usize {
 }
 
 /// The outputs, and the log that they go to.
-struct World {
+struct Pipes {
     outputs: Outputs,
     log: Log,
     /// Where the log can be read; none of it goes elsewhere.
@@ -51,10 +51,10 @@ struct World {
     unread: usize,
 }
 
-impl World {
-    fn new() -> World {
+impl Pipes {
+    fn new() -> Pipes {
         let (end, start) = pipe().unwrap();
-        World {
+        Pipes {
             outputs: Outputs::default(),
             log: Log::open(&LogTarget::Stderr, start.as_fd(), None).unwrap(),
             end,
@@ -140,7 +140,7 @@ impl World {
 
 #[test]
 fn a_worker_s_lines_are_logged_with_its_pid() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(815);
     write(&start, b"GET /\n\nhalf").unwrap();
     world.turn(&[id]);
@@ -153,7 +153,7 @@ fn a_worker_s_lines_are_logged_with_its_pid() {
 
 #[test]
 fn one_turn_reads_no_more_of_a_pipe_than_its_share_and_comes_back() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(1);
     let wide = fcntl(&start, FcntlArg::F_SETPIPE_SZ(2 * TURN as i32)).unwrap();
     fill(&start);
@@ -166,7 +166,7 @@ fn one_turn_reads_no_more_of_a_pipe_than_its_share_and_comes_back() {
 
 #[test]
 fn each_of_many_floods_gets_its_turn() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let workers: Vec<_> = (1..=5).map(|pid| world.worker(pid)).collect();
     let ids: Vec<ChildId> = workers.iter().map(|(id, _)| *id).collect();
     let mut logged = String::new();
@@ -185,7 +185,7 @@ fn each_of_many_floods_gets_its_turn() {
 
 #[test]
 fn a_stuck_log_leaves_the_pipe_unread_and_loses_nothing() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let mut expected = Vec::new();
     let (id, start) = world.worker(7);
     while !world.outputs.paused.contains_key(&id) {
@@ -208,7 +208,7 @@ fn a_stuck_log_leaves_the_pipe_unread_and_loses_nothing() {
 
 #[test]
 fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_counted() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (id, start) = world.worker(2);
     world.outputs.allow_drops(id);
@@ -241,7 +241,7 @@ fn a_worker_that_must_not_wait_is_read_on_at_a_bounded_rate_and_its_lines_are_co
 
 #[test]
 fn a_log_that_is_only_slow_holds_even_such_a_worker_back_and_loses_nothing() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (id, start) = world.worker(2);
     world.outputs.allow_drops(id);
@@ -266,7 +266,7 @@ fn a_log_that_is_only_slow_holds_even_such_a_worker_back_and_loses_nothing() {
 
 #[test]
 fn what_a_dead_worker_said_is_logged_before_its_end_although_a_grandchild_holds_the_pipe() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(3);
     for _ in 0..3000 {
         write(&start, b"last words\n").unwrap();
@@ -290,7 +290,7 @@ fn what_a_dead_worker_said_is_logged_before_its_end_although_a_grandchild_holds_
 
 #[test]
 fn a_dead_worker_that_has_filled_a_large_pipe_is_logged_whole_and_not_a_byte_more() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(3);
     fcntl(&start, FcntlArg::F_SETPIPE_SZ(4 * CHUNK as i32)).unwrap();
     let written = fill(&start) - 1;
@@ -307,7 +307,7 @@ fn a_dead_worker_that_has_filled_a_large_pipe_is_logged_whole_and_not_a_byte_mor
 
 #[test]
 fn a_silent_worker_s_end_is_logged_at_its_death_although_the_log_is_stuck() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (id, _start) = world.worker(3);
     world.die(id, MANY);
@@ -317,7 +317,7 @@ fn a_silent_worker_s_end_is_logged_at_its_death_although_the_log_is_stuck() {
 
 #[test]
 fn a_worker_that_closed_its_output_is_remembered_until_its_end() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(3);
     write(&start, b"I am a daemon\n").unwrap();
     drop(start);
@@ -332,7 +332,7 @@ fn a_worker_that_closed_its_output_is_remembered_until_its_end() {
 
 #[test]
 fn a_verdict_has_the_last_lines_although_the_log_is_stuck() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (id, start) = world.worker(4);
     write(&start, b"cannot open config\nno such file\n").unwrap();
@@ -355,7 +355,7 @@ fn a_verdict_has_the_last_lines_although_the_log_is_stuck() {
 
 #[test]
 fn a_verdict_has_the_last_lines_that_were_logged_already() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let (id, start) = world.worker(4);
     write(&start, b"one\ntwo\n").unwrap();
     world.turn(&[id]);
@@ -369,7 +369,7 @@ fn a_verdict_has_the_last_lines_that_were_logged_already() {
 
 #[test]
 fn a_verdict_asked_for_again_and_again_costs_a_bounded_amount_of_memory() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (id, start) = world.worker(4);
     for _ in 0..20 {
@@ -381,7 +381,7 @@ fn a_verdict_asked_for_again_and_again_costs_a_bounded_amount_of_memory() {
 
 #[test]
 fn the_oldest_of_too_many_dead_workers_pipes_is_closed_and_what_is_lost_is_counted() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (first, talker) = world.worker(2);
     write(&talker, b"one\ntwo\n").unwrap();
@@ -405,7 +405,7 @@ fn the_oldest_of_too_many_dead_workers_pipes_is_closed_and_what_is_lost_is_count
 
 #[test]
 fn a_full_disk_costs_lines_not_the_service() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let full = std::fs::File::options()
         .write(true)
         .open("/dev/full")
@@ -434,7 +434,7 @@ fn a_full_disk_costs_lines_not_the_service() {
 
 #[test]
 fn a_pipe_that_the_system_refuses_to_read_is_tried_again_and_closed_when_its_worker_is_gone() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     let id = ChildId(6);
     let directory = std::fs::File::open("/").unwrap();
     world.outputs.adopt(id, 6, directory.into());
@@ -452,7 +452,7 @@ fn a_pipe_that_the_system_refuses_to_read_is_tried_again_and_closed_when_its_wor
 
 #[test]
 fn another_image_goes_on_with_half_read_lines_and_what_a_dead_worker_left() {
-    let mut world = World::new();
+    let mut world = Pipes::new();
     world.block();
     let (alive, start) = world.worker(2);
     write(&start, b"half").unwrap();

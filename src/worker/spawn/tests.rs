@@ -39,7 +39,7 @@ fn start(request: &SpawnRequest) -> Result<Started, End> {
 }
 
 /// What became of it.
-struct Outcome {
+struct Finished {
     output: String,
     report: Report,
     end: End,
@@ -83,13 +83,13 @@ impl Trial {
     }
 
     /// Runs it as it is.
-    fn run(self) -> Outcome {
+    fn run(self) -> Finished {
         let spawned = start(&self.request()).expect("forked");
         self.finish(spawned)
     }
 
     /// Waits for exec, for the end of its output and for its death.
-    fn finish(self, spawned: Started) -> Outcome {
+    fn finish(self, spawned: Started) -> Finished {
         drop((self.theirs, self.stdin));
         let report = await_report(&spawned);
         let output = read_all(&self.output);
@@ -99,7 +99,7 @@ impl Trial {
         );
         let end = process::reap(spawned.pid).unwrap().expect("it has ended");
         let end = crate::worker::end(end);
-        Outcome {
+        Finished {
             output,
             report,
             end,

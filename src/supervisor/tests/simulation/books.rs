@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum Standing {
     Starting,
     Running,
     Ready,
@@ -18,7 +18,7 @@ pub enum State {
 pub struct Seen {
     pub generation: u64,
     pub index: u32,
-    pub state: State,
+    pub state: Standing,
     /// By when it has to run, to be ready, or to leave.
     pub deadline: Option<Instant>,
     pub is_told_to_quit: bool,
@@ -31,7 +31,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn is_unready(&self) -> bool {
-        matches!(self.state, State::Starting | State::Running)
+        matches!(self.state, Standing::Starting | Standing::Running)
     }
 }
 
@@ -83,20 +83,20 @@ pub struct Books {
 
 impl Books {
     pub fn unasked(&self) -> u32 {
-        self.count(|seen| seen.state != State::Asked)
+        self.count(|seen| seen.state != Standing::Asked)
     }
 
     pub fn ready(&self) -> u32 {
-        self.count(|seen| seen.state == State::Ready)
+        self.count(|seen| seen.state == Standing::Ready)
     }
 
     pub fn ready_of(&self, generation: u64) -> u32 {
-        self.count(|seen| seen.state == State::Ready && seen.generation == generation)
+        self.count(|seen| seen.state == Standing::Ready && seen.generation == generation)
     }
 
     /// The ready workers that serve: those of a fleet count only when it is whole.
     pub fn serving(&self) -> u32 {
-        self.count(|seen| seen.state == State::Ready && self.counts(seen.generation))
+        self.count(|seen| seen.state == Standing::Ready && self.counts(seen.generation))
     }
 
     fn counts(&self, generation: u64) -> bool {
@@ -134,9 +134,9 @@ impl Books {
         let Some(seen) = self.workers.get_mut(&id) else {
             return;
         };
-        if seen.state == State::Starting {
+        if seen.state == Standing::Starting {
             let unlimited = policy.gate == Gate::Report && policy.start.is_zero();
-            seen.state = State::Running;
+            seen.state = Standing::Running;
             seen.deadline = Some(now + policy.start).filter(|_| !unlimited);
         }
     }
@@ -145,7 +145,7 @@ impl Books {
         let Some(seen) = self.workers.remove(&id) else {
             return;
         };
-        if seen.state == State::Asked {
+        if seen.state == Standing::Asked {
             return;
         }
         let quit = matches!(end, End::Exited(0) | End::Signaled { signal: 3, .. });
@@ -165,7 +165,7 @@ impl Books {
             return;
         };
         match result {
-            Err(_) if seen.state == State::Asked => drop(seen.refused.get_or_insert(now)),
+            Err(_) if seen.state == Standing::Asked => drop(seen.refused.get_or_insert(now)),
             Err(_) => {}
             Ok(()) => {
                 seen.refused = None;
@@ -178,7 +178,7 @@ impl Books {
 
     /// Notes that a worker was lost that had not been asked to stop.
     pub fn lose(&mut self, seen: &Seen) {
-        if seen.state == State::Ready && self.counts(seen.generation) {
+        if seen.state == Standing::Ready && self.counts(seen.generation) {
             self.due_ready = self.due_ready.saturating_sub(1);
         }
         if let Some(current) = &mut self.current {
@@ -195,7 +195,7 @@ impl Books {
         let seen = Seen {
             generation,
             index: (0..).find(|index| !taken(*index)).unwrap_or(0),
-            state: State::Starting,
+            state: Standing::Starting,
             deadline: Some(now + limit),
             is_told_to_quit: false,
             is_killed: false,

@@ -1,6 +1,6 @@
 //! The promises of the README that must hold after each event, one function each.
 
-use super::books::{Seen, State};
+use super::books::{Seen, Standing};
 use super::witness::{Result, Witness, promise};
 use crate::supervisor::workers::Tally;
 use crate::supervisor::{ChildId, Event, Outcome, Phase, Verdict};
@@ -87,8 +87,8 @@ impl Witness {
                 let before = self.turn.current_before.as_ref().map(|it| it.generation);
                 let is_old = |it: &Seen| Some(it.generation) != before;
                 let old = |state| self.books.count(|it| is_old(it) && it.state == state);
-                let ready = old(State::Ready);
-                let unready = old(State::Starting) + old(State::Running);
+                let ready = old(Standing::Ready);
+                let unready = old(Standing::Starting) + old(Standing::Running);
                 let still_ready = ready >= workers || seen.is_unready();
                 is_old(seen) && ready + unready >= workers && still_ready
             }
@@ -120,10 +120,10 @@ impl Witness {
             let tally = tallies.entry(seen.generation).or_default();
             let phase = workers.find(*id).map(|worker| worker.phase);
             let agrees = match (seen.state, phase) {
-                (State::Starting, Some(Phase::Starting { .. })) => count(&mut tally.unready),
-                (State::Running, Some(Phase::Running { .. })) => count(&mut tally.unready),
-                (State::Ready, Some(Phase::Ready { .. })) => count(&mut tally.ready),
-                (State::Asked, Some(Phase::Stopping { .. } | Phase::Killed { .. })) => {
+                (Standing::Starting, Some(Phase::Starting { .. })) => count(&mut tally.unready),
+                (Standing::Running, Some(Phase::Running { .. })) => count(&mut tally.unready),
+                (Standing::Ready, Some(Phase::Ready { .. })) => count(&mut tally.ready),
+                (Standing::Asked, Some(Phase::Stopping { .. } | Phase::Killed { .. })) => {
                     count(&mut tally.stopping)
                 }
                 _ => false,
@@ -238,7 +238,7 @@ impl Witness {
         }
         let waiting = self.core.pending_starts.len();
         let current = books.current.as_ref().map(|it| it.generation);
-        let there = books.count(|it| it.state != State::Asked && Some(it.generation) != current);
+        let there = books.count(|it| it.state != Standing::Asked && Some(it.generation) != current);
         let (there, workers) = (there as usize + waiting, self.policy().workers);
         let is_resized = books.was_resized && current.is_some();
         promise!(

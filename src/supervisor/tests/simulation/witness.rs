@@ -2,7 +2,7 @@
 //! allowed. What must hold for all workers together is in `promises`.
 
 use super::Setting;
-use super::books::{Books, Current, Seen, State};
+use super::books::{Books, Current, Seen, Standing};
 use crate::supervisor::tests::kernel::Kernel;
 use crate::supervisor::tests::script::sends;
 use crate::supervisor::tests::state::read_back;
@@ -228,13 +228,13 @@ impl Witness {
         if (is_stop || is_quit) && is_new {
             self.turn.forwarded.push(id);
             seen.is_told_to_quit |= is_quit;
-            if is_stop && seen.state != State::Asked {
-                seen.state = State::Asked;
+            if is_stop && seen.state != Standing::Asked {
+                seen.state = Standing::Asked;
                 seen.deadline = policy.stop.map(|stop| now + stop);
             }
             return Ok(());
         }
-        if seen.state == State::Asked && seen.refused.is_some() {
+        if seen.state == Standing::Asked && seen.refused.is_some() {
             let is_time = self.told(&Event::Tick) || is_closing;
             promise!(is_time, "{id:?} is tried again at a strange moment");
             return Ok(());
@@ -246,9 +246,9 @@ impl Witness {
             signal == policy.stop_signal,
             "{signal} is not the stop signal"
         );
-        promise!(seen.state != State::Asked, "{id:?} is asked twice");
+        promise!(seen.state != Standing::Asked, "{id:?} is asked twice");
         self.turn.asked.push((id, seen.clone()));
-        seen.state = State::Asked;
+        seen.state = Standing::Asked;
         self.see_kill_deadline(id)
     }
 
@@ -285,7 +285,7 @@ impl Witness {
             return Ok(()); // once more
         }
         let is_due = seen.deadline.is_some_and(|at| at <= now);
-        let is_asked = seen.state == State::Asked;
+        let is_asked = seen.state == Standing::Asked;
         promise!(is_asked && is_due, "{id:?} is killed before its time");
         promise!(!seen.is_killed, "{id:?} is killed twice");
         seen.is_killed = true;
@@ -324,11 +324,11 @@ impl Witness {
         let is_due = match policy.gate {
             Gate::Report => said_so && seen.is_unready(),
             Gate::Timer => {
-                seen.state == State::Running && seen.deadline.is_some_and(|at| at <= now)
+                seen.state == Standing::Running && seen.deadline.is_some_and(|at| at <= now)
             }
         };
         promise!(is_due, "{id:?} is not ready");
-        seen.state = State::Ready;
+        seen.state = Standing::Ready;
         seen.deadline = None;
         Ok(())
     }
@@ -337,7 +337,7 @@ impl Witness {
         let books = &mut self.books;
         let ready = books.ready_of(verdict.generation);
         promise!(verdict.ready == ready, "{ready} are ready: {verdict:?}");
-        let unreached = books.count(|it| it.state == State::Asked && it.refused.is_some());
+        let unreached = books.count(|it| it.state == Standing::Asked && it.refused.is_some());
         let said = verdict.unreached.map_or(0, |it| it.workers);
         promise!(said == unreached, "{unreached} unreached: {verdict:?}");
         if unreached > 0 {
